@@ -1,0 +1,23 @@
+//! Generated from the contracts in `proto/plugin`. Plugin authors use the traits and macros instead.
+#![allow(missing_debug_implementations)]
+
+/// World `resolver`.
+pub mod resolver {
+    wit_bindgen::generate!({
+        path: ["../proto/plugin/common.wit", "../proto/plugin/resolver.wit"],
+        world: "my-key-store:resolver/resolver@0.1.0",
+        pub_export_macro: true,
+        export_macro_name: "export",
+    });
+}
+
+/// World `storage-adapter`.
+pub mod storage_adapter {
+    wit_bindgen::generate!({
+        path: ["../proto/plugin/common.wit", "../proto/plugin/storage-adapter.wit"],
+        world: "my-key-store:storage-adapter/storage-adapter@0.1.0",
+        additional_derives: [PartialEq, Eq],
+        pub_export_macro: true,
+        export_macro_name: "export",
+    });
+}

@@ -1,0 +1,139 @@
+//! What nodes say to each other about data. How it travels is the business of the room above.
+
+use crate::id::{Epoch, Key};
+use crate::port::Durability;
+use crate::record::Record;
+use crate::request::{Reply, Request};
+use crate::time::Hlc;
+use crate::version::Version;
+
+/// Matches an answer to its question. Chosen by whoever asks, meaningless to whoever answers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Tag(pub u64);
+
+/// One message. The clock of the sender rides on every frame, beside the messages.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// Coordinator to owner: merge this version into your record.
+    Write {
+        /// Comes back in [`Message::Written`].
+        tag: Tag,
+        /// Which record.
+        key: Key,
+        /// What to merge.
+        version: Version,
+        /// A client's write of this moment: refuse it if the record holds a later stamp.
+        fresh: bool,
+        /// What the answer must promise.
+        durability: Durability,
+    },
+    /// The answer.
+    Written {
+        /// From the question.
+        tag: Tag,
+        /// What the owner did.
+        outcome: WriteOutcome,
+    },
+    /// Coordinator to owner: what do you hold?
+    Read {
+        /// Comes back in [`Message::Found`].
+        tag: Tag,
+        /// Which record.
+        key: Key,
+        /// The coordinator's epoch.
+        epoch: Epoch,
+        /// How much of it.
+        want: Want,
+    },
+    /// The answer.
+    Found {
+        /// From the question.
+        tag: Tag,
+        /// What the owner holds.
+        outcome: ReadOutcome,
+    },
+    /// A node that does not own the key hands the client's request to one that does. Forwarded once, never twice.
+    Forward {
+        /// Comes back in [`Message::Forwarded`].
+        tag: Tag,
+        /// What the client asked.
+        request: Request,
+        /// How long the client will still wait, milliseconds.
+        remaining_ms: u64,
+    },
+    /// The answer.
+    Forwarded {
+        /// From the question.
+        tag: Tag,
+        /// What the client shall hear.
+        reply: Reply,
+    },
+}
+
+/// How much of a record a read wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Want {
+    /// All of it.
+    Record,
+    /// Its hash, to be compared with another owner's record.
+    Digest,
+}
+
+/// What an owner did with a write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WriteOutcome {
+    /// The version, or one that supersedes it, is in the record, at the durability asked for.
+    Held,
+    /// The record holds a later stamp than this fresh write: not an ack, write again above it.
+    StaleStamp {
+        /// The latest stamp there.
+        latest: Hlc,
+    },
+    /// The write is from an epoch that is no longer taken.
+    StaleEpoch {
+        /// The owner's epoch.
+        current: Epoch,
+    },
+    /// The owner can't, and says why. Nothing was written.
+    Refused(Refused),
+}
+
+/// What an owner found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ReadOutcome {
+    /// The record; an absent one is the empty record.
+    Record(Record),
+    /// The hash of the record.
+    Digest(u64),
+    /// The owner can't, and says why.
+    Refused(Refused),
+}
+
+/// Why an owner did not do it. Nothing changed there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, thiserror::Error)]
+pub enum Refused {
+    /// It does not own the partition in its epoch.
+    #[error("it does not own the partition")]
+    NotOwner,
+    /// It does not know the keyspace yet.
+    #[error("it does not know the keyspace yet")]
+    UnknownKeyspace,
+    /// The stamp is further ahead of its clock than is allowed.
+    #[error("the stamp is too far ahead of its clock")]
+    StampFromFuture,
+    /// The value is not what the coordinator hashed.
+    #[error("the value arrived damaged")]
+    Damaged,
+    /// Its queues are full.
+    #[error("it is busy")]
+    Busy,
+    /// Its disk is full.
+    #[error("its disk is full")]
+    DiskFull,
+    /// Its store failed.
+    #[error("its store failed")]
+    Store,
+    /// The key holds as many unsettled siblings as are allowed; its resolver fails.
+    #[error("too many unsettled siblings")]
+    TooManySiblings,
+}

@@ -1,0 +1,460 @@
+//! The side of a node that serves clients: checks a request, starts its operation, sees it through.
+
+use super::own::WriteAsked;
+use super::{JobFor, Kind, Node, Op, Step, Waiter};
+use crate::batch::BatchOp;
+use crate::cluster::Keyspace;
+use crate::event::Effect;
+use crate::get::{self, ReadOp};
+use crate::id::{Key, KeyspaceId, NodeId};
+use crate::message::{Message, ReadOutcome, Tag, Want, WriteOutcome};
+use crate::put::{self, WriteOp};
+use crate::request::{Item, OpError, Operation, Reply, Request};
+use crate::retry::{Name, Seen, fingerprint};
+use crate::time::{Hlc, MonoUs};
+use crate::version::{Version, value_digest};
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// Most owners that one read is handed to, one after the other, when links break.
+const FORWARD_ATTEMPTS_MAX: usize = 3;
+
+impl Node {
+    /// A client, or a node that has one, asks.
+    pub(super) fn ask(&mut self, step: &mut Step<'_>, waiter: Waiter, request: Request) {
+        if let Err(error) = self.check(&request).and_then(|()| self.start(step, waiter, request)) {
+            self.reply(step, waiter, Err(error));
+        }
+    }
+
+    /// What can be refused before anything is done.
+    fn check(&self, request: &Request) -> Result<(), OpError> {
+        if self.state.ring.is_none() {
+            let (joined, expected) = (self.state.members.len() as u32, self.state.expect);
+            return Err(OpError::Forming { joined, expected });
+        }
+        let bytes = request_bytes(request);
+        let full = self.ops_bytes > 0 && self.ops_bytes + bytes > self.limits.operations_bytes_max;
+        if full || self.ops.len() >= self.limits.operations_max {
+            return Err(OpError::Busy { operations: self.ops.len() as u64 });
+        }
+        if request.deadline_ms == Some(0) {
+            return Err(OpError::Invalid("the deadline has passed already; nothing was done".into()));
+        }
+        match &request.operation {
+            Operation::Put { key, value } => self.check_write(request, key, Some(value)),
+            Operation::Delete { key } => self.check_write(request, key, None),
+            Operation::Get { key } => self.check_key(request, key),
+            Operation::Batch { items } => self.check_batch(request, items, bytes),
+        }
+    }
+
+    fn check_batch(&self, request: &Request, items: &[Item], bytes: usize) -> Result<(), OpError> {
+        let limits = &self.limits;
+        too_large("the number of items of a batch", items.len(), limits.batch_items_max)?;
+        too_large("a batch", bytes, limits.batch_bytes_max)?;
+        if items.is_empty() {
+            return Err(OpError::Invalid("the batch is empty".into()));
+        }
+        items.iter().try_for_each(|item| self.check_write(request, &item.key, item.value.as_ref()))
+    }
+
+    fn check_write(&self, request: &Request, key: &Key, value: Option<&Bytes>) -> Result<(), OpError> {
+        too_large("the value", value.map_or(0, Bytes::len), self.limits.value_bytes_max)?;
+        self.check_key(request, key)
+    }
+
+    fn check_key(&self, request: &Request, key: &Key) -> Result<(), OpError> {
+        too_large("the partition key", key.partition_key.len(), self.limits.key_bytes_max)?;
+        too_large("the sort key", key.sort_key.len(), self.limits.key_bytes_max)?;
+        if key.partition_key.is_empty() {
+            return Err(OpError::Invalid("the key is empty".into()));
+        }
+        let n = self.keyspace(key.keyspace)?.n;
+        match request.quorum {
+            Some(quorum) if quorum == 0 || quorum > n => Err(OpError::Invalid(format!(
+                "a quorum of {quorum} is impossible: this keyspace keeps {n} copies, so ask for 1 to {n}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn keyspace(&self, id: KeyspaceId) -> Result<&Keyspace, OpError> {
+        self.state.keyspaces.get(&id).ok_or(OpError::UnknownKeyspace(id))
+    }
+
+    fn start(&mut self, step: &mut Step<'_>, waiter: Waiter, request: Request) -> Result<(), OpError> {
+        let deadline_ms = request.deadline_ms.unwrap_or(self.limits.deadline_default_ms);
+        let deadline = step.now.mono_us + deadline_ms.min(self.limits.deadline_max_ms) * 1_000;
+        if let Operation::Batch { .. } = request.operation {
+            self.start_batch(step, waiter, deadline, request);
+            return Ok(());
+        }
+        let (key, reads) = match &request.operation {
+            Operation::Put { key, .. } | Operation::Delete { key } => (key, false),
+            Operation::Get { key } => (key, true),
+            Operation::Batch { .. } => return Ok(()),
+        };
+        let keyspace = self.keyspace(key.keyspace)?;
+        let needed = request.quorum.unwrap_or(if reads { keyspace.r } else { keyspace.w });
+        let owners = self.state.owners(key.place(self.state.partition_bits).partition, keyspace.n);
+        if owners.contains(&self.me) {
+            let owners = owners.to_vec();
+            match request.operation {
+                Operation::Get { key } => self.start_read(step, waiter, deadline, key, &owners, needed),
+                _ => self.start_write(step, waiter, deadline, request, owners, needed),
+            }
+        } else if matches!(waiter, Waiter::Peer { .. }) {
+            // Handed on once already: the two nodes disagree about the ring, and a third hop would not mend that.
+            Err(OpError::NoOwner)
+        } else {
+            self.forward(step, waiter, deadline, request, BTreeSet::new())
+        }
+    }
+
+    fn start_batch(&mut self, step: &mut Step<'_>, waiter: Waiter, deadline: MonoUs, request: Request) {
+        let remaining_ms = (deadline - step.now.mono_us) / 1_000;
+        let Operation::Batch { items } = request.operation else { return };
+        let tag = self.tag();
+        self.insert(tag, Op { waiter, deadline, bytes: 0, kind: Kind::Batch(BatchOp::new(items.len())) });
+        for (i, Item { key, value }) in items.into_iter().enumerate() {
+            let item = Waiter::Item { batch: tag, item: i as u32 };
+            let operation = match value {
+                Some(value) => Operation::Put { key, value },
+                None => Operation::Delete { key },
+            };
+            // Each item is the same request under an id of its own, so that a batch sent again finds its items.
+            let request_id = request.request_id.map(|id| id.wrapping_add(i as u128));
+            let request = Request { operation, deadline_ms: Some(remaining_ms.max(1)), request_id, ..request };
+            if let Err(error) = self.start(step, item, request) {
+                self.reply(step, item, Err(error));
+            }
+        }
+    }
+
+    fn start_read(
+        &mut self,
+        step: &mut Step<'_>,
+        waiter: Waiter,
+        deadline: MonoUs,
+        key: Key,
+        owners: &[NodeId],
+        needed: u8,
+    ) -> Result<(), OpError> {
+        let resolver = self.keyspace(key.keyspace)?.resolver_hash;
+        let me = self.me;
+        // Ourselves first: the whole record from our own disk, digests from the others.
+        let owners = core::iter::once(me).chain(owners.iter().copied().filter(|o| *o != me));
+        let op = ReadOp::new(key, owners, needed, resolver);
+        let tag = self.tag();
+        let asks: Vec<_> = op.unanswered().collect();
+        let key = op.key.clone();
+        self.insert(tag, Op { waiter, deadline, bytes: 0, kind: Kind::Read(op) });
+        for (owner, want) in asks {
+            self.read_from(step, tag, owner, key.clone(), want);
+        }
+        Ok(())
+    }
+
+    fn read_from(&mut self, step: &mut Step<'_>, tag: Tag, owner: NodeId, key: Key, want: Want) {
+        if owner == self.me {
+            self.read_here(step, tag, key, want);
+        } else {
+            let epoch = self.state.epoch;
+            self.send(step, owner, Message::Read { tag, key, epoch, want });
+        }
+    }
+
+    fn start_write(
+        &mut self,
+        step: &mut Step<'_>,
+        waiter: Waiter,
+        deadline: MonoUs,
+        request: Request,
+        owners: Vec<NodeId>,
+        needed: u8,
+    ) -> Result<(), OpError> {
+        if self.incarnation.0 == 0 {
+            return Err(OpError::NotAdmitted);
+        }
+        if let Some(offset_ms) = self.clock_off() {
+            return Err(OpError::ClockOff { offset_ms });
+        }
+        let (key, value) = match request.operation {
+            Operation::Put { key, value } => (key, Some(value)),
+            Operation::Delete { key } => (key, None),
+            Operation::Get { .. } | Operation::Batch { .. } => return Ok(()),
+        };
+        let keyspace = self.keyspace(key.keyspace)?;
+        let (resolver, durability) = (keyspace.resolver_hash, request.durability.unwrap_or(keyspace.durability));
+        let ttl_ms = if value.is_some() { request.ttl_ms.unwrap_or(keyspace.ttl_ms) } else { 0 };
+        let remembered = request.request_id;
+        let mut version = self.version(step, value, ttl_ms);
+        if let Some(remembered) = remembered {
+            match self.memory.begin(remembered, fingerprint(&key, version.value.as_ref())) {
+                Seen::New => {}
+                Seen::Again(Name { dot, written, epoch }) => version = Version { dot, written, epoch, ..version },
+                Seen::Done(reply) => {
+                    self.reply(step, waiter, reply);
+                    return Ok(());
+                }
+                Seen::UnderWay => return Err(OpError::UnderWay),
+                Seen::Different => {
+                    let text = "this request id was used for another key or value; choose a new one for each write";
+                    return Err(OpError::Invalid(text.into()));
+                }
+            }
+        }
+        let bytes = key.partition_key.len() + key.sort_key.len() + version.value.as_ref().map_or(0, Bytes::len);
+        let op = WriteOp::new(key, version, owners, needed, durability, resolver);
+        let tag = self.tag();
+        self.insert(tag, Op { waiter, deadline, bytes, kind: Kind::Write { op, request: remembered } });
+        self.send_write(step, tag, None);
+        Ok(())
+    }
+
+    /// A new version of this moment.
+    fn version(&mut self, step: &Step<'_>, value: Option<Bytes>, ttl_ms: u64) -> Version {
+        let written = self.clock.tick(step.now);
+        let expires_ms = if ttl_ms == 0 { 0 } else { written.ms().saturating_add(ttl_ms) };
+        let digest = value_digest(value.as_deref());
+        Version { dot: self.dot(), written, epoch: self.state.epoch, expires_ms, digest, value }
+    }
+
+    /// Sends a write's version to the owners that have not answered it, or to one of them.
+    fn send_write(&mut self, step: &mut Step<'_>, tag: Tag, only: Option<NodeId>) {
+        let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get(&tag) else { return };
+        let (durability, resolver) = (op.durability, op.resolver);
+        let asked = || WriteAsked { key: op.key.clone(), version: op.version.clone(), fresh: true, durability };
+        let wanted = |o: &NodeId| only.is_none_or(|only| only == *o);
+        let jobs: Vec<_> = op.unanswered().filter(wanted).map(|owner| (owner, asked())).collect();
+        for (owner, asked) in jobs {
+            if owner == self.me {
+                self.write_here(step, JobFor::Own(tag), asked, resolver);
+            } else {
+                let WriteAsked { key, version, fresh, durability } = asked;
+                self.send(step, owner, Message::Write { tag, key, version, fresh, durability });
+            }
+        }
+    }
+
+    /// An owner answered a write.
+    pub(super) fn written(&mut self, step: &mut Step<'_>, tag: Tag, owner: NodeId, outcome: &WriteOutcome) {
+        let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get_mut(&tag) else { return };
+        match op.answered(owner, outcome) {
+            put::Next::Wait => {}
+            put::Next::Restamp { above } => self.restamp(step, tag, above),
+            put::Next::AwaitEpoch { epoch } if epoch > self.state.epoch => {
+                self.awaiting_epoch.insert(tag);
+            }
+            put::Next::AwaitEpoch { .. } => self.restamp(step, tag, Hlc::ZERO),
+            put::Next::Done(reply) => self.finish(step, tag, reply),
+        }
+    }
+
+    /// Writes again, above `above` and in the current epoch: a new version with a new dot, under a new tag, so that
+    /// answers to the one before are not taken for answers to this one.
+    pub(super) fn restamp(&mut self, step: &mut Step<'_>, tag: Tag, above: Hlc) {
+        if let Err(ahead) = self.clock.observe(above, step.now, self.limits.clock_offset_max_ms) {
+            self.finish(step, tag, Err(OpError::ClockOff { offset_ms: -(ahead.ahead_ms as i64) }));
+            return;
+        }
+        let Some(mut taken) = self.remove(tag) else { return };
+        let Kind::Write { op, .. } = &mut taken.kind else { return };
+        let lifetime_ms = match op.version.expires_ms {
+            0 => 0,
+            expires_ms => expires_ms.saturating_sub(op.version.written.ms()),
+        };
+        let version = self.version(step, op.version.value.clone(), lifetime_ms);
+        op.again(version);
+        self.figures.restamps += 1;
+        let tag = self.tag();
+        self.insert(tag, taken);
+        self.send_write(step, tag, None);
+    }
+
+    /// An owner answered a read.
+    pub(super) fn found(&mut self, step: &mut Step<'_>, tag: Tag, owner: NodeId, outcome: ReadOutcome) {
+        let Some(Op { kind: Kind::Read(op), .. }) = self.ops.get_mut(&tag) else { return };
+        let next = op.answered(owner, outcome, step.resolve, step.now.wall_ms);
+        self.read_on(step, tag, next);
+    }
+
+    fn read_on(&mut self, step: &mut Step<'_>, tag: Tag, next: get::Next) {
+        match next {
+            get::Next::Wait => {}
+            get::Next::Done(reply) => self.finish(step, tag, reply),
+            get::Next::Ask(owners) => {
+                let Some(Op { kind: Kind::Read(op), .. }) = self.ops.get(&tag) else { return };
+                let key = op.key.clone();
+                self.figures.digest_mismatches += 1;
+                for owner in owners {
+                    self.read_from(step, tag, owner, key.clone(), Want::Record);
+                }
+            }
+        }
+    }
+
+    /// Hands a request to an owner, the likeliest to answer first.
+    fn forward(
+        &mut self,
+        step: &mut Step<'_>,
+        waiter: Waiter,
+        deadline: MonoUs,
+        request: Request,
+        mut tried: BTreeSet<NodeId>,
+    ) -> Result<(), OpError> {
+        let key = match &request.operation {
+            Operation::Put { key, .. } | Operation::Delete { key } | Operation::Get { key } => key,
+            Operation::Batch { .. } => return Ok(()),
+        };
+        let n = self.keyspace(key.keyspace)?.n;
+        let owners = self.state.owners(key.place(self.state.partition_bits).partition, n);
+        // Spread over the owners: which one starts depends on the request's number.
+        let turn = self.serial as usize % owners.len().max(1);
+        let (before, after) = owners.split_at(turn);
+        let fit = |o: &&NodeId| self.is_linked(**o) && !tried.contains(o);
+        let to = after.iter().chain(before).filter(fit).max_by_key(|o| self.is_alive(**o)).copied();
+        let to = to.ok_or(OpError::NoOwner)?;
+        tried.insert(to);
+        self.figures.forwards += 1;
+        let tag = self.tag();
+        let remaining_ms = deadline.saturating_sub(step.now.mono_us) / 1_000;
+        let message = Message::Forward { tag, request: request.clone(), remaining_ms: remaining_ms.max(1) };
+        let bytes = request_bytes(&request);
+        self.insert(tag, Op { waiter, deadline, bytes, kind: Kind::Forward { to, request, tried } });
+        self.send(step, to, message);
+        Ok(())
+    }
+
+    pub(super) fn forwarded(&mut self, step: &mut Step<'_>, tag: Tag, from: NodeId, reply: Reply) {
+        let known = matches!(self.ops.get(&tag), Some(Op { kind: Kind::Forward { to, .. }, .. }) if *to == from);
+        if known {
+            self.finish(step, tag, reply);
+        }
+    }
+
+    /// The link is up: whatever is still wanted from this peer is asked (again). Writes are known by their dots, so a
+    /// second copy does nothing.
+    pub(super) fn resend(&mut self, step: &mut Step<'_>, peer: NodeId) {
+        let tags: Vec<Tag> = self.ops.keys().copied().collect();
+        for tag in tags {
+            match self.ops.get(&tag).map(|op| &op.kind) {
+                Some(Kind::Write { .. }) => self.send_write(step, tag, Some(peer)),
+                Some(Kind::Read(op)) => {
+                    let ask = op.unanswered().find(|(owner, _)| *owner == peer).map(|(_, want)| (op.key.clone(), want));
+                    if let Some((key, want)) = ask {
+                        self.read_from(step, tag, peer, key, want);
+                    }
+                }
+                Some(Kind::Forward { .. } | Kind::Batch(_)) | None => {}
+            }
+        }
+    }
+
+    /// The link broke: answers under way are lost. Reads look elsewhere; a forwarded write may or may not have happened.
+    pub(super) fn link_lost(&mut self, step: &mut Step<'_>, peer: NodeId) {
+        let tags: Vec<Tag> = self.ops.keys().copied().collect();
+        for tag in tags {
+            match self.ops.get_mut(&tag).map(|op| &mut op.kind) {
+                Some(Kind::Read(op)) => {
+                    let next = op.lost(peer, step.resolve, step.now.wall_ms);
+                    self.read_on(step, tag, next);
+                }
+                Some(Kind::Forward { to, .. }) if *to == peer => self.forward_lost(step, tag),
+                _ => {}
+            }
+        }
+    }
+
+    fn forward_lost(&mut self, step: &mut Step<'_>, tag: Tag) {
+        let Some(Op { waiter, deadline, kind: Kind::Forward { request, tried, .. }, .. }) = self.remove(tag) else {
+            return;
+        };
+        let again = matches!(request.operation, Operation::Get { .. }) && tried.len() < FORWARD_ATTEMPTS_MAX;
+        let unknown = self.forward_unknown(&request);
+        let outcome = if again { self.forward(step, waiter, deadline, request, tried) } else { Err(unknown) };
+        if let Err(error) = outcome {
+            self.reply(step, waiter, Err(error));
+        }
+    }
+
+    /// What to say when the node that coordinated for us does not answer.
+    fn forward_unknown(&self, request: &Request) -> OpError {
+        let (key, write) = match &request.operation {
+            Operation::Get { key } => (key, false),
+            Operation::Put { key, .. } | Operation::Delete { key } => (key, true),
+            Operation::Batch { .. } => return OpError::NoOwner,
+        };
+        let (n, r, w) = self.keyspace(key.keyspace).map_or((0, 0, 0), |k| (k.n, k.r, k.w));
+        let needed = request.quorum.unwrap_or(if write { w } else { r });
+        OpError::Timeout { write, acks: 0, needed, owners: n }
+    }
+
+    pub(super) fn timed_out(&mut self, step: &mut Step<'_>, tag: Tag) {
+        let error = match self.ops.get(&tag).map(|op| &op.kind) {
+            Some(Kind::Write { op, .. }) => op.timed_out(),
+            Some(Kind::Read(op)) => op.timed_out(),
+            Some(Kind::Forward { request, .. }) => self.forward_unknown(&request.clone()),
+            // Its items have the same deadline and end it; nothing is left to do here.
+            Some(Kind::Batch(_)) | None => {
+                self.deadlines.retain(|(_, t)| *t != tag);
+                return;
+            }
+        };
+        self.finish(step, tag, Err(error));
+    }
+
+    fn insert(&mut self, tag: Tag, op: Op) {
+        self.deadlines.insert((op.deadline, tag));
+        self.ops_bytes += op.bytes;
+        self.ops.insert(tag, op);
+    }
+
+    fn remove(&mut self, tag: Tag) -> Option<Op> {
+        let op = self.ops.remove(&tag)?;
+        self.deadlines.remove(&(op.deadline, tag));
+        self.ops_bytes -= op.bytes;
+        self.awaiting_epoch.remove(&tag);
+        Some(op)
+    }
+
+    fn finish(&mut self, step: &mut Step<'_>, tag: Tag, reply: Reply) {
+        let Some(op) = self.remove(tag) else { return };
+        if let Kind::Write { op: write, request: Some(request) } = &op.kind {
+            let Version { dot, written, epoch, .. } = write.version;
+            self.memory.end(*request, Name { dot, written, epoch }, &reply);
+        }
+        self.reply(step, op.waiter, reply);
+    }
+
+    fn reply(&mut self, step: &mut Step<'_>, waiter: Waiter, reply: Reply) {
+        match waiter {
+            Waiter::Client(ticket) => step.out.push(Effect::Reply { ticket, reply }),
+            Waiter::Peer { node, tag } => self.send(step, node, Message::Forwarded { tag, reply }),
+            Waiter::Item { batch, item } => {
+                let Some(Op { kind: Kind::Batch(op), .. }) = self.ops.get_mut(&batch) else { return };
+                if let Some(reply) = op.replied(item, reply) {
+                    self.finish(step, batch, reply);
+                }
+            }
+        }
+    }
+}
+
+fn too_large(what: &'static str, bytes: usize, max: usize) -> Result<(), OpError> {
+    if bytes > max { Err(OpError::TooLarge { what, bytes: bytes as u64, max: max as u64 }) } else { Ok(()) }
+}
+
+fn request_bytes(request: &Request) -> usize {
+    let of = |key: &Key, value: Option<&Bytes>| {
+        key.partition_key.len() + key.sort_key.len() + value.map_or(0, Bytes::len)
+    };
+    match &request.operation {
+        Operation::Put { key, value } => of(key, Some(value)),
+        Operation::Get { key } | Operation::Delete { key } => of(key, None),
+        Operation::Batch { items } => items.iter().map(|i| of(&i.key, i.value.as_ref())).sum(),
+    }
+}

@@ -1,0 +1,362 @@
+//! One node: composes the operations, the owner's side and the membership into one state machine.
+//!
+//! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give equal
+//! effects. `coordinate` is the side that serves clients, `own` the side that holds partitions.
+
+mod coordinate;
+mod own;
+#[cfg(test)]
+mod tests;
+
+use crate::batch::BatchOp;
+use crate::cluster::State;
+use crate::event::{Effect, Input, JobId, Ticket};
+use crate::get::ReadOp;
+use crate::id::{Dot, Incarnation, NodeId};
+use crate::limits::Limits;
+use crate::member::{GossipSettings, Membership};
+use crate::message::{Message, Tag};
+use crate::port::Resolve;
+use crate::put::WriteOp;
+use crate::request::Request;
+use crate::retry::{Memory, RequestId};
+use crate::time::{Clock, Hlc, MonoUs, Now};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// What a node is made of, besides what the world tells it later.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Who it is.
+    pub me: NodeId,
+    /// The random name of this opening of the data directory: the epoch log grants the incarnation to it.
+    pub opening: u128,
+    /// Its bounds.
+    pub limits: Limits,
+    /// Gossip's settings.
+    pub gossip: GossipSettings,
+    /// Seed of all randomness.
+    pub seed: u64,
+}
+
+/// Who waits for an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Waiter {
+    /// A client of this node.
+    Client(Ticket),
+    /// Another node, whose client asked there.
+    Peer { node: NodeId, tag: Tag },
+    /// A batch of this node.
+    Item { batch: Tag, item: u32 },
+}
+
+/// An operation that this node coordinates.
+#[derive(Debug)]
+struct Op {
+    waiter: Waiter,
+    deadline: MonoUs,
+    bytes: usize,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Write { op: WriteOp, request: Option<RequestId> },
+    Read(ReadOp),
+    Batch(BatchOp),
+    /// Handed to an owner; a read may be handed to another one if the link breaks.
+    Forward { to: NodeId, request: Request, tried: BTreeSet<NodeId> },
+}
+
+/// Whose job the disk does.
+#[derive(Clone, Copy, Debug)]
+enum JobFor {
+    Own(Tag),
+    Peer { node: NodeId, tag: Tag },
+}
+
+/// What a node knows of a peer from its frames.
+#[derive(Clone, Copy, Debug, Default)]
+struct Peer {
+    linked: bool,
+    /// Its clock minus ours when its last frame came, milliseconds.
+    clock_offset_ms: i64,
+}
+
+/// Figures since the start, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Figures {
+    /// Writes sent again above a later stamp.
+    pub restamps: u64,
+    /// Requests handed to an owner.
+    pub forwards: u64,
+    /// Reads whose owners did not agree at first.
+    pub digest_mismatches: u64,
+    /// Messages that made no sense here: unknown nodes, keys out of bounds.
+    pub nonsense: u64,
+    /// Gossip datagrams that were dropped.
+    pub gossip_dropped: u64,
+}
+
+/// See the module's own words.
+#[derive(Debug)]
+pub struct Node {
+    me: NodeId,
+    opening: u128,
+    limits: Limits,
+    gossip: GossipSettings,
+    seed: u64,
+    state: Arc<State>,
+    incarnation: Incarnation,
+    clock: Clock,
+    dots: u64,
+    serial: u64,
+    ops: BTreeMap<Tag, Op>,
+    ops_bytes: usize,
+    deadlines: BTreeSet<(MonoUs, Tag)>,
+    jobs: BTreeMap<JobId, JobFor>,
+    peers: BTreeMap<NodeId, Peer>,
+    membership: Option<Membership>,
+    memory: Memory,
+    /// Writes that wait for an epoch that other owners have reached already.
+    awaiting_epoch: BTreeSet<Tag>,
+    /// Messages from an epoch that this node has not reached yet.
+    early: VecDeque<(NodeId, Message)>,
+    figures: Figures,
+}
+
+/// What a step needs besides its input: bundled so that helpers stay readable.
+struct Step<'a> {
+    now: Now,
+    resolve: &'a dyn Resolve,
+    out: &'a mut Vec<Effect>,
+}
+
+impl Node {
+    /// A node that knows nothing yet. It serves once [`Input::Cluster`] brings a ring, and coordinates writes once the
+    /// epoch log has granted its incarnation.
+    #[must_use]
+    pub fn new(options: NodeOptions) -> Self {
+        let memory = Memory::new(options.limits.request_ids_max);
+        Self {
+            me: options.me,
+            opening: options.opening,
+            limits: options.limits,
+            gossip: options.gossip,
+            seed: options.seed,
+            state: Arc::default(),
+            incarnation: Incarnation(0),
+            clock: Clock::default(),
+            dots: 0,
+            serial: 0,
+            ops: BTreeMap::new(),
+            ops_bytes: 0,
+            deadlines: BTreeSet::new(),
+            jobs: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            membership: None,
+            memory,
+            awaiting_epoch: BTreeSet::new(),
+            early: VecDeque::new(),
+            figures: Figures::default(),
+        }
+    }
+
+    /// Takes one input; effects are appended to `out` in the order in which they must happen.
+    pub fn step(&mut self, now: Now, input: Input, resolve: &dyn Resolve, out: &mut Vec<Effect>) {
+        let mut step = Step { now, resolve, out };
+        match input {
+            Input::Client { ticket, request } => self.ask(&mut step, Waiter::Client(ticket), request),
+            Input::Peer { from, clock, message } => self.heard(&mut step, from, clock, message),
+            Input::Clock { from, clock } => self.clock_of(now, from, clock),
+            Input::Link { peer, up } => self.link(&mut step, peer, up),
+            Input::Datagram { from, incarnation, data } => self.gossiped(&mut step, from, incarnation, &data),
+            Input::Written { job, outcome } => match self.jobs.remove(&job) {
+                Some(JobFor::Own(tag)) => self.written(&mut step, tag, self.me, &outcome),
+                Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Written { tag, outcome }),
+                None => {}
+            },
+            Input::Found { job, outcome } => match self.jobs.remove(&job) {
+                Some(JobFor::Own(tag)) => self.found(&mut step, tag, self.me, outcome),
+                Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Found { tag, outcome }),
+                None => {}
+            },
+            Input::Cluster(state) => self.cluster(&mut step, state),
+            Input::Tick => self.tick(&mut step),
+        }
+    }
+
+    /// When [`Input::Tick`] is due, if ever. Early ticks do no harm.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<MonoUs> {
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        let gossip = self.membership.as_ref().and_then(Membership::next_wake);
+        deadline.into_iter().chain(gossip).min()
+    }
+
+    /// What rides on every frame: this node's hybrid clock, not behind its wall clock.
+    #[must_use]
+    pub fn frame_clock(&self, now: Now) -> Hlc {
+        self.clock.latest().max(Hlc::from_ms(now.wall_ms))
+    }
+
+    /// Granted by the epoch log to this opening; zero before.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// True when the epoch log granted this node's place to a later opening: this process must stop.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        let member = self.state.members.get(&self.me);
+        self.incarnation.0 != 0 && member.is_none_or(|m| m.opening != self.opening)
+    }
+
+    /// Operations that this node coordinates now.
+    #[must_use]
+    pub fn operations(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Figures since the start.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.figures
+    }
+
+    /// The other members: alive by gossip, linked by stream, and how far their clock is from ours in milliseconds.
+    pub fn peers(&self) -> impl Iterator<Item = (NodeId, bool, bool, i64)> + '_ {
+        self.state.members.keys().filter(|id| **id != self.me).map(|id| {
+            let peer = self.peers.get(id).copied().unwrap_or_default();
+            (*id, self.is_alive(*id), peer.linked, peer.clock_offset_ms)
+        })
+    }
+
+    fn is_alive(&self, node: NodeId) -> bool {
+        self.membership.as_ref().is_some_and(|m| m.is_alive(node))
+    }
+
+    fn is_linked(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|p| p.linked)
+    }
+
+    fn tag(&mut self) -> Tag {
+        self.serial += 1;
+        Tag(self.serial)
+    }
+
+    fn job(&mut self, whose: JobFor) -> JobId {
+        self.serial += 1;
+        let job = JobId(self.serial);
+        self.jobs.insert(job, whose);
+        job
+    }
+
+    fn dot(&mut self) -> Dot {
+        self.dots += 1;
+        Dot { node: self.me, incarnation: self.incarnation, counter: self.dots }
+    }
+
+    /// Sends where there is a link; what can't be sent is sent when the link comes up, as long as somebody waits.
+    fn send(&self, step: &mut Step<'_>, to: NodeId, message: Message) {
+        if self.is_linked(to) {
+            step.out.push(Effect::Send { to, message });
+        }
+    }
+
+    fn heard(&mut self, step: &mut Step<'_>, from: NodeId, clock: Hlc, message: Message) {
+        if !self.state.members.contains_key(&from) {
+            self.figures.nonsense += 1;
+            return;
+        }
+        self.clock_of(step.now, from, clock);
+        match message {
+            Message::Write { .. } | Message::Read { .. } => self.asked(step, from, message),
+            Message::Written { tag, outcome } => self.written(step, tag, from, &outcome),
+            Message::Found { tag, outcome } => self.found(step, tag, from, outcome),
+            Message::Forward { tag, request, remaining_ms } => {
+                let deadline_ms = Some(request.deadline_ms.map_or(remaining_ms, |own| own.min(remaining_ms)));
+                let request = Request { deadline_ms, ..request };
+                self.ask(step, Waiter::Peer { node: from, tag }, request);
+            }
+            Message::Forwarded { tag, reply } => self.forwarded(step, tag, from, reply),
+        }
+    }
+
+    /// Takes in a peer's clock. One that is too far ahead is not followed, only noted.
+    fn clock_of(&mut self, now: Now, from: NodeId, clock: Hlc) {
+        let peer = self.peers.entry(from).or_default();
+        peer.clock_offset_ms = clock.ms() as i64 - now.wall_ms as i64;
+        // Refused where it is too far ahead; the offset noted above is what people get to see.
+        let _ = self.clock.observe(clock, now, self.limits.clock_offset_max_ms);
+    }
+
+    /// How far our clock is from those of the peers, where more than half of the peers say that it is too far.
+    fn clock_off(&self) -> Option<i64> {
+        let max = self.limits.clock_offset_max_ms as i64;
+        let known: Vec<i64> = self.peers.values().filter(|p| p.linked).map(|p| p.clock_offset_ms).collect();
+        let off = known.iter().filter(|o| o.abs() > max).count();
+        let worst = known.iter().copied().max_by_key(|o| o.abs())?;
+        (off * 2 > known.len()).then_some(-worst)
+    }
+
+    fn link(&mut self, step: &mut Step<'_>, peer: NodeId, up: bool) {
+        self.peers.entry(peer).or_default().linked = up;
+        if up {
+            self.resend(step, peer);
+        } else {
+            self.link_lost(step, peer);
+        }
+    }
+
+    fn gossiped(&mut self, step: &mut Step<'_>, from: NodeId, incarnation: Incarnation, data: &[u8]) {
+        let Some(membership) = &mut self.membership else { return };
+        let mut datagrams = Vec::new();
+        if membership.datagram(step.now, from, incarnation, data, &mut datagrams).is_err() {
+            self.figures.gossip_dropped += 1;
+        }
+        step.datagrams(datagrams);
+    }
+
+    fn cluster(&mut self, step: &mut Step<'_>, state: Arc<State>) {
+        self.state = state;
+        let granted = self.state.members.get(&self.me).filter(|m| m.opening == self.opening).map(|m| m.incarnation);
+        if let Some(incarnation) = granted.filter(|i| *i != self.incarnation) {
+            self.incarnation = incarnation;
+            self.membership = Some(Membership::new(self.me, incarnation, self.seed, &self.gossip));
+        }
+        if let Some(membership) = &mut self.membership {
+            let mut datagrams = Vec::new();
+            membership.roster(step.now, &self.state.members, &mut datagrams);
+            step.datagrams(datagrams);
+        }
+        for (from, message) in core::mem::take(&mut self.early) {
+            self.asked(step, from, message);
+        }
+        for tag in core::mem::take(&mut self.awaiting_epoch) {
+            self.restamp(step, tag, Hlc::ZERO);
+        }
+    }
+
+    fn tick(&mut self, step: &mut Step<'_>) {
+        if let Some(membership) = &mut self.membership {
+            let mut datagrams = Vec::new();
+            membership.tick(step.now, &mut datagrams);
+            step.datagrams(datagrams);
+        }
+        while let Some((at, tag)) = self.deadlines.first().copied() {
+            if at > step.now.mono_us {
+                break;
+            }
+            self.timed_out(step, tag);
+        }
+    }
+}
+
+impl Step<'_> {
+    fn datagrams(&mut self, datagrams: Vec<(NodeId, bytes::Bytes)>) {
+        self.out.extend(datagrams.into_iter().map(|(to, data)| Effect::Datagram { to, data }));
+    }
+}

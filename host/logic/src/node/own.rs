@@ -1,0 +1,89 @@
+//! The side of a node that holds partitions: what peers may ask of it.
+
+use super::{JobFor, Node, Step};
+use crate::event::{Effect, ReadJob, WriteJob};
+use crate::id::{Epoch, Key, NodeId};
+use crate::message::{Message, ReadOutcome, Refused, Tag, Want, WriteOutcome};
+use crate::port::{Durability, ResolverHash};
+use crate::version::Version;
+
+impl Node {
+    /// A peer asks for a write or a read of a record of ours.
+    pub(super) fn asked(&mut self, step: &mut Step<'_>, from: NodeId, message: Message) {
+        let epoch = match &message {
+            Message::Write { version, .. } => version.epoch,
+            Message::Read { epoch, .. } => *epoch,
+            _ => return,
+        };
+        // It knows a configuration that we are about to hear of: the message waits for it.
+        if epoch > self.state.epoch && self.early.len() < self.limits.early_messages_max {
+            self.early.push_back((from, message));
+            return;
+        }
+        match message {
+            Message::Write { tag, key, version, fresh, durability } => {
+                self.write_asked(step, from, tag, WriteAsked { key, version, fresh, durability });
+            }
+            Message::Read { tag, key, want, .. } => match self.admit(&key) {
+                Ok(_) => {
+                    let job = self.job(JobFor::Peer { node: from, tag });
+                    step.out.push(Effect::Read(ReadJob { job, key, want }));
+                }
+                Err(refused) => {
+                    let outcome = ReadOutcome::Refused(refused);
+                    self.send(step, from, Message::Found { tag, outcome });
+                }
+            },
+            _ => {}
+        }
+    }
+
+    fn write_asked(&mut self, step: &mut Step<'_>, from: NodeId, tag: Tag, asked: WriteAsked) {
+        let ahead_ms = asked.version.written.ms().saturating_sub(step.now.wall_ms);
+        let verdict = if asked.fresh && asked.version.epoch < Epoch(self.state.epoch.0.saturating_sub(1)) {
+            Err(WriteOutcome::StaleEpoch { current: self.state.epoch })
+        } else if ahead_ms > self.limits.clock_offset_max_ms {
+            Err(WriteOutcome::Refused(Refused::StampFromFuture))
+        } else {
+            self.admit(&asked.key).map_err(WriteOutcome::Refused)
+        };
+        match verdict {
+            Ok(resolver) => self.write_here(step, JobFor::Peer { node: from, tag }, asked, resolver),
+            Err(outcome) => self.send(step, from, Message::Written { tag, outcome }),
+        }
+    }
+
+    /// Whether a record is ours to hold, and which code settles its siblings.
+    fn admit(&mut self, key: &Key) -> Result<ResolverHash, Refused> {
+        if key.partition_key.len().max(key.sort_key.len()) > self.limits.key_bytes_max {
+            self.figures.nonsense += 1;
+            return Err(Refused::Damaged);
+        }
+        if self.jobs.len() >= self.limits.disk_jobs_max {
+            return Err(Refused::Busy);
+        }
+        let keyspace = self.state.keyspaces.get(&key.keyspace).ok_or(Refused::UnknownKeyspace)?;
+        let partition = key.place(self.state.partition_bits).partition;
+        let owners = self.state.owners(partition, keyspace.n);
+        if owners.contains(&self.me) { Ok(keyspace.resolver_hash) } else { Err(Refused::NotOwner) }
+    }
+
+    pub(super) fn write_here(&mut self, step: &mut Step<'_>, whose: JobFor, asked: WriteAsked, resolver: ResolverHash) {
+        let WriteAsked { key, version, fresh, durability } = asked;
+        let job = self.job(whose);
+        step.out.push(Effect::Write(WriteJob { job, key, version, fresh, durability, resolver }));
+    }
+
+    pub(super) fn read_here(&mut self, step: &mut Step<'_>, tag: Tag, key: Key, want: Want) {
+        let job = self.job(JobFor::Own(tag));
+        step.out.push(Effect::Read(ReadJob { job, key, want }));
+    }
+}
+
+/// The body of a [`Message::Write`].
+pub(super) struct WriteAsked {
+    pub(super) key: Key,
+    pub(super) version: Version,
+    pub(super) fresh: bool,
+    pub(super) durability: Durability,
+}

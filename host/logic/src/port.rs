@@ -1,0 +1,252 @@
+//! What `logic` needs from the world: a store and a resolver. Both are supplied by the room above.
+
+use crate::id::{Dot, NodeId};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use core::ops::ControlFlow;
+use serde::{Deserialize, Serialize};
+
+/// The separate key orders that one store keeps. A batch may touch several and is still all or nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Table {
+    /// Records by [`crate::id::Key::engine_key`]. May hold large values.
+    Records,
+    /// The epoch log: Raft entries and votes.
+    Log,
+    /// Small facts about this data directory.
+    Meta,
+}
+
+impl Table {
+    /// All tables, in the order of their tags.
+    pub const ALL: [Self; 3] = [Self::Records, Self::Log, Self::Meta];
+
+    /// A stable name, part of the stored format.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Records => "records",
+            Self::Log => "log",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+/// What an acknowledgement promises.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Handed to the operating system: survives the death of the process, not of the machine.
+    Os,
+    /// On the disk after one fsync per group of waiting writes: survives a power cut.
+    #[default]
+    Sync,
+}
+
+/// One change of a batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Set `key` to `value`.
+    Put { table: Table, key: Bytes, value: Bytes },
+    /// Remove `key`; absent is fine.
+    Delete { table: Table, key: Bytes },
+    /// Remove every key in `start..end`.
+    DeleteRange { table: Table, start: Bytes, end: Bytes },
+}
+
+/// Changes that happen together or not at all, in order.
+pub type Batch = Vec<Change>;
+
+/// Called with each key and value of a scan, in key order; `Break` ends the scan.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
+/// The reading half of a store, also of a frozen view of it.
+pub trait Read {
+    /// The value of `key`, if any.
+    ///
+    /// # Errors
+    /// When the engine cannot read: see [`StoreError`].
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+
+    /// Visits `start..end` in key order (`None`: to the end of the table).
+    ///
+    /// # Errors
+    /// When the engine cannot read: see [`StoreError`]. Keys before the failure were visited.
+    fn scan(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), StoreError>;
+}
+
+/// An ordered, durable, transactional map per [`Table`]: what every engine offers.
+pub trait Store: Read + Send + Sync {
+    /// Applies `batch`: all or nothing, also across a crash.
+    ///
+    /// With [`Durability::Sync`] it returns after an fsync, which covers every earlier batch as well.
+    ///
+    /// # Errors
+    /// Nothing of the batch is visible after an error, except after [`StoreError::Fatal`], when nobody knows:
+    /// the store then answers everything with `Fatal` until it is opened again.
+    fn apply(&self, batch: Batch, durability: Durability) -> Result<(), StoreError>;
+
+    /// A frozen view: later batches do not show in it.
+    fn snapshot(&self) -> Box<dyn Read + Send + '_>;
+
+    /// Figures for people and metrics. Cheap; estimates where the engine only has those.
+    fn stats(&self) -> StoreStats;
+}
+
+/// See [`Store::stats`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Engine name: `fjall`, `rocksdb` or `memory`.
+    pub engine: &'static str,
+    /// Keys in [`Table::Records`], estimated.
+    pub records_estimate: u64,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Batches applied since opening.
+    pub batches: u64,
+    /// Fsyncs that the store asked for since opening.
+    pub fsyncs: u64,
+    /// Time that writers were held back by the engine since opening, microseconds.
+    pub stall_us: u64,
+}
+
+/// Why a store could not do it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// No space left. Nothing of the batch was applied; reads go on.
+    #[error("the disk is full: {0}; free some space, nothing of this batch was written")]
+    Full(String),
+    /// Bytes on disk are not what was written.
+    #[error("the store is damaged: {0}; this copy must be rebuilt from the other owners")]
+    Corrupt(String),
+    /// The engine failed in a way that leaves its state unknown (a failed fsync for one). Never retried.
+    #[error("the store can't go on: {0}; restart the node, it opens again at what the disk really holds")]
+    Fatal(String),
+    /// The engine refused for a reason that passes.
+    #[error("the store could not read or write: {0}")]
+    Io(String),
+}
+
+/// The content hash (BLAKE3) of a resolver component: replicas agree on code, not on names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ResolverHash(pub [u8; 32]);
+
+impl core::fmt::Debug for ResolverHash {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for byte in &self.0[..6] {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Many conflicts as columns of primitives, the shape that crosses the sandbox wall cheaply.
+///
+/// Conflict `i` owns the rows `ends[i-1]..ends[i]` of every other column. Rows of one conflict are ordered by dot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Columns {
+    /// One past the last row of each conflict.
+    pub ends: Vec<u32>,
+    /// Coordinator of each version's dot.
+    pub nodes: Vec<u64>,
+    /// Incarnation of each version's dot.
+    pub incarnations: Vec<u64>,
+    /// Counter of each version's dot.
+    pub counters: Vec<u64>,
+    /// Hybrid logical clock of each version.
+    pub written: Vec<u64>,
+    /// Bytes of each value.
+    pub sizes: Vec<u32>,
+    /// Bit 0: tombstone.
+    pub marks: Vec<u8>,
+    /// Hash of each value.
+    pub digests: Vec<u64>,
+}
+
+impl Columns {
+    /// Bit of [`Self::marks`]: the version is a tombstone.
+    pub const TOMBSTONE: u8 = 1;
+
+    /// Adds a row to the conflict that is being built; [`Self::close`] ends the conflict.
+    pub fn row(&mut self, dot: Dot, written: u64, size: u32, tombstone: bool, digest: u64) {
+        let Dot { node: NodeId(node), incarnation, counter } = dot;
+        self.nodes.push(node);
+        self.incarnations.push(incarnation.0);
+        self.counters.push(counter);
+        self.written.push(written);
+        self.sizes.push(size);
+        self.marks.push(if tombstone { Self::TOMBSTONE } else { 0 });
+        self.digests.push(digest);
+    }
+
+    /// Ends the conflict whose rows were added since the last call.
+    pub fn close(&mut self) {
+        self.ends.push(u32::try_from(self.nodes.len()).unwrap_or(u32::MAX));
+    }
+
+    /// Number of conflicts.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// True when there is no conflict.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The rows of conflict `i`.
+    #[must_use]
+    pub fn rows(&self, i: usize) -> core::ops::Range<usize> {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
+        start..self.ends[i] as usize
+    }
+
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        self.ends.clear();
+        self.nodes.clear();
+        self.incarnations.clear();
+        self.counters.clear();
+        self.written.clear();
+        self.sizes.clear();
+        self.marks.clear();
+        self.digests.clear();
+    }
+}
+
+/// A resolver's answer for one conflict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Keep this version alone: its position among the conflict's own rows, counted from 0.
+    Keep(u32),
+    /// Keep all of them as siblings.
+    KeepAll,
+}
+
+/// Settles conflicts with the code that a keyspace names.
+pub trait Resolve: Send + Sync {
+    /// One verdict per conflict, in order.
+    ///
+    /// # Errors
+    /// Whatever goes wrong (a trap, a timeout, an answer out of range, code that this node does not have), the
+    /// caller keeps all siblings: a failure never decides.
+    fn settle(&self, resolver: ResolverHash, conflicts: &Columns) -> Result<Vec<Verdict>, ResolveError>;
+}
+
+/// Why a resolver gave no verdict. All versions are kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// This node does not have the code.
+    #[error("no resolver with hash {0:?} on this node")]
+    Unknown(ResolverHash),
+    /// The component trapped or ran out of its budget.
+    #[error("the resolver failed: {0}")]
+    Failed(String),
+    /// The answer is no answer to the question.
+    #[error("the resolver's answer makes no sense: {0}")]
+    Nonsense(String),
+}

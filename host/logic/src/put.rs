@@ -1,0 +1,181 @@
+//! One write (a put or a delete) as its coordinator sees it, from the stamp to the quorum.
+
+use crate::id::{Epoch, Key, NodeId};
+use crate::message::{Refused, WriteOutcome};
+use crate::port::{Durability, ResolverHash};
+use crate::quorum::{Tally, Verdict};
+use crate::request::{Answer, OpError, Reply};
+use crate::time::Hlc;
+use crate::version::Version;
+use alloc::collections::BTreeSet;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// A write under way.
+#[derive(Clone, Debug)]
+pub struct WriteOp {
+    /// Which record.
+    pub key: Key,
+    /// The version that this attempt sends.
+    pub version: Version,
+    /// Who shall hold it.
+    pub owners: Vec<NodeId>,
+    /// What an ack promises.
+    pub durability: Durability,
+    /// The code that settles siblings of the keyspace.
+    pub resolver: ResolverHash,
+    tally: Tally,
+    refusals: BTreeSet<Refused>,
+}
+
+/// What an answer leads to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Wait for more answers.
+    Wait,
+    /// An owner holds a later stamp: write a new version, stamped above it.
+    Restamp {
+        /// The latest stamp there.
+        above: Hlc,
+    },
+    /// An owner is in a later epoch: write again once this node is there too.
+    AwaitEpoch {
+        /// The owner's epoch.
+        epoch: Epoch,
+    },
+    /// It is over.
+    Done(Reply),
+}
+
+impl WriteOp {
+    /// A write of `version` that needs `needed` of `owners`.
+    #[must_use]
+    pub fn new(
+        key: Key,
+        version: Version,
+        owners: Vec<NodeId>,
+        needed: u8,
+        durability: Durability,
+        resolver: ResolverHash,
+    ) -> Self {
+        let tally = Tally::new(owners.len(), needed);
+        Self { key, version, owners, durability, resolver, tally, refusals: BTreeSet::new() }
+    }
+
+    /// Owners that have not answered this attempt.
+    pub fn unanswered(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let open = |(i, node): (usize, &NodeId)| (!self.tally.answered(i)).then_some(*node);
+        self.owners.iter().enumerate().filter_map(open)
+    }
+
+    /// Takes in one owner's answer to this attempt.
+    pub fn answered(&mut self, owner: NodeId, outcome: &WriteOutcome) -> Next {
+        let Some(i) = self.owners.iter().position(|o| *o == owner) else { return Next::Wait };
+        match outcome {
+            WriteOutcome::Held => self.tally.ack(i),
+            // No ack. Where the later write was acknowledged, every write quorum meets an owner that says so: an
+            // attempt that wins all the same was above everything acknowledged before it began.
+            WriteOutcome::StaleStamp { latest } => return Next::Restamp { above: *latest },
+            WriteOutcome::StaleEpoch { current } => return Next::AwaitEpoch { epoch: *current },
+            WriteOutcome::Refused(refused) => {
+                self.tally.refuse(i);
+                self.refusals.insert(*refused);
+            }
+        }
+        match self.tally.verdict() {
+            Verdict::Pending => Next::Wait,
+            Verdict::Won => {
+                Next::Done(Ok(Answer::Written { written: self.version.written, acks: self.tally.acks() }))
+            }
+            Verdict::Lost => Next::Done(Err(self.lost())),
+        }
+    }
+
+    /// Starts over with another version: answers to the one before no longer count.
+    pub fn again(&mut self, version: Version) {
+        self.version = version;
+        self.tally = Tally::new(self.owners.len(), self.tally.needed());
+        self.refusals.clear();
+    }
+
+    /// The error at the deadline.
+    #[must_use]
+    pub fn timed_out(&self) -> OpError {
+        OpError::Timeout {
+            write: true,
+            acks: self.tally.acks(),
+            needed: self.tally.needed(),
+            owners: self.tally.owners(),
+        }
+    }
+
+    fn lost(&self) -> OpError {
+        OpError::QuorumLost {
+            write: true,
+            acks: self.tally.acks(),
+            needed: self.tally.needed(),
+            owners: self.tally.owners(),
+            refused: reasons(&self.refusals),
+        }
+    }
+}
+
+/// The distinct reasons of refusals, for people.
+#[must_use]
+pub fn reasons(refusals: &BTreeSet<Refused>) -> String {
+    let mut out = String::new();
+    for refused in refusals {
+        if !out.is_empty() {
+            out.push_str(", ");
+        }
+        out.push_str(&refused.to_string());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Dot, KeyspaceId};
+    use bytes::Bytes;
+
+    fn op(needed: u8) -> WriteOp {
+        let key = Key { keyspace: KeyspaceId(1), partition_key: Bytes::from_static(b"k"), sort_key: Bytes::new() };
+        let version =
+            Version { dot: Dot::default(), written: Hlc(9), epoch: Epoch(1), expires_ms: 0, digest: 0, value: None };
+        let owners = [1, 2, 3].map(NodeId).to_vec();
+        WriteOp::new(key, version, owners, needed, Durability::Sync, ResolverHash([0; 32]))
+    }
+
+    #[test]
+    fn w_distinct_owners_make_the_ack() {
+        let mut op = op(2);
+        assert_eq!(op.answered(NodeId(1), &WriteOutcome::Held), Next::Wait);
+        assert_eq!(op.answered(NodeId(1), &WriteOutcome::Held), Next::Wait);
+        assert_eq!(op.answered(NodeId(9), &WriteOutcome::Held), Next::Wait);
+        let done = op.answered(NodeId(3), &WriteOutcome::Held);
+        assert_eq!(done, Next::Done(Ok(Answer::Written { written: Hlc(9), acks: 2 })));
+    }
+
+    #[test]
+    fn a_later_stamp_is_no_ack() {
+        let mut op = op(2);
+        op.answered(NodeId(1), &WriteOutcome::Held);
+        let stale = WriteOutcome::StaleStamp { latest: Hlc(50) };
+        assert_eq!(op.answered(NodeId(2), &stale), Next::Restamp { above: Hlc(50) });
+        let version = Version { written: Hlc(51), ..op.version.clone() };
+        op.again(version);
+        assert_eq!(op.unanswered().count(), 3, "acks of the first attempt do not count for the second");
+    }
+
+    #[test]
+    fn a_lost_quorum_says_who_holds_it_and_why_not_more() {
+        let mut op = op(3);
+        op.answered(NodeId(1), &WriteOutcome::Held);
+        let Next::Done(Err(error)) = op.answered(NodeId(2), &WriteOutcome::Refused(Refused::DiskFull)) else {
+            panic!("two of three can't make three");
+        };
+        let text = error.to_string();
+        assert!(text.contains("only 1 of the 3") && text.contains("disk is full"), "{text}");
+    }
+}

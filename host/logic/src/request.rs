@@ -1,0 +1,118 @@
+//! What clients ask and what they hear.
+
+use crate::id::{Key, KeyspaceId};
+use crate::port::Durability;
+use crate::time::Hlc;
+use crate::version::Version;
+use alloc::string::String;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// What a client asks, with everything that it may choose per request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// What to do.
+    pub operation: Operation,
+    /// R of a read or W of a write; `None`: the keyspace's.
+    pub quorum: Option<u8>,
+    /// For writes; `None`: the keyspace's.
+    pub durability: Option<Durability>,
+    /// How long the client waits, milliseconds; `None`: the node's default.
+    pub deadline_ms: Option<u64>,
+    /// For puts, milliseconds; `None`: the keyspace's, zero: for ever.
+    pub ttl_ms: Option<u64>,
+    /// Chosen by the client, so that sending a write again to the same node is answered and not applied again.
+    pub request_id: Option<u128>,
+}
+
+/// The operations.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Store a value.
+    Put { key: Key, value: Bytes },
+    /// Read a value.
+    Get { key: Key },
+    /// Remove a value.
+    Delete { key: Key },
+    /// Several puts and deletes. Each item stands alone: there is no atomicity across keys.
+    Batch { items: Vec<Item> },
+}
+
+/// One write of a batch: `None` deletes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Item {
+    /// Which record.
+    pub key: Key,
+    /// The new value.
+    pub value: Option<Bytes>,
+}
+
+/// What the client hears.
+pub type Reply = Result<Answer, OpError>;
+
+/// A good answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// The write is on `acks` owners at least.
+    Written {
+        /// Its stamp.
+        written: Hlc,
+        /// Owners that certainly hold it.
+        acks: u8,
+    },
+    /// What R owners agree on. No version: the key is absent. Several: siblings that no resolver settled.
+    Found {
+        /// Without tombstones and expired versions.
+        versions: Vec<Version>,
+    },
+    /// One reply per item, in order.
+    Batch {
+        /// Each as if it had been asked alone.
+        replies: Vec<Reply>,
+    },
+}
+
+/// Why there is no good answer, and what was left behind.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OpError {
+    /// The cluster has no ring yet.
+    #[error("the cluster is forming: {joined} of {expected} nodes have joined; try again shortly")]
+    Forming { joined: u32, expected: u32 },
+    /// This node may not write yet: the epoch log has not granted its incarnation.
+    #[error("this node waits for its incarnation from the epoch log and can't coordinate writes yet; ask another node")]
+    NotAdmitted,
+    /// No such keyspace.
+    #[error("there is no keyspace {0}")]
+    UnknownKeyspace(KeyspaceId),
+    /// The request contradicts itself or a limit.
+    #[error("{0}")]
+    Invalid(String),
+    /// Beyond a limit of size.
+    #[error("{what} is {bytes} bytes, the limit is {max}")]
+    TooLarge { what: &'static str, bytes: u64, max: u64 },
+    /// The node has as much to do as it can hold. Nothing was started.
+    #[error("this node is busy with {operations} operations; nothing was written, try again later or ask another node")]
+    Busy { operations: u64 },
+    /// Not enough owners answered in time.
+    #[error(
+        "{acks} of the {needed} owners needed (of {owners}) answered in time; {}",
+        if *.write { "a write may be on more of them, sending it again with the same request id to this node is safe" }
+        else { "nothing was changed" }
+    )]
+    Timeout { write: bool, acks: u8, needed: u8, owners: u8 },
+    /// So many owners refused that the quorum cannot be reached.
+    #[error(
+        "only {acks} of the {needed} owners needed (of {owners}) did it, the others refused ({refused}); {}",
+        if *.write { "the write is on those" } else { "nothing was changed" }
+    )]
+    QuorumLost { write: bool, acks: u8, needed: u8, owners: u8, refused: String },
+    /// No owner of the key can be reached from this node.
+    #[error("no owner of this key can be reached from this node; nothing was written")]
+    NoOwner,
+    /// The same request id is being worked on.
+    #[error("a request with this id is still under way on this node; nothing new was started, ask again for its outcome")]
+    UnderWay,
+    /// This node's clock and the others' differ by more than is allowed, so its stamps would be refused.
+    #[error("this node's clock is {offset_ms} ms off the other nodes' clocks; nothing was written, ask another node and mend the clock")]
+    ClockOff { offset_ms: i64 },
+}

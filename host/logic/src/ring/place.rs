@@ -1,0 +1,391 @@
+//! Which nodes own which partition: dealing afresh, or handing over from a previous table.
+
+use super::share::{Layout, Spread, scatter, urgency};
+use super::{Ring, order};
+use crate::id::{NodeId, PartitionId};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cmp::Reverse;
+
+/// Nobody: a slot that is still open.
+pub(super) const OPEN: u32 = u32::MAX;
+
+/// Questions "may this node own that partition?" that one solve asks at most while it looks for chains of takers: a
+/// few seconds. Beyond it the table is dealt afresh, which is right but moves more.
+const CHAIN_CHECKS_MAX: u64 = 400_000_000;
+
+/// Owner sets as `partitions * width` indices of nodes.
+pub(super) fn place(layout: &Layout, previous: Option<&Ring>) -> Vec<u32> {
+    previous.and_then(|previous| hand_over(layout, previous)).unwrap_or_else(|| deal(layout))
+}
+
+/// Deals all partitions afresh.
+///
+/// Everybody's part that is left never exceeds the partitions that are left: whoever reaches that must be in every one
+/// of them, and goes first. So the deal never gets stuck, whoever else is chosen.
+fn deal(layout: &Layout) -> Vec<u32> {
+    let spread = layout.spread(layout.width);
+    let quotas = layout.quotas(layout.width, &vec![0; layout.nodes.len()], None);
+    let mut left = quotas.clone();
+    let mut extras: Vec<u64> = layout
+        .zones
+        .iter()
+        .zip(&spread.low)
+        .map(|(zone, &low)| {
+            let total: u64 = zone.iter().map(|&node| quotas[node as usize]).sum();
+            total.saturating_sub(u64::from(low) * layout.partitions as u64)
+        })
+        .collect();
+    let extras_at_first = extras.clone();
+    let mut table = Vec::with_capacity(layout.partitions * layout.width);
+    let mut zones: Vec<(Reverse<u64>, usize)> = Vec::new();
+    let mut nodes: Vec<(Reverse<u64>, u32)> = Vec::new();
+    for p in 0..layout.partitions {
+        let rest = (layout.partitions - p) as u64;
+        zones.clear();
+        zones.extend(extras.iter().enumerate().filter(|&(_, &extra)| extra > 0).map(|(zone, &extra)| {
+            let noise = scatter(p, !(zone as u64));
+            let key = if extra >= rest { u64::MAX } else { urgency(extra, extras_at_first[zone], noise) };
+            (Reverse(key), zone)
+        }));
+        first(&mut zones, spread.extra);
+        let chosen = &zones[..spread.extra.min(zones.len())];
+        for (zone, members) in layout.zones.iter().enumerate() {
+            let extra = chosen.iter().any(|&(_, chosen)| chosen == zone);
+            let count = usize::from(spread.low[zone]) + usize::from(extra);
+            if count == 0 {
+                continue;
+            }
+            let visits = if spread.low[zone] > 0 { rest } else { extras[zone] };
+            nodes.clear();
+            nodes.extend(members.iter().filter(|&&node| left[node as usize] > 0).map(|&node| {
+                let have = left[node as usize];
+                let noise = scatter(p, u64::from(node));
+                let key = if have >= visits { u64::MAX } else { urgency(have, quotas[node as usize], noise) };
+                (Reverse(key), node)
+            }));
+            first(&mut nodes, count);
+            for &(_, node) in nodes.iter().take(count) {
+                left[node as usize] -= 1;
+                table.push(node);
+            }
+        }
+        for &(_, zone) in chosen {
+            extras[zone] -= 1;
+        }
+        let row = p * layout.width;
+        table.resize(row + layout.width, OPEN);
+        order::by_rank(layout, &mut table[row..], |node| scatter(p, u64::from(node) | 1 << 40));
+    }
+    table
+}
+
+/// Brings the `count` smallest to the front, sorted.
+fn first<T: Ord>(items: &mut [T], count: usize) {
+    if count > 0 && count < items.len() {
+        items.select_nth_unstable(count - 1);
+    }
+    let count = count.min(items.len());
+    items[..count].sort_unstable();
+}
+
+/// Changes `previous` as little as possible. `None` when chains of takers did not settle everything.
+fn hand_over(layout: &Layout, previous: &Ring) -> Option<Vec<u32>> {
+    let mut hand = HandOver::new(layout, previous);
+    hand.fill_open();
+    for by_column in [true, false] {
+        hand.unload(by_column);
+    }
+    hand.chains().then(|| {
+        for row in hand.table.chunks_mut(layout.width) {
+            let spread = layout.is_spread(row, &hand.spread);
+            if !spread {
+                let before: Vec<u32> = row.to_vec();
+                let at = |node| before.iter().position(|&n| n == node).unwrap_or(0) as u64;
+                order::by_rank(layout, row, at);
+            }
+        }
+        hand.table
+    })
+}
+
+/// The state of handing over: a table with open slots and loads that are not yet what they shall be.
+struct HandOver<'a> {
+    layout: &'a Layout,
+    spread: Spread,
+    /// `partitions * width` nodes, or [`OPEN`].
+    table: Vec<u32>,
+    /// The same as it was in the previous table: who holds the data now.
+    before: Vec<u32>,
+    /// Slots of each node.
+    held: Vec<Vec<u32>>,
+    /// What each node shall hold.
+    quotas: Vec<u64>,
+    /// Slots per node and position, and what that shall be: `node * width + position`.
+    column: Vec<u64>,
+    column_quotas: Vec<u64>,
+    /// Nodes that hold less than they shall.
+    under: Vec<u32>,
+    checks: u64,
+}
+
+impl<'a> HandOver<'a> {
+    fn new(layout: &'a Layout, previous: &Ring) -> Self {
+        let width = layout.width;
+        let index: BTreeMap<NodeId, u32> = layout.nodes.iter().zip(0..).map(|(&node, i)| (node, i)).collect();
+        let mut table = vec![OPEN; layout.partitions * width];
+        for (p, row) in table.chunks_mut(width).enumerate() {
+            let owners = previous.owners(PartitionId(p as u16), u8::MAX);
+            for (slot, owner) in row.iter_mut().zip(owners) {
+                *slot = index.get(owner).copied().unwrap_or(OPEN);
+            }
+        }
+        let before = table.clone();
+        let spread = layout.spread(width);
+        crowd_out(layout, &spread, &mut table);
+        let mut held = vec![Vec::new(); layout.nodes.len()];
+        let mut column = vec![0; layout.nodes.len() * width];
+        for (slot, &node) in table.iter().enumerate().filter(|&(_, &node)| node != OPEN) {
+            held[node as usize].push(slot as u32);
+            column[node as usize * width + slot % width] += 1;
+        }
+        let kept: Vec<u64> = held.iter().map(|slots| slots.len() as u64).collect();
+        let quotas = layout.quotas(width, &kept, None);
+        let column_quotas = order::column_quotas(layout, &quotas, &column);
+        let under = (0u32..).zip(&kept).filter(|&(n, &kept)| kept < quotas[n as usize]).map(|(n, _)| n).collect();
+        Self { layout, spread, table, before, held, quotas, column, column_quotas, under, checks: 0 }
+    }
+
+    fn load(&self, node: u32) -> u64 {
+        self.held[node as usize].len() as u64
+    }
+
+    fn quota(&self, node: u32) -> u64 {
+        self.quotas[node as usize]
+    }
+
+    /// Gives `slot` to `node`, and takes it from whoever has it.
+    fn give(&mut self, slot: u32, node: u32) {
+        let position = slot as usize % self.layout.width;
+        let from = core::mem::replace(&mut self.table[slot as usize], node);
+        if from != OPEN {
+            self.held[from as usize].retain(|&held| held != slot);
+            self.column[from as usize * self.layout.width + position] -= 1;
+            if self.load(from) < self.quota(from) && !self.under.contains(&from) {
+                self.under.push(from);
+            }
+        }
+        self.held[node as usize].push(slot);
+        self.column[node as usize * self.layout.width + position] += 1;
+        if self.load(node) >= self.quota(node) {
+            self.under.retain(|&under| under != node);
+        }
+    }
+
+    /// May `node` have `slot`, once whoever has it is gone?
+    fn may(&self, slot: u32, node: u32) -> bool {
+        let start = slot as usize / self.layout.width * self.layout.width;
+        let row = &self.table[start..start + self.layout.width];
+        let others = || row.iter().zip(start as u32..).filter(|&(_, at)| at != slot).map(|(&other, _)| other);
+        if others().any(|other| other == node) {
+            return false;
+        }
+        let count = |zone: usize| others().filter(|&other| other != OPEN && self.layout.zone(other) == zone).count();
+        let zone = self.layout.zone(node);
+        let mine = count(zone);
+        if mine < usize::from(self.spread.low[zone]) {
+            return true;
+        }
+        if mine >= usize::from(self.spread.high[zone]) {
+            return false;
+        }
+        if self.layout.zones.len() >= self.layout.width {
+            return true;
+        }
+        let open = 1 + others().filter(|&other| other == OPEN).count();
+        let needed: usize =
+            self.spread.low.iter().enumerate().map(|(zone, &low)| usize::from(low).saturating_sub(count(zone))).sum();
+        open > needed
+    }
+
+    /// The node with the largest part of its share missing that may have `slot`.
+    fn taker(&mut self, slot: u32, by_column: bool) -> Option<u32> {
+        let width = self.layout.width;
+        let (p, position) = (slot as usize / width, slot as usize % width);
+        self.checks += self.under.len() as u64;
+        let wants = |node: &u32| {
+            let i = *node as usize * width + position;
+            !by_column || self.column[i] < self.column_quotas[i]
+        };
+        let key = |node: &u32| {
+            let missing = self.quota(*node) - self.load(*node);
+            (urgency(missing, self.quota(*node), scatter(p, u64::from(*node))), Reverse(*node))
+        };
+        self.under.iter().copied().filter(wants).filter(|&node| self.may(slot, node)).max_by_key(key)
+    }
+
+    /// Finds takers for the open slots: those who lack this position first, then any.
+    fn fill_open(&mut self) {
+        let mut open: Vec<u32> = (0u32..).zip(&self.table).filter(|&(_, &n)| n == OPEN).map(|(slot, _)| slot).collect();
+        open.sort_by_key(|&slot| scatter(slot as usize, 0));
+        for by_column in [true, false] {
+            open.retain(|&slot| match self.taker(slot, by_column) {
+                Some(node) => {
+                    self.give(slot, node);
+                    false
+                }
+                None => true,
+            });
+        }
+    }
+
+    /// Takes slots from nodes that have too many, and gives them to nodes that have too few.
+    fn unload(&mut self, by_column: bool) {
+        let width = self.layout.width;
+        for node in 0..self.layout.nodes.len() as u32 {
+            if self.load(node) <= self.quota(node) || self.under.is_empty() {
+                continue;
+            }
+            let mut slots = self.held[node as usize].clone();
+            slots.sort_by_key(|&slot| scatter(slot as usize, u64::from(node)));
+            for slot in slots {
+                if self.load(node) <= self.quota(node) {
+                    break;
+                }
+                let i = node as usize * width + slot as usize % width;
+                if by_column && self.column[i] <= self.column_quotas[i] {
+                    continue;
+                }
+                if let Some(taker) = self.taker(slot, by_column) {
+                    self.give(slot, taker);
+                }
+            }
+        }
+    }
+
+    /// Settles what found no direct taker: first along slots that move anyway, then along any. True: all is settled.
+    fn chains(&mut self) -> bool {
+        for moved_only in [true, false] {
+            for slot in 0..self.table.len() as u32 {
+                if self.table[slot as usize] == OPEN {
+                    self.chain(Start::Open(slot), moved_only);
+                }
+            }
+            for node in 0..self.layout.nodes.len() as u32 {
+                while self.load(node) > self.quota(node) && self.chain(Start::Over(node), moved_only) {}
+            }
+        }
+        self.under.is_empty() && !self.table.contains(&OPEN)
+    }
+
+    /// Finds the shortest chain in which each node takes a slot of the one before it, up to a node that has too few.
+    fn chain(&mut self, start: Start, moved_only: bool) -> bool {
+        let nodes = self.layout.nodes.len();
+        let mut taken: Vec<Option<u32>> = vec![None; nodes];
+        let mut queue = VecDeque::new();
+        let mut found = None;
+        match start {
+            Start::Open(slot) => self.reach(slot, start, &mut taken, &mut queue, &mut found),
+            Start::Over(node) => queue.push_back(node),
+        }
+        while let (None, Some(node)) = (found, queue.pop_front()) {
+            for i in 0..self.held[node as usize].len() {
+                let slot = self.held[node as usize][i];
+                let first = matches!(start, Start::Over(over) if over == node);
+                if (moved_only && !first && !self.moved(slot)) || self.on_path(node, slot, &taken) {
+                    continue;
+                }
+                if self.checks > CHAIN_CHECKS_MAX {
+                    return false;
+                }
+                self.reach(slot, start, &mut taken, &mut queue, &mut found);
+                if found.is_some() {
+                    break;
+                }
+            }
+        }
+        let Some(mut node) = found else { return false };
+        let mut steps = Vec::new();
+        while let Some(slot) = taken[node as usize] {
+            steps.push((slot, node));
+            node = self.table[slot as usize];
+            if node == OPEN {
+                break;
+            }
+        }
+        for (slot, node) in steps {
+            self.give(slot, node);
+        }
+        true
+    }
+
+    /// Notes all nodes that may take `slot` and were not reached before; stops at one that has too few.
+    fn reach(
+        &mut self,
+        slot: u32,
+        start: Start,
+        taken: &mut [Option<u32>],
+        queue: &mut VecDeque<u32>,
+        found: &mut Option<u32>,
+    ) {
+        self.checks += taken.len() as u64;
+        for node in 0..taken.len() as u32 {
+            let is_start = matches!(start, Start::Over(over) if over == node);
+            if taken[node as usize].is_some() || is_start || !self.may(slot, node) {
+                continue;
+            }
+            taken[node as usize] = Some(slot);
+            if self.load(node) < self.quota(node) {
+                *found = Some(node);
+                return;
+            }
+            queue.push_back(node);
+        }
+    }
+
+    /// True when the slot's owner did not hold the partition before: handing it on costs nothing more.
+    fn moved(&self, slot: u32) -> bool {
+        let start = slot as usize / self.layout.width * self.layout.width;
+        !self.before[start..start + self.layout.width].contains(&self.table[slot as usize])
+    }
+
+    /// True when the chain that led to `node` touches the partition of `slot` already: each may change once per chain.
+    fn on_path(&self, mut node: u32, slot: u32, taken: &[Option<u32>]) -> bool {
+        let partition = slot as usize / self.layout.width;
+        while let Some(slot) = (node != OPEN).then(|| taken[node as usize]).flatten() {
+            if slot as usize / self.layout.width == partition {
+                return true;
+            }
+            node = self.table[slot as usize];
+        }
+        false
+    }
+}
+
+/// Where a chain begins.
+#[derive(Clone, Copy)]
+enum Start {
+    /// A slot without owner.
+    Open(u32),
+    /// A node with too many slots.
+    Over(u32),
+}
+
+/// Opens the slots of owners that the rule for zones does not allow any more: after a change of zones or of width.
+fn crowd_out(layout: &Layout, spread: &Spread, table: &mut [u32]) {
+    for row in table.chunks_mut(layout.width) {
+        loop {
+            let count = |zone: usize| row.iter().filter(|&&n| n != OPEN && layout.zone(n) == zone).count();
+            let beyond = |zone: usize, bound: &[u8]| count(zone) > usize::from(bound[zone]);
+            let extras: usize = if layout.zones.len() >= layout.width {
+                0
+            } else {
+                (0..layout.zones.len()).filter(|&zone| beyond(zone, &spread.low)).count()
+            };
+            let bound = if extras > spread.extra { &spread.low } else { &spread.high };
+            let Some(last) = row.iter().rposition(|&n| n != OPEN && beyond(layout.zone(n), bound)) else { break };
+            row[last] = OPEN;
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The command line: `mks start` runs a node, everything else talks to one over gRPC.
+
+mod admin;
+mod batch;
+mod client;
+mod data;
+mod key;
+mod output;
+mod start;
+mod units;
+
+pub use client::{Client, Failure};
+pub use output::{Output, progress, table};
+pub use units::{duration, time_to_live};
+
+use crate::bench;
+use crate::config::CLIENT_PORT;
+use clap::{Args, Parser, Subcommand};
+use std::process::ExitCode;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the node refused, or something failed here
+  2  the command line makes no sense
+  3  the key was not found
+  4  not enough owners answered in time; a write may still be on some of them
+  5  no node could be reached, or none that can serve yet
+
+Environment: MKS_ADDR is the default of --addr; MKS_CONFIG and MKS_SECTION__FIELD configure `mks start`.";
+
+/// A leaderless key-value store whose conflict policies and storage adapters are WebAssembly components.
+#[derive(Debug, Parser)]
+#[command(name = "mks", version, about, after_help = EXIT_CODES, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// Client addresses of nodes, host:port; with several, the next one is tried when one can't be reached
+    #[arg(long, env = "MKS_ADDR", value_delimiter = ',', default_values_t = [default_address()], global = true)]
+    #[arg(action = clap::ArgAction::Append, num_args = 1, value_name = "ADDR[,ADDR]")]
+    pub addr: Vec<String>,
+    /// Print JSON for scripts instead of text for people
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+fn default_address() -> String {
+    format!("127.0.0.1:{CLIENT_PORT}")
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node until SIGTERM or SIGINT
+    Start(start::StartArgs),
+    /// Store a value
+    Put(data::PutArgs),
+    /// Read a value; the raw bytes go to stdout
+    Get(data::GetArgs),
+    /// Remove a value; removing what is absent is fine
+    Del(data::DeleteArgs),
+    /// Put and delete many keys, from JSON lines
+    Batch(batch::BatchArgs),
+    /// A node, its cluster, and what an operator should know
+    Status,
+    /// Who owns what
+    Ring(admin::RingArgs),
+    /// Create, list and alter keyspaces
+    #[command(subcommand)]
+    Keyspace(admin::KeyspaceCommand),
+    /// Measure a cluster: throughput, latency, CPU per operation
+    Bench(Box<bench::BenchArgs>),
+    /// Make a key file for a new cluster
+    Keygen(key::KeygenArgs),
+    /// The configuration file
+    #[command(subcommand)]
+    Config(start::ConfigCommand),
+    /// A server that moves the messages of a quorum operation and stores nothing (run by `bench --limits`)
+    #[command(hide = true)]
+    BenchFloorNode(bench::FloorArgs),
+}
+
+/// Parses the command line, does what it says, and returns the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Cli { common, command } = Cli::parse();
+    let output = Output::new(common.json);
+    match run(&common, command, &output) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output has seen enough, as in `mks status | head -1`.
+        Err(Failure::Local(error)) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(common: &Common, command: Command, output: &Output) -> Result<(), Failure> {
+    match command {
+        Command::Start(args) => return start::start(&args),
+        Command::Config(command) => return start::config(&command, output),
+        Command::Keygen(args) => return key::keygen(&args, output),
+        Command::BenchFloorNode(args) => return Ok(bench::floor_node(&args)?),
+        _ => {}
+    }
+    let client = Client::new(&common.addr)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from)?;
+    runtime.block_on(async {
+        match command {
+            Command::Put(args) => data::put(&client, &args, output).await,
+            Command::Get(args) => data::get(&client, &args, output).await,
+            Command::Del(args) => data::delete(&client, &args, output).await,
+            Command::Batch(args) => batch::batch(&client, &args, output).await,
+            Command::Status => admin::status(&client, output).await,
+            Command::Ring(args) => admin::ring(&client, &args, output).await,
+            Command::Keyspace(command) => admin::keyspace(&client, &command, output).await,
+            Command::Bench(args) => bench::bench(&client, &args, output).await,
+            Command::Start(_) | Command::Config(_) | Command::Keygen(_) | Command::BenchFloorNode(_) => Ok(()),
+        }
+    })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn several_addresses_come_with_commas_or_repeated() {
+        for line in ["mks --addr a:1,b:2 status", "mks status --addr a:1 --addr b:2"] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(cli.common.addr, ["a:1", "b:2"]);
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_a_usage_error() {
+        for line in [
+            "mks put k v --file f",
+            "mks put",
+            "mks start --bootstrap --join a:1",
+            "mks bench --reads 2",
+            "mks put k v --deadline 5",
+            "mks put k v --w 0",
+            "mks put k v --request-id 12",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

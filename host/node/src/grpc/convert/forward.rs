@@ -1,0 +1,244 @@
+//! A client's request on its way to a node that owns the key, and the reply on its way back. Nothing is lost: the
+//! client hears the same whichever node it asked.
+
+use bytes::Bytes;
+use mks_logic::event::{Answer, Item, OpError, Operation, Reply, Request};
+use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
+use mks_logic::port::Durability;
+use mks_logic::time::Hlc;
+use mks_logic::version::Version;
+use mks_proto::v1::forwarded_error::Error as WireError;
+use mks_proto::v1::forwarded_reply::Reply as WireReply;
+use mks_proto::v1::forwarded_request::Operation as WireOperation;
+use mks_proto::v1::{
+    ForwardedBatch, ForwardedError, ForwardedForming, ForwardedFound, ForwardedItem, ForwardedPut, ForwardedReplies,
+    ForwardedReply, ForwardedRequest, ForwardedTally, ForwardedTooLarge, ForwardedVersion, ForwardedWritten,
+    PeerDurability, PeerKey,
+};
+use prost::Message;
+
+/// A peer sent bytes that are no request or no reply.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a forwarded message makes no sense: {0}")]
+pub struct Malformed(String);
+
+/// The byte form of a request for [`decode_request`].
+#[must_use]
+pub fn encode_request(request: &Request) -> Bytes {
+    let operation = match &request.operation {
+        Operation::Put { key, value } => WireOperation::Put(ForwardedPut { key: wire_key(key), value: value.clone() }),
+        Operation::Get { key } => WireOperation::Get(wire_key_of(key)),
+        Operation::Delete { key } => WireOperation::Delete(wire_key_of(key)),
+        Operation::Batch { items } => {
+            let item = |item: &Item| ForwardedItem { key: wire_key(&item.key), value: item.value.clone() };
+            WireOperation::Batch(ForwardedBatch { items: items.iter().map(item).collect() })
+        }
+    };
+    let durability = request.durability.map(|durability| match durability {
+        Durability::Os => PeerDurability::Os as i32,
+        Durability::Sync => PeerDurability::Sync as i32,
+    });
+    let wire = ForwardedRequest {
+        operation: Some(operation),
+        quorum: request.quorum.map(u32::from),
+        durability,
+        deadline_ms: request.deadline_ms,
+        ttl_ms: request.ttl_ms,
+        request_id: request.request_id.map(|id| Bytes::copy_from_slice(&id.to_be_bytes())).unwrap_or_default(),
+    };
+    wire.encode_to_vec().into()
+}
+
+/// The request behind `bytes`; keys and values share them.
+///
+/// # Errors
+/// When the bytes are no request.
+pub fn decode_request(bytes: Bytes) -> Result<Request, Malformed> {
+    let wire = ForwardedRequest::decode(bytes).map_err(undecodable)?;
+    let operation = match wire.operation.ok_or_else(|| malformed("no operation, or one that is newer than this node"))? {
+        WireOperation::Put(put) => Operation::Put { key: key(put.key)?, value: put.value },
+        WireOperation::Get(wire) => Operation::Get { key: key(Some(wire))? },
+        WireOperation::Delete(wire) => Operation::Delete { key: key(Some(wire))? },
+        WireOperation::Batch(batch) => {
+            let item = |item: ForwardedItem| Ok(Item { key: key(item.key)?, value: item.value });
+            Operation::Batch { items: batch.items.into_iter().map(item).collect::<Result<_, _>>()? }
+        }
+    };
+    let durability = match wire.durability.map(PeerDurability::try_from) {
+        None => None,
+        Some(Ok(PeerDurability::Os)) => Some(Durability::Os),
+        Some(Ok(PeerDurability::Sync)) => Some(Durability::Sync),
+        Some(Ok(PeerDurability::Unspecified) | Err(_)) => return Err(malformed("unknown durability")),
+    };
+    let request_id = match &wire.request_id[..] {
+        [] => None,
+        id => Some(u128::from_be_bytes(id.try_into().map_err(|_| malformed("a request id is not 16 bytes"))?)),
+    };
+    Ok(Request {
+        operation,
+        quorum: wire.quorum.map(small).transpose()?,
+        durability,
+        deadline_ms: wire.deadline_ms,
+        ttl_ms: wire.ttl_ms,
+        request_id,
+    })
+}
+
+/// The byte form of a reply for [`decode_reply`].
+#[must_use]
+pub fn encode_reply(reply: &Reply) -> Bytes {
+    wire_reply(reply).encode_to_vec().into()
+}
+
+/// The reply behind `bytes`; values share them.
+///
+/// # Errors
+/// When the bytes are no reply.
+pub fn decode_reply(bytes: Bytes) -> Result<Reply, Malformed> {
+    reply(ForwardedReply::decode(bytes).map_err(undecodable)?, true)
+}
+
+fn wire_reply(reply: &Reply) -> ForwardedReply {
+    let reply = match reply {
+        Ok(Answer::Written { written, acks }) => {
+            WireReply::Written(ForwardedWritten { written: written.0, acks: (*acks).into() })
+        }
+        Ok(Answer::Found { versions }) => {
+            WireReply::Found(ForwardedFound { versions: versions.iter().map(wire_version).collect() })
+        }
+        Ok(Answer::Batch { replies }) => {
+            WireReply::Batch(ForwardedReplies { replies: replies.iter().map(wire_reply).collect() })
+        }
+        Err(error) => WireReply::Error(ForwardedError { error: Some(wire_error(error)) }),
+    };
+    ForwardedReply { reply: Some(reply) }
+}
+
+fn reply(wire: ForwardedReply, batch_allowed: bool) -> Result<Reply, Malformed> {
+    match wire.reply.ok_or_else(|| malformed("no reply, or one that is newer than this node"))? {
+        WireReply::Written(wire) => Ok(Ok(Answer::Written { written: Hlc(wire.written), acks: small(wire.acks)? })),
+        WireReply::Found(wire) => Ok(Ok(Answer::Found { versions: wire.versions.into_iter().map(version).collect() })),
+        WireReply::Batch(wire) if batch_allowed => {
+            let replies = wire.replies.into_iter().map(|wire| reply(wire, false)).collect::<Result<_, _>>()?;
+            Ok(Ok(Answer::Batch { replies }))
+        }
+        WireReply::Batch(_) => Err(malformed("a batch within a batch")),
+        WireReply::Error(wire) => {
+            Ok(Err(error(wire.error.ok_or_else(|| malformed("no error, or one that is newer than this node"))?)?))
+        }
+    }
+}
+
+fn wire_error(error: &OpError) -> WireError {
+    match error {
+        OpError::Forming { joined, expected } => {
+            WireError::Forming(ForwardedForming { joined: *joined, expected: *expected })
+        }
+        OpError::NotAdmitted => WireError::NotAdmitted(true),
+        OpError::UnknownKeyspace(keyspace) => WireError::UnknownKeyspace(keyspace.0),
+        OpError::Invalid(message) => WireError::Invalid(message.clone()),
+        OpError::TooLarge { what, bytes, max } => {
+            WireError::TooLarge(ForwardedTooLarge { what: (*what).into(), bytes: *bytes, max: *max })
+        }
+        OpError::Busy { operations } => WireError::Busy(*operations),
+        OpError::Timeout { write, acks, needed, owners } => {
+            WireError::Timeout(tally(*write, [*acks, *needed, *owners], String::new()))
+        }
+        OpError::QuorumLost { write, acks, needed, owners, refused } => {
+            WireError::QuorumLost(tally(*write, [*acks, *needed, *owners], refused.clone()))
+        }
+        OpError::NoOwner => WireError::NoOwner(true),
+        OpError::UnderWay => WireError::UnderWay(true),
+    }
+}
+
+fn error(wire: WireError) -> Result<OpError, Malformed> {
+    Ok(match wire {
+        WireError::Forming(wire) => OpError::Forming { joined: wire.joined, expected: wire.expected },
+        WireError::NotAdmitted(_) => OpError::NotAdmitted,
+        WireError::UnknownKeyspace(id) => OpError::UnknownKeyspace(KeyspaceId(id)),
+        WireError::Invalid(message) => OpError::Invalid(message),
+        WireError::TooLarge(wire) => {
+            OpError::TooLarge { what: measured(&wire.what), bytes: wire.bytes, max: wire.max }
+        }
+        WireError::Busy(operations) => OpError::Busy { operations },
+        WireError::Timeout(wire) => OpError::Timeout {
+            write: wire.write,
+            acks: small(wire.acks)?,
+            needed: small(wire.needed)?,
+            owners: small(wire.owners)?,
+        },
+        WireError::QuorumLost(wire) => OpError::QuorumLost {
+            write: wire.write,
+            acks: small(wire.acks)?,
+            needed: small(wire.needed)?,
+            owners: small(wire.owners)?,
+            refused: wire.refused,
+        },
+        WireError::NoOwner(_) => OpError::NoOwner,
+        WireError::UnderWay(_) => OpError::UnderWay,
+    })
+}
+
+fn tally(write: bool, [acks, needed, owners]: [u8; 3], refused: String) -> ForwardedTally {
+    ForwardedTally { write, acks: acks.into(), needed: needed.into(), owners: owners.into(), refused }
+}
+
+/// Things whose size is limited, as [`OpError::TooLarge`] names them.
+const MEASURED: [&str; 6] =
+    ["the partition key", "the sort key", "the value", "the batch", "a batch", "the number of items of a batch"];
+
+/// The name as a constant: a peer's string can't become one without leaking memory.
+fn measured(what: &str) -> &'static str {
+    MEASURED.into_iter().find(|known| *known == what).unwrap_or("a part of the request")
+}
+
+fn wire_key(key: &Key) -> Option<PeerKey> {
+    Some(wire_key_of(key))
+}
+
+fn wire_key_of(key: &Key) -> PeerKey {
+    PeerKey { keyspace: key.keyspace.0, partition_key: key.partition_key.clone(), sort_key: key.sort_key.clone() }
+}
+
+fn key(wire: Option<PeerKey>) -> Result<Key, Malformed> {
+    let wire = wire.ok_or_else(|| malformed("no key"))?;
+    Ok(Key { keyspace: KeyspaceId(wire.keyspace), partition_key: wire.partition_key, sort_key: wire.sort_key })
+}
+
+fn wire_version(version: &Version) -> ForwardedVersion {
+    ForwardedVersion {
+        node: version.dot.node.0,
+        incarnation: version.dot.incarnation.0,
+        counter: version.dot.counter,
+        written: version.written.0,
+        epoch: version.epoch.0,
+        expires_ms: version.expires_ms,
+        digest: version.digest,
+        value: version.value.clone(),
+    }
+}
+
+fn version(wire: ForwardedVersion) -> Version {
+    let dot = Dot { node: NodeId(wire.node), incarnation: Incarnation(wire.incarnation), counter: wire.counter };
+    Version {
+        dot,
+        written: Hlc(wire.written),
+        epoch: Epoch(wire.epoch),
+        expires_ms: wire.expires_ms,
+        digest: wire.digest,
+        value: wire.value,
+    }
+}
+
+fn small(number: u32) -> Result<u8, Malformed> {
+    u8::try_from(number).map_err(|_| Malformed(format!("a count of owners is {number}")))
+}
+
+fn malformed(why: &str) -> Malformed {
+    Malformed(why.into())
+}
+
+fn undecodable(error: prost::DecodeError) -> Malformed {
+    Malformed(error.to_string())
+}

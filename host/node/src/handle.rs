@@ -1,0 +1,126 @@
+//! How the surfaces (gRPC, HTTP) talk to the one pump that runs the node's logic.
+
+use crate::epoch_log::EpochLog;
+use crate::metrics::Metrics;
+use arc_swap::ArcSwap;
+use mks_logic::cluster::State;
+use mks_logic::event::{OpError, Reply, Request};
+use mks_logic::id::{Incarnation, NodeId};
+use mks_logic::limits::Limits;
+use mks_logic::port::{Store, StoreStats};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Where a reply goes.
+#[derive(Debug)]
+pub enum Waiter {
+    /// One caller waits for one reply.
+    One(oneshot::Sender<Reply>),
+    /// A session collects replies out of order under the client's own numbers.
+    Session {
+        /// The client's number of the operation.
+        id: u64,
+        /// The session's outbox; its bound is the session's window.
+        replies: mpsc::UnboundedSender<(u64, Reply)>,
+    },
+}
+
+impl Waiter {
+    /// Delivers the reply; a waiter that went away is no error.
+    pub fn answer(self, reply: Reply) {
+        match self {
+            Self::One(sender) => drop(sender.send(reply)),
+            Self::Session { id, replies } => drop(replies.send((id, reply))),
+        }
+    }
+}
+
+/// A request on its way to the pump.
+#[derive(Debug)]
+pub struct Call {
+    /// What the client asks.
+    pub request: Request,
+    /// Who waits.
+    pub waiter: Waiter,
+}
+
+/// What a node knows of another one, for status pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// Who.
+    pub node: NodeId,
+    /// What gossip says.
+    pub alive: bool,
+    /// Whether the peer stream is up.
+    pub linked: bool,
+    /// Its hybrid clock minus our wall clock when its last frame arrived, milliseconds.
+    pub clock_offset_ms: i64,
+}
+
+/// What the pump publishes about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PumpView {
+    /// Ours; zero while the epoch log has not granted it.
+    pub incarnation: Incarnation,
+    /// All other members.
+    pub peers: Vec<PeerView>,
+    /// Operations that this node coordinates now.
+    pub operations: u64,
+}
+
+/// A running node, as its surfaces see it. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    /// This node.
+    pub node: NodeId,
+    /// The bounds that requests are checked against.
+    pub limits: Arc<Limits>,
+    /// Counters and histograms.
+    pub metrics: Arc<Metrics>,
+    /// Cluster configuration: proposals and who leads.
+    pub epoch_log: Arc<dyn EpochLog>,
+    /// The latest state of the epoch log.
+    pub state: Arc<ArcSwap<State>>,
+    /// What the pump publishes a few times a second.
+    pub view: Arc<ArcSwap<PumpView>>,
+    /// The engine, for its figures only.
+    pub store: Arc<dyn Store>,
+    /// Name of the storage adapter that opened the engine.
+    pub adapter: Arc<str>,
+    /// Resolvers that this node can offer to a new keyspace: names and hashes.
+    pub resolvers: Arc<Vec<(String, mks_logic::port::ResolverHash)>>,
+    /// The pump's front door; full means busy.
+    pub calls: mpsc::Sender<Call>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Asks and waits. The pump answers every request within its deadline.
+    ///
+    /// # Errors
+    /// Those of the operation; [`OpError::Busy`] when the front door is full or the node is stopping.
+    pub async fn call(&self, request: Request) -> Reply {
+        let (sender, receiver) = oneshot::channel();
+        self.submit(request, Waiter::One(sender));
+        receiver.await.unwrap_or(Err(OpError::Busy { operations: 0 }))
+    }
+
+    /// Asks on behalf of `waiter`, which is answered exactly once, at once if the front door is full.
+    pub fn submit(&self, request: Request, waiter: Waiter) {
+        if let Err(refused) = self.calls.try_send(Call { request, waiter }) {
+            let (mpsc::error::TrySendError::Full(call) | mpsc::error::TrySendError::Closed(call)) = refused;
+            call.waiter.answer(Err(OpError::Busy { operations: self.calls.max_capacity() as u64 }));
+        }
+    }
+
+    /// The engine's figures.
+    #[must_use]
+    pub fn store_stats(&self) -> StoreStats {
+        self.store.stats()
+    }
+}

@@ -1,0 +1,53 @@
+//! What a node says about itself: whether it serves, and what its operator should know.
+
+use crate::handle::Handle;
+use mks_logic::ring::RING_WIDTH_MAX;
+
+/// Why clients are not served yet; `None` when they are.
+#[must_use]
+pub fn not_ready(handle: &Handle) -> Option<String> {
+    let state = handle.state.load();
+    if state.cluster == 0 {
+        return Some("this node belongs to no cluster yet; it waits for one of its seeds".into());
+    }
+    if state.ring.is_none() {
+        let (joined, expected) = (state.members.len(), state.expect);
+        return Some(format!("the cluster is forming: {joined} of {expected} nodes have joined"));
+    }
+    if handle.view.load().incarnation.0 == 0 {
+        return Some("this node waits for its incarnation from the epoch log".into());
+    }
+    None
+}
+
+/// Things that an operator should know, for people; most urgent first.
+#[must_use]
+pub fn warnings(handle: &Handle) -> Vec<String> {
+    let (state, view) = (handle.state.load(), handle.view.load());
+    let mut warnings: Vec<String> = not_ready(handle).into_iter().collect();
+    if handle.epoch_log.status().leader.is_none() {
+        warnings.push(
+            "the epoch log has no leader: data is served, but the configuration can't change until a majority of the \
+             voters is up"
+                .into(),
+        );
+    }
+    let limit_ms = handle.limits.clock_offset_max_ms;
+    for peer in &view.peers {
+        if peer.clock_offset_ms.unsigned_abs() > limit_ms {
+            warnings.push(format!(
+                "the clock of {} is {} ms off ours, the limit is {limit_ms} ms: check NTP on both, its writes are refused",
+                peer.node, peer.clock_offset_ms
+            ));
+        }
+        if !peer.alive {
+            warnings.push(format!("{} does not answer gossip; its share of the writes waits for it", peer.node));
+        }
+    }
+    if let Some(ring) = &state.ring {
+        for node in state.members.keys().filter(|node| ring.owned_by(**node, RING_WIDTH_MAX) == 0) {
+            warnings.push(format!("{node} owns nothing until moving partitions is built"));
+        }
+    }
+    warnings
+}

@@ -1,0 +1,106 @@
+//! What a store is opened with.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A native storage engine.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Engine {
+    /// LSM tree in Rust, large values apart from it. The default.
+    Fjall,
+    /// RocksDB, built from source when the `rocksdb` feature asks for it.
+    RocksDb,
+    /// A sorted map that dies with the process: for tests and benchmarks.
+    Memory,
+}
+
+/// The engines that this binary has.
+pub const BUILT: &[Engine] = &[
+    Engine::Fjall,
+    #[cfg(feature = "rocksdb")]
+    Engine::RocksDb,
+    Engine::Memory,
+];
+
+impl Engine {
+    /// Its name in configs, on disk and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fjall => "fjall",
+            Self::RocksDb => "rocksdb",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Engine {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        [Self::Fjall, Self::RocksDb, Self::Memory]
+            .into_iter()
+            .find(|engine| engine.name() == name)
+            .ok_or_else(|| format!("there is no storage engine `{name}`: use fjall, rocksdb or memory"))
+    }
+}
+
+/// How to open a store. All sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The store's own directory, made when it is missing. Ignored by [`Engine::Memory`].
+    pub directory: PathBuf,
+    /// Which engine. A directory keeps the engine that made it.
+    pub engine: Engine,
+    /// Cache of blocks that were read, for all tables together.
+    pub cache_bytes: u64,
+    /// One write buffer of one table. At most seven of them are full at any time; smaller ones are flushed in
+    /// shorter bursts, larger ones compact less. fjall keeps the size with which the directory was made.
+    pub memtable_bytes: u64,
+    /// Values of [`mks_logic::port::Table::Records`] from this size on are stored apart from the tree; 0: never.
+    ///
+    /// 4 KiB is the size of a tree's block: a larger value costs a read of its own wherever it lies, and inside the
+    /// tree every compaction would write it again. A smaller one would pay a second read for nothing. fjall keeps the
+    /// value with which the directory was made.
+    pub value_separation_bytes: u32,
+    /// Threads that flush and compact, at least 2 so that a compaction never holds up a flush.
+    pub workers: u32,
+    /// Compress (LZ4) what has settled in the lower levels of the tree and the values stored apart. fjall keeps the
+    /// value with which the directory was made.
+    pub compression: bool,
+    /// Free space that must remain on the disk. Below it writes answer `Full`, and below half of it deletes do as well:
+    /// flushing and compaction need room of their own, and no engine survives running dry in the middle of them.
+    pub reserve_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("data/store"),
+            engine: Engine::Fjall,
+            cache_bytes: 64 << 20,
+            memtable_bytes: 8 << 20,
+            value_separation_bytes: 4 << 10,
+            workers: 2,
+            compression: true,
+            reserve_bytes: 256 << 20,
+        }
+    }
+}
+
+impl Options {
+    /// Smallest write buffer that makes sense, bytes: what is smaller flushes all the time.
+    pub(crate) const MEMTABLE_BYTES_MIN: u64 = 64 << 10;
+
+    /// `memtable_bytes` within reason.
+    pub(crate) fn memtable(&self) -> u64 {
+        self.memtable_bytes.max(Self::MEMTABLE_BYTES_MIN)
+    }
+}

@@ -1,0 +1,17 @@
+//! What a cluster of real processes promises. Each test is one claim, and its name says it.
+//!
+//! Tests need a runtime with more than one thread: the harness blocks while processes start and end.
+#![allow(clippy::unwrap_used, reason = "a test that fails here shows the error and the logs of its nodes")]
+
+mod bad_input;
+mod cli;
+mod clocks;
+mod config;
+mod engines;
+mod failures;
+mod forming;
+mod http;
+mod python;
+mod quorums;
+mod resolvers;
+mod session;
