@@ -16,9 +16,7 @@
 //!     fn open(config: &Config) -> Result<Plan, Refusal> {
 //!         let tuning = config.tuning(Tuning {
 //!             cache_bytes: config.memory_budget() / 2,
-//!             memtable_bytes: 16 << 20,
-//!             memtables_bytes: config.memory_budget() / 4,
-//!             journal_bytes: 256 << 20,
+//!             memtable_bytes: config.memory_budget() / 16,
 //!             separate_values_from: Some(4096),
 //!             compression: Compression::Lz4,
 //!             workers: 2,
@@ -54,14 +52,15 @@ pub struct OptionDoc {
 pub const TUNING_OPTIONS: &[OptionDoc] = &[
     OptionDoc { name: "cache", help: "block cache, a size such as 64 MiB; a share of the memory budget by default" },
     OptionDoc { name: "memtable", help: "a memtable is flushed at this size; a share of the memory budget by default" },
-    OptionDoc { name: "memtables", help: "all memtables together; a share of the memory budget by default" },
-    OptionDoc { name: "journal", help: "write-ahead log on disk, a size" },
     OptionDoc { name: "separate_values_from", help: "values of this size and above lie apart from their keys, or never" },
     OptionDoc { name: "compression", help: "none or lz4" },
-    OptionDoc { name: "workers", help: "threads for flushing and compaction, 1 to 64" },
+    OptionDoc { name: "workers", help: "threads for flushing and compaction, 2 to 64" },
 ];
 
-const MIB: u64 = 1 << 20;
+/// Memtables that are full at the same time, at most.
+pub const MEMTABLES_FULL_MAX: u64 = 7;
+
+const KIB: u64 = 1 << 10;
 const TIB: u64 = 1 << 40;
 
 /// What the operator wrote, and how much memory there is.
@@ -72,7 +71,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Bytes of memory that caches and memtables may take together.
+    /// Bytes of memory that the cache and the memtables may take together.
     #[must_use]
     pub fn memory_budget(&self) -> u64 {
         self.memory_budget
@@ -134,33 +133,21 @@ impl Config {
             None => default.separate_values_from,
         };
         let tuning = Tuning {
-            cache_bytes: self.size("cache", MIB..=TIB)?.unwrap_or(default.cache_bytes),
-            memtable_bytes: self.size("memtable", MIB..=TIB)?.unwrap_or(default.memtable_bytes),
-            memtables_bytes: self.size("memtables", MIB..=TIB)?.unwrap_or(default.memtables_bytes),
-            journal_bytes: self.size("journal", 64 * MIB..=TIB)?.unwrap_or(default.journal_bytes),
+            cache_bytes: self.size("cache", 64 * KIB..=TIB)?.unwrap_or(default.cache_bytes),
+            memtable_bytes: self.size("memtable", 64 * KIB..=TIB)?.unwrap_or(default.memtable_bytes),
             separate_values_from: separate,
             compression: self
                 .choice("compression", &[("none", Compression::None), ("lz4", Compression::Lz4)])?
                 .unwrap_or(default.compression),
-            workers: self.number("workers", 1..=64)?.unwrap_or(default.workers),
+            workers: self.number("workers", 2..=64)?.unwrap_or(default.workers),
         };
-        self.check(tuning)
-    }
-
-    fn check(&self, tuning: Tuning) -> Result<Tuning, Refusal> {
-        if tuning.memtable_bytes > tuning.memtables_bytes {
+        let memtables = tuning.memtable_bytes.saturating_mul(MEMTABLES_FULL_MAX);
+        if tuning.cache_bytes.saturating_add(memtables) > self.memory_budget {
             return Err(Refusal::Other(format!(
-                "one memtable ({}) can't be larger than all memtables ({}): lower `memtable` or raise `memtables`",
-                show_size(tuning.memtable_bytes),
-                show_size(tuning.memtables_bytes)
-            )));
-        }
-        let memory = tuning.cache_bytes.saturating_add(tuning.memtables_bytes);
-        if memory > self.memory_budget {
-            return Err(Refusal::Other(format!(
-                "cache ({}) and memtables ({}) need more than the memory budget ({}): lower them or raise the budget",
+                "a cache of {} and {MEMTABLES_FULL_MAX} memtables of {} need more than the memory budget of {}: \
+                 lower them or raise the budget",
                 show_size(tuning.cache_bytes),
-                show_size(tuning.memtables_bytes),
+                show_size(tuning.memtable_bytes),
                 show_size(self.memory_budget)
             )));
         }
@@ -169,7 +156,7 @@ impl Config {
 }
 
 fn bad(option: &str, value: &str, expected: String) -> Refusal {
-    Refusal::BadValue(BadValue { option: option.into(), value: value.into(), expected })
+    Refusal::BadValue(BadValue { name: option.into(), value: value.into(), expected })
 }
 
 /// `64 KiB` is 65536; `None` when it is no size.
@@ -269,11 +256,10 @@ macro_rules! export_storage_adapter {
 mod tests {
     use super::*;
 
+    const MIB: u64 = 1 << 20;
     const DEFAULT: Tuning = Tuning {
         cache_bytes: 32 * MIB,
         memtable_bytes: 4 * MIB,
-        memtables_bytes: 16 * MIB,
-        journal_bytes: 128 * MIB,
         separate_values_from: Some(4096),
         compression: Compression::Lz4,
         workers: 2,
@@ -320,7 +306,8 @@ mod tests {
 
     #[test]
     fn every_documented_option_changes_the_tuning() {
-        let values = ["8 MiB", "2 MiB", "8 MiB", "64 MiB", "never", "none", "1"];
+        let values = ["8 MiB", "2 MiB", "never", "none", "3"];
+        assert_eq!(values.len(), TUNING_OPTIONS.len());
         for (option, value) in TUNING_OPTIONS.iter().zip(values) {
             assert_ne!(tuning(&[(option.name, value)]).expect(option.name), DEFAULT, "{}", option.name);
         }
@@ -334,16 +321,17 @@ mod tests {
     #[test]
     fn a_value_out_of_range_says_what_would_be_right() {
         let Err(Refusal::BadValue(refusal)) = tuning(&[("workers", "65")]) else { panic!("accepted") };
-        assert_eq!((refusal.option.as_str(), refusal.value.as_str()), ("workers", "65"));
-        assert_eq!(refusal.expected, "a whole number from 1 to 64");
-        for (option, value) in [("cache", "1 KiB"), ("journal", "1 MiB"), ("compression", "zip"), ("workers", "two")] {
+        assert_eq!((refusal.name.as_str(), refusal.value.as_str()), ("workers", "65"));
+        assert_eq!(refusal.expected, "a whole number from 2 to 64");
+        for (option, value) in [("cache", "1 KiB"), ("memtable", "lots"), ("compression", "zip"), ("workers", "two")] {
             assert!(matches!(tuning(&[(option, value)]), Err(Refusal::BadValue(_))), "{option} = {value}");
         }
     }
 
     #[test]
-    fn settings_that_contradict_each_other_are_refused() {
-        for options in [[("memtable", "17 MiB")], [("cache", "49 MiB")]] {
+    fn settings_that_need_more_than_the_budget_are_refused() {
+        assert!(tuning(&[("cache", "36 MiB")]).is_ok(), "36 + 7 x 4 = 64");
+        for options in [[("memtable", "5 MiB")], [("cache", "37 MiB")]] {
             assert!(matches!(tuning(&options), Err(Refusal::Other(_))), "{options:?}");
         }
     }

@@ -6,6 +6,7 @@ pub mod resolver {
     wit_bindgen::generate!({
         path: ["../proto/plugin/common.wit", "../proto/plugin/resolver.wit"],
         world: "my-key-store:resolver/resolver@0.1.0",
+        generate_all,
         pub_export_macro: true,
         export_macro_name: "export",
     });
@@ -17,6 +18,7 @@ pub mod storage_adapter {
         path: ["../proto/plugin/common.wit", "../proto/plugin/storage-adapter.wit"],
         world: "my-key-store:storage-adapter/storage-adapter@0.1.0",
         additional_derives: [PartialEq, Eq],
+        generate_all,
         pub_export_macro: true,
         export_macro_name: "export",
     });

@@ -1,11 +1,34 @@
 //! The state machine of the epoch log: an entry in, a new state out, the same on every node.
+//!
+//! Every entry is checked when it is applied, on every node, whatever its proposer believed: an entry that contradicts
+//! the state is a [`Refusal`] and changes nothing. Nothing here depends on a clock, a random number or a hash order.
 
 use crate::id::{Epoch, Incarnation, KeyspaceId, NodeId, PartitionId};
 use crate::port::{Durability, ResolverHash};
-use crate::ring::Ring;
+use crate::ring::{CANDIDATES_MAX, Candidate, PARTITION_BITS_MAX, RING_WIDTH_MAX, Ring, WEIGHT_MAX};
 use alloc::collections::BTreeMap;
-use alloc::string::String;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
+
+#[cfg(test)]
+mod tests;
+
+/// Most members of one cluster.
+pub const MEMBERS_MAX: usize = CANDIDATES_MAX;
+/// Most keyspaces of one cluster: each one costs every node a little, and all of them travel in every snapshot.
+pub const KEYSPACES_MAX: usize = 256;
+/// Longest name of a keyspace, a resolver or a zone, bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Longest address of a member, bytes: a DNS name and a port.
+pub const ADDRESS_BYTES_MAX: usize = 261;
+/// Longest lifetime that a keyspace may give its writes, milliseconds: a hundred years.
+pub const TTL_MS_MAX: u64 = 100 * 366 * 24 * 3_600_000;
+/// Replaced openings remembered per member, so that an entry of theirs that comes late is known as late.
+pub const SUPERSEDED_MAX: usize = 8;
+/// The keyspace that every cluster has from the moment it is formed.
+pub const DEFAULT_KEYSPACE: &str = "default";
 
 /// Where a member listens. Addresses are `host:port`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -75,21 +98,62 @@ pub struct State {
     pub keyspaces: BTreeMap<KeyspaceId, Keyspace>,
     /// The next keyspace id; ids are never reused.
     pub keyspace_next: u32,
+    /// The resolver of the keyspace that is made when the cluster is formed. Empty: not born yet.
+    pub default_resolver: String,
+    /// Its code.
+    pub default_resolver_hash: Option<ResolverHash>,
+    /// The latest [`SUPERSEDED_MAX`] openings of each member that a newer one replaced, oldest first.
+    pub superseded: BTreeMap<NodeId, Vec<u128>>,
 }
 
 /// One entry of the epoch log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Entry {
     /// The cluster is born.
-    Found { cluster: u128, partition_bits: u8, expect: u32 },
+    Found {
+        /// Its random name, not zero.
+        cluster: u128,
+        /// Q = 2^bits partitions.
+        partition_bits: u8,
+        /// Members that must have joined before the ring is made.
+        expect: u32,
+        /// The resolver of the first keyspace.
+        resolver: String,
+        /// Its code.
+        resolver_hash: ResolverHash,
+    },
     /// A node joins the roster, or comes back with other addresses; `opening` gets the next incarnation.
-    Open { node: NodeId, directory: u128, opening: u128, addresses: Addresses, zone: String, weight: u32 },
+    ///
+    /// Asking again with the same opening gives the same incarnation, so a proposer that heard no answer may.
+    Open {
+        /// Who.
+        node: NodeId,
+        /// The name of its data directory.
+        directory: u128,
+        /// The name of the process that opened it.
+        opening: u128,
+        /// Where it listens.
+        addresses: Addresses,
+        /// See [`Member::zone`].
+        zone: String,
+        /// See [`Member::weight`].
+        weight: u32,
+    },
     /// The first ring, computed by the leader, verified by everybody.
-    Form { ring: Ring },
+    Form {
+        /// As wide as [`State::ring_width`] says.
+        ring: Ring,
+    },
     /// A new keyspace.
-    CreateKeyspace { keyspace: Keyspace },
+    CreateKeyspace {
+        /// Its definition.
+        keyspace: Keyspace,
+    },
     /// Another definition for an existing one; its name and n stay.
-    AlterKeyspace { keyspace: Keyspace },
+    AlterKeyspace {
+        /// Its definition.
+        keyspace: Keyspace,
+    },
     /// Time passes: the next slice of writes.
     Advance,
 }
@@ -101,8 +165,19 @@ pub enum Refusal {
     #[error("{0}")]
     Order(String),
     /// Another data directory has this node id.
-    #[error("node id {node} belongs to another data directory; give this node an id of its own, or its old directory back")]
-    IdTaken { node: NodeId },
+    #[error(
+        "node id {node} belongs to another data directory; give this node an id of its own, or its old directory back"
+    )]
+    IdTaken {
+        /// Which id.
+        node: NodeId,
+    },
+    /// Another process opened the same data directory later.
+    #[error("another process has opened the data directory of {node} since; this one must stop")]
+    Superseded {
+        /// Whose directory.
+        node: NodeId,
+    },
     /// The definition contradicts itself or the cluster.
     #[error("{0}")]
     Invalid(String),
@@ -138,12 +213,312 @@ impl State {
         self.keyspaces.iter().find(|(_, k)| k.name == name).map(|(id, k)| (*id, k))
     }
 
+    /// How many have joined, and how many are expected, while the cluster forms; `None` once it has.
+    #[must_use]
+    pub fn forming(&self) -> Option<(u32, u32)> {
+        self.ring.is_none().then(|| (u32::try_from(self.members.len()).unwrap_or(u32::MAX), self.expect))
+    }
+
+    /// How wide the ring is, or will be when it is formed of the present members.
+    #[must_use]
+    pub fn ring_width(&self) -> u8 {
+        self.ring.as_ref().map_or_else(
+            || u8::try_from(self.members.len()).map_or(RING_WIDTH_MAX, |members| members.min(RING_WIDTH_MAX)),
+            Ring::width,
+        )
+    }
+
+    /// The members as the solver of the ring wants them.
+    #[must_use]
+    pub fn candidates(&self) -> Vec<Candidate<'_>> {
+        self.members.iter().map(|(&node, m)| Candidate { node, zone: &m.zone, weight: m.weight }).collect()
+    }
+
+    /// The entry that forms the cluster, once all expected members are there. The leader proposes it.
+    #[must_use]
+    pub fn form_entry(&self) -> Option<Entry> {
+        let (joined, expected) = self.forming()?;
+        if self.cluster == 0 || joined < expected {
+            return None;
+        }
+        let ring = Ring::solve(self.partition_bits, self.ring_width(), &self.candidates(), None).ok()?;
+        Some(Entry::Form { ring })
+    }
+
     /// Applies one entry. Pure: equal states and entries give equal results on every node.
     ///
     /// # Errors
     /// [`Refusal`], and the state is unchanged.
     pub fn apply(&mut self, entry: &Entry) -> Result<Applied, Refusal> {
-        let _ = entry;
+        if self.cluster == 0 && !matches!(entry, Entry::Found { .. }) {
+            return Err(Refusal::Order("the cluster is not founded yet; start one node with --bootstrap".to_string()));
+        }
+        match entry {
+            Entry::Found { cluster, partition_bits, expect, resolver, resolver_hash } => {
+                self.found(*cluster, *partition_bits, *expect, resolver, *resolver_hash)
+            }
+            Entry::Open { node, directory, opening, addresses, zone, weight } => {
+                let weight = *weight;
+                let (directory, opening, incarnation) = (*directory, *opening, Incarnation(0));
+                let (addresses, zone) = (addresses.clone(), zone.clone());
+                self.open(*node, Member { directory, opening, incarnation, addresses, zone, weight })
+            }
+            Entry::Form { ring } => self.form(ring),
+            Entry::CreateKeyspace { keyspace } => self.create_keyspace(keyspace),
+            Entry::AlterKeyspace { keyspace } => self.alter_keyspace(keyspace),
+            Entry::Advance => {
+                self.formed()?;
+                self.advance();
+                Ok(Applied::Done)
+            }
+        }
+    }
+
+    fn found(
+        &mut self,
+        cluster: u128,
+        partition_bits: u8,
+        expect: u32,
+        resolver: &str,
+        resolver_hash: ResolverHash,
+    ) -> Result<Applied, Refusal> {
+        if self.cluster != 0 {
+            return Err(Refusal::Order(format!("the cluster {:032x} is founded already", self.cluster)));
+        }
+        if cluster == 0 {
+            return Err(Refusal::Invalid("the name of a cluster is not zero".to_string()));
+        }
+        if partition_bits == 0 || partition_bits > PARTITION_BITS_MAX {
+            return Err(Refusal::Invalid(format!(
+                "a cluster has 2^1 to 2^{PARTITION_BITS_MAX} partitions, not 2^{partition_bits}"
+            )));
+        }
+        if expect == 0 || expect as usize > MEMBERS_MAX {
+            return Err(Refusal::Invalid(format!("a cluster starts with 1 to {MEMBERS_MAX} nodes, not {expect}")));
+        }
+        check_name("resolver", resolver)?;
+        *self = Self {
+            cluster,
+            epoch: Epoch(1),
+            partition_bits,
+            expect,
+            keyspace_next: 1,
+            default_resolver: resolver.to_string(),
+            default_resolver_hash: Some(resolver_hash),
+            ..Self::default()
+        };
         Ok(Applied::Done)
     }
+
+    fn open(&mut self, node: NodeId, mut member: Member) -> Result<Applied, Refusal> {
+        member.check(node)?;
+        for (&other, there) in self.members.iter().filter(|&(&other, _)| other != node) {
+            if let Some(address) = member.addresses.shared_with(&there.addresses) {
+                return Err(Refusal::Invalid(format!(
+                    "{node} says it listens on {address}, and so does {other}; give each node addresses of its own"
+                )));
+            }
+        }
+        let Some(known) = self.members.get_mut(&node) else {
+            if self.members.len() >= MEMBERS_MAX {
+                return Err(Refusal::Invalid(format!("the cluster has {MEMBERS_MAX} nodes, which is the most it can")));
+            }
+            member.incarnation = Incarnation(1);
+            self.members.insert(node, member);
+            self.advance();
+            return Ok(Applied::Opened(Incarnation(1)));
+        };
+        if known.directory != member.directory {
+            return Err(Refusal::IdTaken { node });
+        }
+        let superseded = self.superseded.entry(node).or_default();
+        if superseded.contains(&member.opening) {
+            return Err(Refusal::Superseded { node });
+        }
+        member.incarnation = known.incarnation;
+        if known.opening != member.opening {
+            member.incarnation.0 += 1;
+            if superseded.len() == SUPERSEDED_MAX {
+                superseded.remove(0);
+            }
+            superseded.push(known.opening);
+        }
+        let granted = member.incarnation;
+        *known = member;
+        Ok(Applied::Opened(granted))
+    }
+
+    fn form(&mut self, ring: &Ring) -> Result<Applied, Refusal> {
+        let Some((joined, expected)) = self.forming() else {
+            return Err(Refusal::Order("the cluster is formed already".to_string()));
+        };
+        if joined < expected {
+            return Err(Refusal::Order(format!(
+                "{joined} of {expected} nodes have joined; the ring waits for the rest"
+            )));
+        }
+        if ring.width() != self.ring_width() {
+            return Err(Refusal::Invalid(format!(
+                "the ring is {} owners wide; for {joined} members it must be {}",
+                ring.width(),
+                self.ring_width()
+            )));
+        }
+        ring.verify(self.partition_bits, &self.candidates()).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        let Some(resolver_hash) = self.default_resolver_hash else {
+            return Err(Refusal::Order("the cluster was founded without a resolver".to_string()));
+        };
+        let n = ring.width().min(3);
+        let keyspace = Keyspace {
+            name: DEFAULT_KEYSPACE.to_string(),
+            n,
+            r: n / 2 + 1,
+            w: n / 2 + 1,
+            durability: Durability::Sync,
+            ttl_ms: 0,
+            resolver: self.default_resolver.clone(),
+            resolver_hash,
+        };
+        self.ring = Some(ring.clone());
+        self.keyspaces.insert(KeyspaceId(self.keyspace_next), keyspace);
+        self.keyspace_next += 1;
+        self.advance();
+        Ok(Applied::Done)
+    }
+
+    fn create_keyspace(&mut self, keyspace: &Keyspace) -> Result<Applied, Refusal> {
+        keyspace.check(self.formed()?.width())?;
+        if self.keyspace(&keyspace.name).is_some() {
+            return Err(Refusal::KeyspaceExists(keyspace.name.clone()));
+        }
+        if self.keyspaces.len() >= KEYSPACES_MAX {
+            return Err(Refusal::Invalid(format!(
+                "there are {KEYSPACES_MAX} keyspaces, which is the most there can be"
+            )));
+        }
+        let id = KeyspaceId(self.keyspace_next);
+        let Some(next) = self.keyspace_next.checked_add(1) else {
+            return Err(Refusal::Invalid("all keyspace ids are used up".to_string()));
+        };
+        self.keyspace_next = next;
+        self.keyspaces.insert(id, keyspace.clone());
+        self.advance();
+        Ok(Applied::Keyspace(id))
+    }
+
+    fn alter_keyspace(&mut self, keyspace: &Keyspace) -> Result<Applied, Refusal> {
+        keyspace.check(self.formed()?.width())?;
+        let Some((&id, known)) = self.keyspaces.iter_mut().find(|(_, known)| known.name == keyspace.name) else {
+            return Err(Refusal::KeyspaceUnknown(keyspace.name.clone()));
+        };
+        if known.n != keyspace.n {
+            return Err(Refusal::Invalid(format!(
+                "keyspace {:?} has n = {} owners per key, which can't become {}; make a new keyspace and copy",
+                known.name, known.n, keyspace.n
+            )));
+        }
+        *known = keyspace.clone();
+        self.advance();
+        Ok(Applied::Keyspace(id))
+    }
+
+    fn formed(&self) -> Result<&Ring, Refusal> {
+        self.ring.as_ref().ok_or_else(|| {
+            Refusal::Order(format!(
+                "the cluster is forming: {} of {} nodes have joined; try again when all have",
+                self.members.len(),
+                self.expect
+            ))
+        })
+    }
+
+    fn advance(&mut self) {
+        self.epoch.0 += 1;
+    }
+}
+
+impl Keyspace {
+    /// Checks the definition against itself and a ring of `width` owners.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] with the offending value.
+    pub fn check(&self, width: u8) -> Result<(), Refusal> {
+        let invalid = |message: String| Err(Refusal::Invalid(message));
+        check_name("keyspace", &self.name)?;
+        check_name("resolver", &self.resolver)?;
+        let Self { n, r, w, ttl_ms, .. } = *self;
+        if n == 0 || n > width {
+            return invalid(format!("n = {n} owners per key; this cluster's ring allows 1 to {width}"));
+        }
+        if r == 0 || r > n {
+            return invalid(format!("r = {r} owners must answer a read; it must be 1 to n = {n}"));
+        }
+        if w == 0 || w > n {
+            return invalid(format!("w = {w} owners must hold a write; it must be 1 to n = {n}"));
+        }
+        if ttl_ms > TTL_MS_MAX {
+            return invalid(format!("a lifetime of {ttl_ms} ms; the longest is {TTL_MS_MAX} ms, and 0 means for ever"));
+        }
+        Ok(())
+    }
+}
+
+impl Member {
+    fn check(&self, node: NodeId) -> Result<(), Refusal> {
+        if self.directory == 0 || self.opening == 0 {
+            return Err(Refusal::Invalid(format!("{node} names its directory or its opening zero, which means none")));
+        }
+        if self.weight == 0 || self.weight > WEIGHT_MAX {
+            return Err(Refusal::Invalid(format!(
+                "the weight of {node} is {}; it must be 1 to {WEIGHT_MAX} (100 is usual)",
+                self.weight
+            )));
+        }
+        if self.zone.len() > NAME_BYTES_MAX || !self.zone.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Refusal::Invalid(format!(
+                "the zone of {node} is {:?}; it must be empty or up to {NAME_BYTES_MAX} visible ASCII characters",
+                self.zone
+            )));
+        }
+        for (what, address) in self.addresses.all() {
+            if !is_address(address) {
+                return Err(Refusal::Invalid(format!(
+                    "the {what} address of {node} is {address:?}; it must be host:port, up to {ADDRESS_BYTES_MAX} bytes"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Addresses {
+    fn all(&self) -> [(&'static str, &str); 3] {
+        [("client", &self.client), ("peer", &self.peer), ("http", &self.http)]
+    }
+
+    /// An address that both listen on.
+    fn shared_with<'a>(&'a self, other: &Self) -> Option<&'a str> {
+        let taken = other.all().map(|(_, address)| address);
+        self.all().into_iter().map(|(_, address)| address).find(|address| taken.contains(address))
+    }
+}
+
+/// `host:port` with a port that can be connected to.
+fn is_address(address: &str) -> bool {
+    address.len() <= ADDRESS_BYTES_MAX
+        && address.bytes().all(|b| b.is_ascii_graphic())
+        && address
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse().is_ok_and(|p: u16| p > 0))
+}
+
+/// Names are spoken, typed and put in paths: 1 to [`NAME_BYTES_MAX`] of `a-z 0-9 . _ -`, and no dot in front.
+fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.starts_with('.') || !name.bytes().all(allowed) {
+        return Err(Refusal::Invalid(format!(
+            "{name:?} is no name for a {what}: use 1 to {NAME_BYTES_MAX} of a-z, 0-9, '.', '_' and '-', not a dot first"
+        )));
+    }
+    Ok(())
 }

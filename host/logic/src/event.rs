@@ -23,8 +23,10 @@ pub enum Input {
     Peer { from: NodeId, clock: Hlc, message: Message },
     /// A peer's frame without messages: its clock, sent when there is nothing else to say.
     Clock { from: NodeId, clock: Hlc },
-    /// The stream to a peer came up or broke: answers that were under way are lost.
+    /// Our stream to a peer came up or broke: questions that were under way are lost.
     Link { peer: NodeId, up: bool },
+    /// A peer opened its stream to us anew: answers that it sent over the one before may be lost.
+    Arrived { peer: NodeId },
     /// A gossip datagram whose seal proved the sender.
     Datagram { from: NodeId, incarnation: Incarnation, data: Bytes },
     /// A write job is done: see [`Effect::Write`].

@@ -18,10 +18,12 @@ pub mod ring;
 pub mod cluster;
 pub mod quorum;
 pub mod port;
-pub mod replica;
 pub mod request;
 pub mod message;
 pub mod event;
+#[cfg(test)]
+mod testing;
+pub mod replica;
 pub mod member;
 pub mod retry;
 pub mod put;

@@ -40,7 +40,7 @@ pub struct GossipSettings {
     pub probe_period_ms: u64,
     /// How long to wait for the answer before others are asked to probe too, milliseconds. Less than the period.
     pub probe_timeout_ms: u64,
-    /// How long a suspect has to say that it is alive, milliseconds.
+    /// How long a suspect has to say that it is alive, milliseconds. Not less than the period.
     pub suspicion_ms: u64,
     /// How often news are passed on beside the probes, milliseconds.
     pub gossip_period_ms: u64,
@@ -63,55 +63,18 @@ impl Default for GossipSettings {
     }
 }
 
-/// Settings that cannot work.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum BadGossipSettings {
-    /// Periods, timeouts and the fanout must be at least 1.
-    #[error("gossip setting {0} is 0; it must be at least 1")]
-    Zero(&'static str),
-    /// Others must be asked within the period.
-    #[error("gossip probe_timeout_ms is {timeout_ms} but must be less than probe_period_ms, which is {period_ms}")]
-    TimeoutTooLong {
-        /// As given.
-        timeout_ms: u64,
-        /// As given.
-        period_ms: u64,
-    },
-    /// A suspect must be probed again before it is given up.
-    #[error("gossip suspicion_ms is {suspicion_ms} but must be at least probe_period_ms, which is {period_ms}")]
-    SuspicionTooShort {
-        /// As given.
-        suspicion_ms: u64,
-        /// As given.
-        period_ms: u64,
-    },
-}
-
 impl GossipSettings {
-    /// Checks that the settings can work together.
-    ///
-    /// # Errors
-    /// [`BadGossipSettings`] names the setting.
-    pub fn check(&self) -> Result<(), BadGossipSettings> {
-        let positive = [
-            ("probe_period_ms", self.probe_period_ms),
-            ("probe_timeout_ms", self.probe_timeout_ms),
-            ("suspicion_ms", self.suspicion_ms),
-            ("gossip_period_ms", self.gossip_period_ms),
-            ("announce_period_ms", self.announce_period_ms),
-            ("fanout", u64::from(self.fanout)),
-        ];
-        if let Some((name, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
-            return Err(BadGossipSettings::Zero(name));
+    /// The nearest settings that can work. The config refuses the others; here a zero would be an endless loop.
+    fn possible(&self) -> Self {
+        let probe_period_ms = self.probe_period_ms.max(2);
+        Self {
+            probe_period_ms,
+            probe_timeout_ms: self.probe_timeout_ms.clamp(1, probe_period_ms - 1),
+            suspicion_ms: self.suspicion_ms.max(1),
+            gossip_period_ms: self.gossip_period_ms.max(1),
+            announce_period_ms: self.announce_period_ms.max(1),
+            fanout: self.fanout.max(1),
         }
-        let (timeout_ms, period_ms, suspicion_ms) = (self.probe_timeout_ms, self.probe_period_ms, self.suspicion_ms);
-        if timeout_ms >= period_ms {
-            return Err(BadGossipSettings::TimeoutTooLong { timeout_ms, period_ms });
-        }
-        if suspicion_ms < period_ms {
-            return Err(BadGossipSettings::SuspicionTooShort { suspicion_ms, period_ms });
-        }
-        Ok(())
     }
 
     fn foca(&self) -> foca::Config {
@@ -216,10 +179,10 @@ impl fmt::Debug for Membership {
 
 impl Membership {
     /// Nobody is known before the first [`Membership::roster`]. `incarnation` is the one that the epoch log granted to
-    /// this opening; equal seeds and inputs give equal outputs. Settings are [checked](GossipSettings::check) before.
+    /// this opening; equal seeds and inputs give equal outputs.
     #[must_use]
     pub fn new(me: NodeId, incarnation: Incarnation, seed: u64, settings: &GossipSettings) -> Self {
-        let rng = ChaCha8Rng::seed_from_u64(seed);
+        let (rng, settings) = (ChaCha8Rng::seed_from_u64(seed), settings.possible());
         Self {
             me,
             incarnation,
@@ -307,7 +270,7 @@ impl Membership {
     /// Does what is due.
     pub fn tick(&mut self, now: Now, out: &mut Datagrams) {
         let now = self.awake(now);
-        // Ends: every kind of timer is set again for later than `now`, and each has one slot.
+        // Ends: no period is zero, so every kind of timer is set again for later than `now`, and each has one slot.
         while let Some(due) = self.timers.pop(now) {
             match due {
                 Due::Announce => self.announce(now, out),
@@ -465,8 +428,7 @@ impl Membership {
         out: &mut Datagrams,
         call: impl FnOnce(&mut Swim, &mut Turn<'_>) -> Result<(), foca::Error>,
     ) -> Option<()> {
-        let mut turn =
-            Turn { now, roster: &self.roster, timers: &mut self.timers, alive: &mut self.alive, out };
+        let mut turn = Turn { now, roster: &self.roster, timers: &mut self.timers, alive: &mut self.alive, out };
         call(&mut self.swim, &mut turn).ok()
     }
 }
@@ -504,7 +466,7 @@ impl foca::Runtime<Identity> for Turn<'_> {
     }
 
     fn submit_after(&mut self, timer: Timer<Identity>, after: Duration) {
-        let after_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX).max(1);
+        let after_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
         self.timers.set(self.now.saturating_add(after_us), Due::Swim(timer));
     }
 }

@@ -19,6 +19,8 @@ pub struct Name {
     pub written: Hlc,
     /// Its epoch.
     pub epoch: Epoch,
+    /// When it expires: a retry does not move that.
+    pub expires_ms: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -61,10 +63,10 @@ pub fn fingerprint(key: &Key, value: Option<&Bytes>) -> u64 {
 }
 
 impl Memory {
-    /// Remembers at most `max` ids.
+    /// Remembers at most `max` ids, and one at least.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { max, known: BTreeMap::new(), order: VecDeque::new() }
+        Self { max: max.max(1), known: BTreeMap::new(), order: VecDeque::new() }
     }
 
     /// Looks a write up and, unless it is done or under way, remembers that it is under way now.
@@ -96,13 +98,6 @@ impl Memory {
             *outcome = if reply.is_ok() { Outcome::Done(reply.clone()) } else { Outcome::Unknown(name) };
         }
     }
-
-    /// Forgets a write that was never sent anywhere.
-    pub fn forget(&mut self, request: RequestId) {
-        if self.known.remove(&request).is_some() {
-            self.order.retain(|known| *known != request);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -113,7 +108,7 @@ mod tests {
     const KEY: RequestId = 7;
 
     fn name(counter: u64) -> Name {
-        Name { dot: Dot { counter, ..Dot::default() }, written: Hlc(counter), epoch: Epoch(1) }
+        Name { dot: Dot { counter, ..Dot::default() }, written: Hlc(counter), epoch: Epoch(1), expires_ms: 0 }
     }
 
     #[test]

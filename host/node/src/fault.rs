@@ -29,6 +29,8 @@ pub enum Reason {
     NotAdmitted,
     /// A request with this id is under way.
     UnderWay,
+    /// This node's clock is off.
+    ClockOff,
     /// A keyspace of that name exists.
     Exists,
     /// No resolver of that name.
@@ -57,6 +59,7 @@ impl Reason {
             Self::Forming => "FORMING",
             Self::NotAdmitted => "NOT_ADMITTED",
             Self::UnderWay => "UNDER_WAY",
+            Self::ClockOff => "CLOCK_OFF",
             Self::Exists => "EXISTS",
             Self::UnknownResolver => "UNKNOWN_RESOLVER",
             Self::NoLeader => "NO_LEADER",
@@ -75,7 +78,9 @@ impl Reason {
             Self::UnknownKeyspace | Self::UnknownResolver => Code::FailedPrecondition,
             Self::TooLarge | Self::Busy => Code::ResourceExhausted,
             Self::Timeout | Self::Unconfirmed => Code::DeadlineExceeded,
-            Self::QuorumLost | Self::NoOwner | Self::Forming | Self::NotAdmitted | Self::NoLeader => Code::Unavailable,
+            Self::QuorumLost | Self::NoOwner | Self::Forming | Self::NotAdmitted | Self::NoLeader | Self::ClockOff => {
+                Code::Unavailable
+            },
             Self::UnderWay => Code::Aborted,
             Self::Exists => Code::AlreadyExists,
             Self::Internal => Code::Internal,
@@ -142,9 +147,11 @@ impl From<&OpError> for Fault {
             OpError::QuorumLost { .. } => Reason::QuorumLost,
             OpError::NoOwner => Reason::NoOwner,
             OpError::UnderWay => Reason::UnderWay,
+            OpError::ClockOff { .. } => Reason::ClockOff,
         };
         let mut fault = Self::new(reason, error.to_string());
-        if let OpError::Timeout { acks, needed, owners, .. } | OpError::QuorumLost { acks, needed, owners, .. } = error {
+        if let OpError::Timeout { acks, needed, owners, .. } | OpError::QuorumLost { acks, needed, owners, .. } = error
+        {
             (fault.acks, fault.needed, fault.owners) = (*acks, *needed, *owners);
         }
         fault

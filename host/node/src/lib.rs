@@ -1,6 +1,8 @@
 //! The shell around `mks-logic`: sockets, disks, clocks, processes. It acts, and decides nothing about data.
 
+pub mod bench;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod disk;
 pub mod epoch_log;

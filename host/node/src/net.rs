@@ -43,8 +43,13 @@ impl Stopping {
 ///
 /// Every accepted socket has `TCP_NODELAY`: a small answer that waits for the acknowledgement of the one before costs
 /// 44 ms, and no server library sets the option on a listener that it is given.
-pub async fn accept<F, Fut>(listener: TcpListener, surface: Surface, metrics: Arc<Metrics>, stopping: Stopping, serve: F)
-where
+pub async fn accept<F, Fut>(
+    listener: TcpListener,
+    surface: Surface,
+    metrics: Arc<Metrics>,
+    stopping: Stopping,
+    serve: F,
+) where
     F: Fn(TcpStream) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
@@ -82,7 +87,11 @@ where
     drop(listener);
     if tokio::time::timeout(STOP_GRACE, async { while connections.join_next().await.is_some() {} }).await.is_err() {
         let open = connections.len();
-        tracing::info!(surface = surface.word(), open, "connections are still open after the grace period; cutting them");
+        tracing::info!(
+            surface = surface.word(),
+            open,
+            "connections are still open after the grace period; cutting them"
+        );
     }
 }
 
@@ -152,10 +161,11 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (stop, stopping) = watch::channel(false);
         let (seen, mut nodelay) = mpsc::unbounded_channel();
-        let server = tokio::spawn(accept(listener, Surface::Grpc, Metrics::new(), Stopping::new(stopping), move |stream| {
-            seen.send(stream.nodelay().unwrap()).unwrap();
-            async {}
-        }));
+        let server =
+            tokio::spawn(accept(listener, Surface::Grpc, Metrics::new(), Stopping::new(stopping), move |stream| {
+                seen.send(stream.nodelay().unwrap()).unwrap();
+                async {}
+            }));
         let _client = TcpStream::connect(address).await.unwrap();
         assert_eq!(nodelay.recv().await, Some(true));
         stop.send(true).unwrap();

@@ -1,7 +1,7 @@
 //! Directories and files whose existence survives a power cut.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -46,4 +46,41 @@ pub(crate) fn bytes_of(directory: &Path, extension: &str) -> u64 {
         .filter_map(|entry| entry.metadata().ok())
         .map(|metadata| metadata.blocks() * BLOCK_BYTES)
         .sum()
+}
+
+/// A directory held by this process. Given back when dropped, and by the system when the process dies.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+/// What came of asking for a [`Lock`].
+#[derive(Debug)]
+pub(crate) enum Locking {
+    /// It is ours.
+    Ours(Lock),
+    /// Somebody else has it: this process, as far as it said.
+    Theirs(Option<u32>),
+}
+
+impl Lock {
+    /// Asks for the lock at `path`, once, without waiting.
+    pub(crate) fn take(path: &Path) -> io::Result<Locking> {
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {
+                // For the message that the next one gets; of no use after a crash, so not synced.
+                file.set_len(0)?;
+                file.rewind()?;
+                write!(file, "{}", std::process::id())?;
+                Ok(Locking::Ours(Self { _file: file }))
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let read = file.read_to_string(&mut holder);
+                Ok(Locking::Theirs(read.ok().and_then(|_| holder.trim().parse().ok())))
+            }
+            Err(TryLockError::Error(e)) => Err(e),
+        }
+    }
 }

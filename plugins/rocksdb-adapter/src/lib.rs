@@ -1,7 +1,7 @@
 //! Plans for the engine RocksDB.
 //!
-//! Half of the memory budget caches blocks (filters and indexes included), three eighths hold memtables: RocksDB stops
-//! writers when several memtables wait for their flush, so it gets more of them than fjall. Large values go to blob files.
+//! Half of the memory budget caches blocks, filters and indexes included; most of the rest holds memtables. Large values
+//! go to blob files, so that compaction does not copy them again and again.
 
 use mks_guest_sdk::adapter::{
     Compression, Config, OptionDoc, Plan, Refusal, Sees, StorageAdapter, TUNING_OPTIONS, Tuning,
@@ -9,7 +9,7 @@ use mks_guest_sdk::adapter::{
 
 const MIB: u64 = 1 << 20;
 /// With less than this the engine flushes and rereads all the time.
-const BUDGET_MIN: u64 = 16 * MIB;
+const BUDGET_MIN: u64 = 4 * MIB;
 
 /// See the [crate].
 #[derive(Debug)]
@@ -27,9 +27,7 @@ impl StorageAdapter for RocksdbAdapter {
         }
         let tuning = config.tuning(Tuning {
             cache_bytes: budget / 2,
-            memtable_bytes: (budget / 16).clamp(MIB, 64 * MIB),
-            memtables_bytes: budget / 8 * 3,
-            journal_bytes: 512 * MIB,
+            memtable_bytes: (budget / 16).min(64 * MIB),
             separate_values_from: Some(4 << 10),
             compression: Compression::Lz4,
             workers: 2,
@@ -43,14 +41,14 @@ mks_guest_sdk::export_storage_adapter!(RocksdbAdapter);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mks_guest_sdk::adapter::open;
+    use mks_guest_sdk::adapter::{MEMTABLES_FULL_MAX, open};
 
     #[test]
     fn the_defaults_fit_every_budget_from_the_least() {
         for budget in [BUDGET_MIN, 64 * MIB, 256 * MIB, 1 << 34, 1 << 44] {
             let plan = open::<RocksdbAdapter>(&[], budget).expect("a plan");
             assert_eq!(plan.engine, "rocksdb");
-            assert!(plan.tuning.cache_bytes + plan.tuning.memtables_bytes <= budget);
+            assert!(plan.tuning.cache_bytes + MEMTABLES_FULL_MAX * plan.tuning.memtable_bytes <= budget);
         }
     }
 

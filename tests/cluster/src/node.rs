@@ -109,7 +109,7 @@ impl Node {
     }
 
     /// Replaces its config; counts from its next start.
-    pub(crate) fn configure(&mut self, text: &str) {
+    pub fn configure(&mut self, text: &str) {
         std::fs::write(self.config_path(), text).expect("the test's directory is writable");
     }
 

@@ -95,7 +95,7 @@ async fn a_node_id_that_lives_elsewhere_is_refused() {
     let mut cluster = Cluster::of(3);
     let mut impostor = cluster.stranger(2, "impostor", &NodeSetup::joiner(&[1]));
     let log = impostor.start_refused();
-    assert!(log.contains("node id 2") && log.contains("another data directory"), "the message says why:\n{log}");
+    assert!(log.contains("another data directory"), "the message says why:\n{log}");
 
     // The same while the rightful owner of the id is down.
     cluster.node_mut(2).kill();

@@ -36,8 +36,13 @@ impl Node {
             return Err(OpError::Forming { joined, expected });
         }
         let bytes = request_bytes(request);
+        let operations = match &request.operation {
+            Operation::Batch { items } => items.len(),
+            _ => 1,
+        };
+        // Alone, a request may exceed either: its own limits bound it, and it could never be served otherwise.
         let full = self.ops_bytes > 0 && self.ops_bytes + bytes > self.limits.operations_bytes_max;
-        if full || self.ops.len() >= self.limits.operations_max {
+        if full || !self.ops.is_empty() && self.ops.len() + operations > self.limits.operations_max {
             return Err(OpError::Busy { operations: self.ops.len() as u64 });
         }
         if request.deadline_ms == Some(0) {
@@ -195,7 +200,11 @@ impl Node {
         if let Some(remembered) = remembered {
             match self.memory.begin(remembered, fingerprint(&key, version.value.as_ref())) {
                 Seen::New => {}
-                Seen::Again(Name { dot, written, epoch }) => version = Version { dot, written, epoch, ..version },
+                Seen::Again(name) if self.takes(name.epoch) => {
+                    let Name { dot, written, epoch, expires_ms } = name;
+                    version = Version { dot, written, epoch, expires_ms, ..version };
+                }
+                Seen::Again(_) => {}
                 Seen::Done(reply) => {
                     self.reply(step, waiter, reply);
                     return Ok(());
@@ -312,8 +321,9 @@ impl Node {
         };
         let n = self.keyspace(key.keyspace)?.n;
         let owners = self.state.owners(key.place(self.state.partition_bits).partition, n);
-        // Spread over the owners: which one starts depends on the request's number.
-        let turn = self.serial as usize % owners.len().max(1);
+        // Spread over the owners; but a request that has an id goes where it went before, and where it is known.
+        let turn = request.request_id.unwrap_or(u128::from(self.serial)) % owners.len().max(1) as u128;
+        let turn = turn as usize;
         let (before, after) = owners.split_at(turn);
         let fit = |o: &&NodeId| self.is_linked(**o) && !tried.contains(o);
         let to = after.iter().chain(before).filter(fit).max_by_key(|o| self.is_alive(**o)).copied();
@@ -336,8 +346,8 @@ impl Node {
         }
     }
 
-    /// The link is up: whatever is still wanted from this peer is asked (again). Writes are known by their dots, so a
-    /// second copy does nothing.
+    /// A link is up (again): whatever is still wanted from this peer is asked again. Writes are known by their dots, so
+    /// a second copy does nothing.
     pub(super) fn resend(&mut self, step: &mut Step<'_>, peer: NodeId) {
         let tags: Vec<Tag> = self.ops.keys().copied().collect();
         for tag in tags {
@@ -393,14 +403,14 @@ impl Node {
         OpError::Timeout { write, acks: 0, needed, owners: n }
     }
 
-    pub(super) fn timed_out(&mut self, step: &mut Step<'_>, tag: Tag) {
+    pub(super) fn timed_out(&mut self, step: &mut Step<'_>, at: MonoUs, tag: Tag) {
         let error = match self.ops.get(&tag).map(|op| &op.kind) {
             Some(Kind::Write { op, .. }) => op.timed_out(),
             Some(Kind::Read(op)) => op.timed_out(),
             Some(Kind::Forward { request, .. }) => self.forward_unknown(&request.clone()),
             // Its items have the same deadline and end it; nothing is left to do here.
             Some(Kind::Batch(_)) | None => {
-                self.deadlines.retain(|(_, t)| *t != tag);
+                self.deadlines.remove(&(at, tag));
                 return;
             }
         };
@@ -424,8 +434,8 @@ impl Node {
     fn finish(&mut self, step: &mut Step<'_>, tag: Tag, reply: Reply) {
         let Some(op) = self.remove(tag) else { return };
         if let Kind::Write { op: write, request: Some(request) } = &op.kind {
-            let Version { dot, written, epoch, .. } = write.version;
-            self.memory.end(*request, Name { dot, written, epoch }, &reply);
+            let Version { dot, written, epoch, expires_ms, .. } = write.version;
+            self.memory.end(*request, Name { dot, written, epoch, expires_ms }, &reply);
         }
         self.reply(step, op.waiter, reply);
     }

@@ -149,7 +149,8 @@ impl Node {
             incarnation: Incarnation(0),
             clock: Clock::default(),
             dots: 0,
-            serial: 0,
+            // Every opening counts from a place of its own: an owner may still answer what the process before asked.
+            serial: (options.opening as u64) >> 1,
             ops: BTreeMap::new(),
             ops_bytes: 0,
             deadlines: BTreeSet::new(),
@@ -171,6 +172,7 @@ impl Node {
             Input::Peer { from, clock, message } => self.heard(&mut step, from, clock, message),
             Input::Clock { from, clock } => self.clock_of(now, from, clock),
             Input::Link { peer, up } => self.link(&mut step, peer, up),
+            Input::Arrived { peer } => self.resend(&mut step, peer),
             Input::Datagram { from, incarnation, data } => self.gossiped(&mut step, from, incarnation, &data),
             Input::Written { job, outcome } => match self.jobs.remove(&job) {
                 Some(JobFor::Own(tag)) => self.written(&mut step, tag, self.me, &outcome),
@@ -195,10 +197,10 @@ impl Node {
         deadline.into_iter().chain(gossip).min()
     }
 
-    /// What rides on every frame: this node's hybrid clock, not behind its wall clock.
+    /// This node's hybrid clock: it rides on every frame.
     #[must_use]
-    pub fn frame_clock(&self, now: Now) -> Hlc {
-        self.clock.latest().max(Hlc::from_ms(now.wall_ms))
+    pub fn clock(&self) -> Hlc {
+        self.clock.latest()
     }
 
     /// Granted by the epoch log to this opening; zero before.
@@ -350,7 +352,7 @@ impl Node {
             if at > step.now.mono_us {
                 break;
             }
-            self.timed_out(step, tag);
+            self.timed_out(step, at, tag);
         }
     }
 }

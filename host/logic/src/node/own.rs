@@ -16,8 +16,8 @@ impl Node {
             _ => return,
         };
         // It knows a configuration that we are about to hear of: the message waits for it.
-        if epoch > self.state.epoch && self.early.len() < self.limits.early_messages_max {
-            self.early.push_back((from, message));
+        if epoch > self.state.epoch {
+            self.early(step, from, message);
             return;
         }
         match message {
@@ -38,9 +38,32 @@ impl Node {
         }
     }
 
+    fn early(&mut self, step: &mut Step<'_>, from: NodeId, message: Message) {
+        if self.early.len() < self.limits.early_messages_max {
+            self.early.push_back((from, message));
+            return;
+        }
+        match message {
+            Message::Write { tag, .. } => {
+                let outcome = WriteOutcome::Refused(Refused::Busy);
+                self.send(step, from, Message::Written { tag, outcome });
+            }
+            Message::Read { tag, .. } => {
+                let outcome = ReadOutcome::Refused(Refused::Busy);
+                self.send(step, from, Message::Found { tag, outcome });
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a client's write of that epoch is still taken: a coordinator may be one step behind.
+    pub(super) fn takes(&self, epoch: Epoch) -> bool {
+        epoch.0.saturating_add(1) >= self.state.epoch.0
+    }
+
     fn write_asked(&mut self, step: &mut Step<'_>, from: NodeId, tag: Tag, asked: WriteAsked) {
         let ahead_ms = asked.version.written.ms().saturating_sub(step.now.wall_ms);
-        let verdict = if asked.fresh && asked.version.epoch < Epoch(self.state.epoch.0.saturating_sub(1)) {
+        let verdict = if asked.fresh && !self.takes(asked.version.epoch) {
             Err(WriteOutcome::StaleEpoch { current: self.state.epoch })
         } else if ahead_ms > self.limits.clock_offset_max_ms {
             Err(WriteOutcome::Refused(Refused::StampFromFuture))

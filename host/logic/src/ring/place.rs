@@ -209,6 +209,15 @@ impl<'a> HandOver<'a> {
         open > needed
     }
 
+    /// Would `node` stand right at the place of `slot`, so that no other owner has to change places?
+    fn is_in_order(&self, slot: u32, node: u32) -> bool {
+        let start = slot as usize / self.layout.width * self.layout.width;
+        let mut row = self.table[start..start + self.layout.width].to_vec();
+        row[slot as usize - start] = node;
+        row.retain(|&node| node != OPEN);
+        (0..row.len()).is_sorted_by_key(|i| self.layout.rank(&row, i))
+    }
+
     /// The node with the largest part of its share missing that may have `slot`.
     fn taker(&mut self, slot: u32, by_column: bool) -> Option<u32> {
         let width = self.layout.width;
@@ -216,7 +225,7 @@ impl<'a> HandOver<'a> {
         self.checks += self.under.len() as u64;
         let wants = |node: &u32| {
             let i = *node as usize * width + position;
-            !by_column || self.column[i] < self.column_quotas[i]
+            !by_column || (self.column[i] < self.column_quotas[i] && self.is_in_order(slot, *node))
         };
         let key = |node: &u32| {
             let missing = self.quota(*node) - self.load(*node);
@@ -264,50 +273,51 @@ impl<'a> HandOver<'a> {
         }
     }
 
-    /// Settles what found no direct taker: first along slots that move anyway, then along any. True: all is settled.
+    /// Settles what found no direct taker. True: everything is settled.
     fn chains(&mut self) -> bool {
-        for moved_only in [true, false] {
-            for slot in 0..self.table.len() as u32 {
-                if self.table[slot as usize] == OPEN {
-                    self.chain(Start::Open(slot), moved_only);
-                }
-            }
-            for node in 0..self.layout.nodes.len() as u32 {
-                while self.load(node) > self.quota(node) && self.chain(Start::Over(node), moved_only) {}
+        for slot in 0..self.table.len() as u32 {
+            if self.table[slot as usize] == OPEN && !self.chain(Start::Open(slot)) {
+                return false;
             }
         }
-        self.under.is_empty() && !self.table.contains(&OPEN)
+        for node in 0..self.layout.nodes.len() as u32 {
+            while self.load(node) > self.quota(node) {
+                if !self.chain(Start::Over(node)) {
+                    return false;
+                }
+            }
+        }
+        self.under.is_empty()
     }
 
-    /// Finds the shortest chain in which each node takes a slot of the one before it, up to a node that has too few.
-    fn chain(&mut self, start: Start, moved_only: bool) -> bool {
-        let nodes = self.layout.nodes.len();
-        let mut taken: Vec<Option<u32>> = vec![None; nodes];
-        let mut queue = VecDeque::new();
-        let mut found = None;
+    /// Finds the cheapest chain in which each node takes a slot of the one before it, up to a node that has too few.
+    ///
+    /// A step costs one when the taker must fetch data that the giver had: slots that move anyway, and nodes that
+    /// come back to what they held, are free. So this is a search with costs 0 and 1.
+    fn chain(&mut self, start: Start) -> bool {
+        let mut search = Search::new(self.layout.nodes.len());
         match start {
-            Start::Open(slot) => self.reach(slot, start, &mut taken, &mut queue, &mut found),
-            Start::Over(node) => queue.push_back(node),
+            Start::Open(slot) => self.reach(slot, 0, &mut search),
+            Start::Over(node) => search.push(node, 0, None),
         }
-        while let (None, Some(node)) = (found, queue.pop_front()) {
+        while let Some(node) = search.next() {
+            let cost = search.cost[node as usize];
+            if search.found.is_some_and(|found| search.cost[found as usize] <= cost.max(1)) {
+                break;
+            }
             for i in 0..self.held[node as usize].len() {
                 let slot = self.held[node as usize][i];
-                let first = matches!(start, Start::Over(over) if over == node);
-                if (moved_only && !first && !self.moved(slot)) || self.on_path(node, slot, &taken) {
-                    continue;
-                }
                 if self.checks > CHAIN_CHECKS_MAX {
                     return false;
                 }
-                self.reach(slot, start, &mut taken, &mut queue, &mut found);
-                if found.is_some() {
-                    break;
+                if !self.on_path(node, slot, &search) {
+                    self.reach(slot, cost, &mut search);
                 }
             }
         }
-        let Some(mut node) = found else { return false };
+        let Some(mut node) = search.found else { return false };
         let mut steps = Vec::new();
-        while let Some(slot) = taken[node as usize] {
+        while let Some(slot) = search.taken[node as usize] {
             steps.push((slot, node));
             node = self.table[slot as usize];
             if node == OPEN {
@@ -320,46 +330,83 @@ impl<'a> HandOver<'a> {
         true
     }
 
-    /// Notes all nodes that may take `slot` and were not reached before; stops at one that has too few.
-    fn reach(
-        &mut self,
-        slot: u32,
-        start: Start,
-        taken: &mut [Option<u32>],
-        queue: &mut VecDeque<u32>,
-        found: &mut Option<u32>,
-    ) {
-        self.checks += taken.len() as u64;
-        for node in 0..taken.len() as u32 {
-            let is_start = matches!(start, Start::Over(over) if over == node);
-            if taken[node as usize].is_some() || is_start || !self.may(slot, node) {
-                continue;
+    /// Notes all nodes that may take `slot` and were not reached at that cost before.
+    fn reach(&mut self, slot: u32, cost: u32, search: &mut Search) {
+        self.checks += search.cost.len() as u64;
+        let giver = self.table[slot as usize];
+        let was_here = giver == OPEN || self.had(slot, giver);
+        for node in 0..search.cost.len() as u32 {
+            let cost = cost + u32::from(was_here && !self.had(slot, node));
+            if cost < search.cost[node as usize] && self.may(slot, node) {
+                search.push(node, cost, Some(slot));
+                let found = search.found.map_or(u32::MAX, |found| search.cost[found as usize]);
+                if self.load(node) < self.quota(node) && cost < found {
+                    search.found = Some(node);
+                }
             }
-            taken[node as usize] = Some(slot);
-            if self.load(node) < self.quota(node) {
-                *found = Some(node);
-                return;
-            }
-            queue.push_back(node);
         }
     }
 
-    /// True when the slot's owner did not hold the partition before: handing it on costs nothing more.
-    fn moved(&self, slot: u32) -> bool {
+    /// True when `node` held the partition of `slot` in the previous table.
+    fn had(&self, slot: u32, node: u32) -> bool {
         let start = slot as usize / self.layout.width * self.layout.width;
-        !self.before[start..start + self.layout.width].contains(&self.table[slot as usize])
+        self.before[start..start + self.layout.width].contains(&node)
     }
 
     /// True when the chain that led to `node` touches the partition of `slot` already: each may change once per chain.
-    fn on_path(&self, mut node: u32, slot: u32, taken: &[Option<u32>]) -> bool {
+    fn on_path(&self, mut node: u32, slot: u32, search: &Search) -> bool {
         let partition = slot as usize / self.layout.width;
-        while let Some(slot) = (node != OPEN).then(|| taken[node as usize]).flatten() {
+        while let Some(slot) = (node != OPEN).then(|| search.taken[node as usize]).flatten() {
             if slot as usize / self.layout.width == partition {
                 return true;
             }
             node = self.table[slot as usize];
         }
         false
+    }
+}
+
+/// A search over nodes with step costs 0 and 1.
+struct Search {
+    /// Of the cheapest chain so far.
+    cost: Vec<u32>,
+    /// The slot that the last step of that chain takes.
+    taken: Vec<Option<u32>>,
+    queue: VecDeque<(u32, u32)>,
+    done: Vec<bool>,
+    /// The cheapest node that has too few slots.
+    found: Option<u32>,
+}
+
+impl Search {
+    fn new(nodes: usize) -> Self {
+        Self {
+            cost: vec![u32::MAX; nodes],
+            taken: vec![None; nodes],
+            queue: VecDeque::new(),
+            done: vec![false; nodes],
+            found: None,
+        }
+    }
+
+    fn push(&mut self, node: u32, cost: u32, taken: Option<u32>) {
+        self.cost[node as usize] = cost;
+        self.taken[node as usize] = taken;
+        if self.queue.front().is_none_or(|&(first, _)| cost <= first) {
+            self.queue.push_front((cost, node));
+        } else {
+            self.queue.push_back((cost, node));
+        }
+    }
+
+    /// The cheapest node that was not expanded yet.
+    fn next(&mut self) -> Option<u32> {
+        while let Some((_, node)) = self.queue.pop_front() {
+            if !core::mem::replace(&mut self.done[node as usize], true) {
+                return Some(node);
+            }
+        }
+        None
     }
 }
 

@@ -63,7 +63,7 @@ pub enum Failure {
         reason: String,
     },
     /// No answer although every deadline has passed.
-    #[error("{0} did not answer within {} ms; a write may have happened", .1.as_millis())]
+    #[error("{0} did not answer within {ms} ms; a write may have happened", ms = .1.as_millis())]
     Silent(String, Duration),
     /// Something failed on this side.
     #[error("{0:#}")]

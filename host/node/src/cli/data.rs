@@ -85,7 +85,7 @@ pub(super) struct PutArgs {
     #[command(flatten)]
     key: KeyArgs,
     /// The value; `-` reads it from stdin
-    #[arg(required_unless_present = "file", allow_hyphen_values = true)]
+    #[arg(required_unless_present = "file", allow_negative_numbers = true)]
     value: Option<String>,
     /// Read the value from a file
     #[arg(long, conflicts_with = "value")]
@@ -149,7 +149,7 @@ fn report_write(written: &WriteResponse, output: &Output) -> Result<(), Failure>
 }
 
 /// The hybrid clock as it is, and the Unix milliseconds in its upper 48 bits.
-pub(super) fn write_json(written: &WriteResponse) -> Value {
+fn write_json(written: &WriteResponse) -> Value {
     json!({ "written": written.written, "written_ms": written.written >> 16, "acks": written.acks })
 }
 

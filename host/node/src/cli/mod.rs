@@ -9,9 +9,10 @@ mod output;
 mod start;
 mod units;
 
-pub use client::{Client, Failure};
+pub use client::{Client, DurabilityArg, Failure, durability};
+pub(crate) use client::{connect, kv_client};
 pub use output::{Output, progress, table};
-pub use units::{duration, time_to_live};
+pub use units::duration;
 
 use crate::bench;
 use crate::config::CLIENT_PORT;

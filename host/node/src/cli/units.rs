@@ -21,7 +21,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// As [`duration`]; zero itself is refused, because it reads like "at once".
-pub fn time_to_live(text: &str) -> Result<Duration, String> {
+pub(super) fn time_to_live(text: &str) -> Result<Duration, String> {
     if text == "never" {
         return Ok(Duration::ZERO);
     }

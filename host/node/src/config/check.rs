@@ -11,7 +11,7 @@ pub(super) type Complaint = (&'static [&'static str], String);
 const KEY_BYTES_CEILING: usize = 16 << 10;
 /// One gRPC message carries a whole batch; beyond this a node would stall on a single one.
 const BATCH_BYTES_CEILING: usize = 1 << 30;
-/// Below this an engine spends its time on flushing.
+/// With less an engine spends its time on flushing and reading again.
 const STORAGE_BYTES_FLOOR: u64 = 1 << 20;
 
 impl Config {
@@ -105,8 +105,8 @@ impl Config {
             }
             _ => {}
         }
-        in_range(out, &["storage.cache_bytes"], storage.cache_bytes, STORAGE_BYTES_FLOOR, 1 << 40);
-        in_range(out, &["storage.write_buffer_bytes"], storage.write_buffer_bytes, STORAGE_BYTES_FLOOR, 1 << 40);
+        in_range(out, &["storage.memory_bytes"], storage.memory_bytes, STORAGE_BYTES_FLOOR, 1 << 40);
+        in_range(out, &["storage.reserve_bytes"], storage.reserve_bytes, 0, 1 << 40);
     }
 
     fn check_rest(&self, out: &mut Vec<Complaint>) {
@@ -142,7 +142,8 @@ fn check_limits(limits: &Limits, out: &mut Vec<Complaint>) {
     in_range(out, &["limits.deadline_max_ms"], limits.deadline_max_ms, 1, 3_600_000);
     in_range(out, &["limits.request_ids_max"], limits.request_ids_max as u64, 1, 1 << 24);
     in_range(out, &["limits.clock_offset_max_ms"], limits.clock_offset_max_ms, 1, 60_000);
-    in_range(out, &["limits.restamps_max"], limits.restamps_max.into(), 1, 1_000);
+    in_range(out, &["limits.disk_jobs_max"], limits.disk_jobs_max as u64, 16, 1 << 24);
+    in_range(out, &["limits.early_messages_max"], limits.early_messages_max as u64, 1, 1 << 20);
     let pairs: [(&'static [&'static str], u64, u64); 4] = [
         (
             &["limits.value_bytes_max", "limits.batch_bytes_max"],

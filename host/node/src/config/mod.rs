@@ -60,11 +60,13 @@ pub struct Node {
     pub weight: u32,
     /// Threads that serve requests. One is fastest where several nodes share few cores (docs/benchmarks.md).
     pub workers: usize,
+    /// Added to the wall clock, milliseconds. For tests of skewed clocks only.
+    pub test_clock_offset_ms: i64,
 }
 
 impl Default for Node {
     fn default() -> Self {
-        Self { id: NodeId(0), data_dir: PathBuf::new(), zone: String::new(), weight: 100, workers: 1 }
+        Self { id: NodeId(0), data_dir: PathBuf::new(), zone: String::new(), weight: 100, workers: 1, test_clock_offset_ms: 0 }
     }
 }
 
@@ -165,10 +167,10 @@ impl Default for Cluster {
 pub struct Storage {
     /// The component in front of the engine.
     pub adapter: Adapter,
-    /// Memory for blocks read from disk, bytes.
-    pub cache_bytes: u64,
-    /// Memory for writes that are not in a table file yet, bytes.
-    pub write_buffer_bytes: u64,
+    /// What the engine may use for its block cache and write buffers together, bytes. The adapter divides it.
+    pub memory_bytes: u64,
+    /// Free space that must stay on the disk, bytes. Below it writes are refused, reads go on.
+    pub reserve_bytes: u64,
     /// Handed to the adapter as they are; which ones exist is its business.
     pub options: BTreeMap<String, String>,
 }
@@ -177,8 +179,8 @@ impl Default for Storage {
     fn default() -> Self {
         Self {
             adapter: Adapter::Fjall,
-            cache_bytes: 64 << 20,
-            write_buffer_bytes: 64 << 20,
+            memory_bytes: 128 << 20,
+            reserve_bytes: 256 << 20,
             options: BTreeMap::new(),
         }
     }
@@ -268,7 +270,7 @@ impl Default for Metrics {
 
 /// `[limits]`: the fields of [`Limits`], which itself knows nothing of files. The compiler keeps the two equal.
 #[derive(Deserialize)]
-#[serde(remote = "Limits", default, deny_unknown_fields)]
+#[serde(remote = "Limits", default = "Limits::default", deny_unknown_fields)]
 struct LimitFields {
     key_bytes_max: usize,
     value_bytes_max: usize,
@@ -280,12 +282,13 @@ struct LimitFields {
     deadline_max_ms: u64,
     request_ids_max: usize,
     clock_offset_max_ms: u64,
-    restamps_max: u32,
+    disk_jobs_max: usize,
+    early_messages_max: usize,
 }
 
 /// `[gossip]`: the fields of [`GossipSettings`], as above.
 #[derive(Deserialize)]
-#[serde(remote = "GossipSettings", default, deny_unknown_fields)]
+#[serde(remote = "GossipSettings", default = "GossipSettings::default", deny_unknown_fields)]
 struct GossipFields {
     probe_period_ms: u64,
     probe_timeout_ms: u64,

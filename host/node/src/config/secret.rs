@@ -33,7 +33,7 @@ pub enum KeyError {
     #[error("no cluster key: set cluster.key_file to a copy of the key file of the cluster (`mks keygen FILE` makes one for a new cluster)")]
     Missing,
     /// Others could read it.
-    #[error("the cluster key file {} is open to others (mode {mode:03o}); run: chmod 600 {}", path.display(), path.display())]
+    #[error("the cluster key file {} is open to others (mode {mode:03o}); run: chmod 600 {}", .path.display(), .path.display())]
     Open {
         /// Which file.
         path: PathBuf,
@@ -41,7 +41,7 @@ pub enum KeyError {
         mode: u32,
     },
     /// Not 32 bytes in a form we know. The text itself is not repeated: it may be a secret.
-    #[error("the cluster key file {} holds {problem}", path.display())]
+    #[error("the cluster key file {} holds {problem}", .path.display())]
     Malformed {
         /// Which file.
         path: PathBuf,
@@ -49,7 +49,7 @@ pub enum KeyError {
         problem: String,
     },
     /// The file system said no.
-    #[error("the cluster key file {}: {error}", path.display())]
+    #[error("the cluster key file {}: {error}", .path.display())]
     Io {
         /// Which file.
         path: PathBuf,

@@ -1,7 +1,6 @@
 //! Where settings come from, layer over layer, and who is to blame for each.
 
 use super::Config;
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -129,19 +128,19 @@ impl Layers {
     /// Sets one field from text. What type the text has only the field knows, so the readings are tried in turn:
     /// as TOML, as a string, as a list with commas. The first error is the one that is told.
     fn set(&mut self, origin: &str, field: &str, text: &str) -> Result<(), ConfigError> {
-        let mut first_error = None;
+        let mut first_error: Option<toml::de::Error> = None;
         for value in readings(text) {
             let mut table = self.table.clone();
             if !insert(&mut table, field, value) {
                 return Err(ConfigError::one(origin, format!("sets {field:?}, which is no setting (section.field)")));
             }
-            match Config::deserialize(table.clone()) {
+            match table.clone().try_into() {
                 Ok(config) => {
                     (self.table, self.config) = (table, config);
                     self.origins.insert(field.to_owned(), origin.to_owned());
                     return Ok(());
                 }
-                Err(error) => drop(first_error.get_or_insert(error)),
+                Err(error) => first_error = first_error.or(Some(error)),
             }
         }
         let reason = first_error.map_or_else(String::new, |error| one_line(error.message()));

@@ -1,4 +1,22 @@
-//! The replicated log of cluster configuration. Everybody else sees this trait; Raft is behind it.
+//! The replicated log of cluster configuration. Everybody else sees the trait [`EpochLog`]; Raft is behind it.
+//!
+//! openraft is named in this folder only. In reading order: [`storage`] keeps Raft's log, vote, state and snapshots in
+//! the node's own store; [`wire`] says what nodes send each other; [`raft_log`] is the log itself; `admission` brings a
+//! node in, for the first time or again; `steward` is what the leader does unasked.
+//!
+//! What is absent: data. A key, a value or a hint never enters this log.
+
+mod admission;
+mod codec;
+mod identity;
+pub mod raft_log;
+mod steward;
+pub mod storage;
+pub mod wire;
+
+pub use identity::Identity;
+pub use raft_log::{Options, RaftLog, StartError, Timing};
+pub use wire::{Kind, ServeError, Wire, WireError};
 
 use futures_util::future::BoxFuture;
 use mks_logic::cluster::{Applied, Entry, Refusal, State};
@@ -40,7 +58,9 @@ pub enum ProposeError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// No majority of voters answers; reads and writes of data go on, configuration waits.
-    #[error("no leader: a majority of the voters ({voters:?}) must be up to change the configuration; data is still served")]
+    #[error(
+        "no leader: a majority of the voters ({voters:?}) must be up to change the configuration; data is still served"
+    )]
     NoLeader {
         /// Whose majority is missing.
         voters: Vec<NodeId>,

@@ -1,7 +1,6 @@
 //! The closed sets of labels: a figure for each exists from the start, so that absence never means zero.
 
-use mks_logic::event::{Answer, OpError, Reply, Request};
-use mks_logic::event::Operation;
+use mks_logic::event::{Answer, OpError, Operation, Reply, Request};
 
 /// Names and values.
 pub(super) type Labels<const N: usize> = [(&'static str, &'static str); N];
@@ -90,28 +89,6 @@ label!(
     }
 );
 
-label!(
-    /// Why a gossip datagram was dropped.
-    GossipDrop, "reason", 8, {
-        /// Too short or too long to be one of ours, or of an unknown format.
-        Malformed = "malformed",
-        /// Sealed with another key, or changed on the way.
-        BadSeal = "bad_seal",
-        /// Seen before, or too old to tell.
-        Replayed = "replayed",
-        /// The sender is not in the roster.
-        UnknownSender = "unknown_sender",
-        /// The sender's incarnation is not the one that the roster has.
-        WrongIncarnation = "wrong_incarnation",
-        /// Meant for another node.
-        WrongReceiver = "wrong_receiver",
-        /// The node had too much to do.
-        QueueFull = "queue_full",
-        /// The operating system refused to send it.
-        SendFailed = "send_failed",
-    }
-);
-
 impl Kind {
     /// What `request` asks for.
     #[must_use]
@@ -137,7 +114,9 @@ impl Outcome {
             Err(OpError::Busy { .. }) => Self::Busy,
             Err(OpError::Timeout { .. }) => Self::Timeout,
             Err(OpError::QuorumLost { .. }) => Self::QuorumLost,
-            Err(OpError::Forming { .. } | OpError::NotAdmitted | OpError::NoOwner) => Self::Unavailable,
+            Err(
+                OpError::Forming { .. } | OpError::NotAdmitted | OpError::NoOwner | OpError::ClockOff { .. },
+            ) => Self::Unavailable,
             Err(OpError::UnderWay) => Self::UnderWay,
         }
     }

@@ -7,12 +7,14 @@ mod histogram;
 mod labels;
 mod scrape;
 
-pub use labels::{GossipDrop, Kind, Outcome, Surface};
+pub use labels::{Kind, Outcome, Surface};
 pub use scrape::{Sample, SampleKind, resident_bytes};
 
+use crate::gossip::DropReason;
 use histogram::Histogram;
 use labels::{Labels, each};
 use mks_logic::event::Reply;
+use mks_logic::node::Figures;
 use mks_logic::port::Store;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
@@ -31,7 +33,8 @@ pub struct Metrics {
     operations: [[Counter; Outcome::ALL.len()]; Kind::ALL.len()],
     latency: [Histogram; Kind::ALL.len()],
     malformed: [Counter; Surface::ALL.len()],
-    gossip_dropped: [Counter; GossipDrop::ALL.len()],
+    gossip_dropped: [Counter; DropReason::ALL.len()],
+    gossip_strangers: Counter,
     gossip_sent: Counter,
     gossip_received: Counter,
     peer_frames_sent: Counter,
@@ -40,6 +43,8 @@ pub struct Metrics {
     peer_messages_received: Counter,
     restamps: Counter,
     forwards: Counter,
+    digest_mismatches: Counter,
+    peer_messages_dropped: Counter,
     commits: Histogram,
     connections: [Gauge<u64, AtomicU64>; Surface::ALL.len()],
     connections_refused: [Counter; Surface::ALL.len()],
@@ -65,19 +70,44 @@ impl Metrics {
             started: Instant::now(),
             operations: operations(r),
             latency: latency(r),
-            malformed: family(r, "malformed_inputs", "Inputs that were refused because they made no sense", Surface::ALL, |s| s.labels()),
-            gossip_dropped: family(r, "gossip_dropped", "Datagrams that were dropped", GossipDrop::ALL, |d| d.labels()),
+            malformed: family(
+                r,
+                "malformed_inputs",
+                "Inputs that were refused because they made no sense",
+                Surface::ALL,
+                |s| s.labels(),
+            ),
+            gossip_dropped: family(r, "gossip_dropped", "Datagrams that were dropped", DropReason::ALL, |d| {
+                [("reason", d.name())]
+            }),
+            gossip_strangers: counter(r, "gossip_strangers", "Datagrams of senders that are not in the roster"),
             gossip_sent: counter(r, "gossip_sent", "Datagrams sent"),
-            gossip_received: counter(r, "gossip_received", "Datagrams received, dropped ones included"),
+            gossip_received: counter(r, "gossip_received", "Datagrams received and opened"),
             peer_frames_sent: counter(r, "peer_frames_sent", "Frames sent to other nodes"),
             peer_frames_received: counter(r, "peer_frames_received", "Frames received from other nodes"),
             peer_messages_sent: counter(r, "peer_messages_sent", "Messages in frames sent to other nodes"),
-            peer_messages_received: counter(r, "peer_messages_received", "Messages in frames received from other nodes"),
+            peer_messages_received: counter(
+                r,
+                "peer_messages_received",
+                "Messages in frames received from other nodes",
+            ),
             restamps: counter(r, "restamps", "Writes sent again above a later stamp of their key"),
             forwards: counter(r, "forwards", "Requests handed to a node that owns their key"),
+            digest_mismatches: counter(r, "digest_mismatches", "Reads whose owners did not agree at first"),
+            peer_messages_dropped: counter(
+                r,
+                "peer_messages_dropped",
+                "Messages dropped because too many wait for their peer",
+            ),
             commits: commits(r),
             connections: family(r, "connections", "Connections that are open", Surface::ALL, |s| s.labels()),
-            connections_refused: family(r, "connections_refused", "Connections closed because too many were open", Surface::ALL, |s| s.labels()),
+            connections_refused: family(
+                r,
+                "connections_refused",
+                "Connections closed because too many were open",
+                Surface::ALL,
+                |s| s.labels(),
+            ),
             sessions: gauge(r, "sessions", "Kv.Session streams that are open"),
             registry: Mutex::new(registry),
         })
@@ -128,30 +158,37 @@ impl Metrics {
         self.gossip_sent.inc();
     }
 
-    /// A datagram came in, good or not.
+    /// A datagram came in and was opened.
     pub fn gossip_received(&self) {
         self.gossip_received.inc();
     }
 
     /// A datagram was dropped.
-    pub fn gossip_dropped(&self, reason: GossipDrop) {
+    pub fn gossip_dropped(&self, reason: DropReason) {
         self.gossip_dropped[reason as usize].inc();
+        if matches!(reason, DropReason::TooShort | DropReason::TooLong | DropReason::Version | DropReason::Forged) {
+            self.malformed(Surface::Gossip);
+        }
     }
 
     /// How often [`Self::gossip_dropped`] was called for this reason.
     #[must_use]
-    pub fn gossip_dropped_count(&self, reason: GossipDrop) -> u64 {
+    pub fn gossip_dropped_count(&self, reason: DropReason) -> u64 {
         self.gossip_dropped[reason as usize].get()
     }
 
-    /// Writes were sent again above a later stamp of their key.
-    pub fn restamps(&self, count: u64) {
-        self.restamps.inc_by(count);
+    /// Takes over what the logic counted since the last time.
+    pub fn logic(&self, before: Figures, now: Figures) {
+        self.restamps.inc_by(now.restamps - before.restamps);
+        self.forwards.inc_by(now.forwards - before.forwards);
+        self.digest_mismatches.inc_by(now.digest_mismatches - before.digest_mismatches);
+        self.malformed[Surface::Peer as usize].inc_by(now.nonsense - before.nonsense);
+        self.gossip_strangers.inc_by(now.gossip_dropped - before.gossip_dropped);
     }
 
-    /// A request was handed to an owner.
-    pub fn forward(&self) {
-        self.forwards.inc();
+    /// A message was dropped because too many wait for its peer.
+    pub fn peer_dropped(&self) {
+        self.peer_messages_dropped.inc();
     }
 
     /// One commit of the store carried this many operations.
@@ -296,10 +333,10 @@ mod tests {
         metrics.reply(Kind::Put, &Ok(Answer::Written { written: Hlc::ZERO, acks: 2 }), 150);
         metrics.reply(Kind::Get, &Ok(Answer::Found { versions: Vec::new() }), 90);
         metrics.reply(Kind::Get, &Err(OpError::NoOwner), 90);
-        metrics.malformed(Surface::Gossip);
         metrics.peer_sent(5);
         metrics.commit(3);
-        metrics.gossip_dropped(GossipDrop::Replayed);
+        metrics.gossip_dropped(DropReason::Replayed);
+        metrics.gossip_dropped(DropReason::Forged);
         let page = metrics.encode();
         for line in [
             r#"mks_operations_total{kind="put",outcome="ok"} 1"#,

@@ -182,7 +182,10 @@ impl<'a> Checker<'a> {
 }
 
 fn at_item(position: usize, fault: Fault) -> Fault {
-    Fault { message: format!("item {position} of the batch: {}; nothing of the batch was started", fault.message), ..fault }
+    Fault {
+        message: format!("item {position} of the batch: {}; nothing of the batch was started", fault.message),
+        ..fault
+    }
 }
 
 fn size(what: &'static str, bytes: usize, max: usize) -> Result<(), Fault> {
@@ -213,7 +216,9 @@ pub(crate) fn durability(number: i32) -> Result<Option<port::Durability>, Fault>
         Ok(v1::Durability::Unspecified) => Ok(None),
         Ok(v1::Durability::Os) => Ok(Some(port::Durability::Os)),
         Ok(v1::Durability::Sync) => Ok(Some(port::Durability::Sync)),
-        Err(_) => Err(Fault::invalid(format!("durability is {number}; known are 0 (the keyspace's), 1 (os), 2 (sync)"))),
+        Err(_) => {
+            Err(Fault::invalid(format!("durability is {number}; known are 0 (the keyspace's), 1 (os), 2 (sync)")))
+        }
     }
 }
 

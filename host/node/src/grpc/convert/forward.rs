@@ -55,15 +55,16 @@ pub fn encode_request(request: &Request) -> Bytes {
 /// When the bytes are no request.
 pub fn decode_request(bytes: Bytes) -> Result<Request, Malformed> {
     let wire = ForwardedRequest::decode(bytes).map_err(undecodable)?;
-    let operation = match wire.operation.ok_or_else(|| malformed("no operation, or one that is newer than this node"))? {
-        WireOperation::Put(put) => Operation::Put { key: key(put.key)?, value: put.value },
-        WireOperation::Get(wire) => Operation::Get { key: key(Some(wire))? },
-        WireOperation::Delete(wire) => Operation::Delete { key: key(Some(wire))? },
-        WireOperation::Batch(batch) => {
-            let item = |item: ForwardedItem| Ok(Item { key: key(item.key)?, value: item.value });
-            Operation::Batch { items: batch.items.into_iter().map(item).collect::<Result<_, _>>()? }
-        }
-    };
+    let operation =
+        match wire.operation.ok_or_else(|| malformed("no operation, or one that is newer than this node"))? {
+            WireOperation::Put(put) => Operation::Put { key: key(put.key)?, value: put.value },
+            WireOperation::Get(wire) => Operation::Get { key: key(Some(wire))? },
+            WireOperation::Delete(wire) => Operation::Delete { key: key(Some(wire))? },
+            WireOperation::Batch(batch) => {
+                let item = |item: ForwardedItem| Ok(Item { key: key(item.key)?, value: item.value });
+                Operation::Batch { items: batch.items.into_iter().map(item).collect::<Result<_, _>>()? }
+            }
+        };
     let durability = match wire.durability.map(PeerDurability::try_from) {
         None => None,
         Some(Ok(PeerDurability::Os)) => Some(Durability::Os),
@@ -149,6 +150,7 @@ fn wire_error(error: &OpError) -> WireError {
         }
         OpError::NoOwner => WireError::NoOwner(true),
         OpError::UnderWay => WireError::UnderWay(true),
+        OpError::ClockOff { offset_ms } => WireError::ClockOff(*offset_ms),
     }
 }
 
@@ -158,9 +160,7 @@ fn error(wire: WireError) -> Result<OpError, Malformed> {
         WireError::NotAdmitted(_) => OpError::NotAdmitted,
         WireError::UnknownKeyspace(id) => OpError::UnknownKeyspace(KeyspaceId(id)),
         WireError::Invalid(message) => OpError::Invalid(message),
-        WireError::TooLarge(wire) => {
-            OpError::TooLarge { what: measured(&wire.what), bytes: wire.bytes, max: wire.max }
-        }
+        WireError::TooLarge(wire) => OpError::TooLarge { what: measured(&wire.what), bytes: wire.bytes, max: wire.max },
         WireError::Busy(operations) => OpError::Busy { operations },
         WireError::Timeout(wire) => OpError::Timeout {
             write: wire.write,
@@ -177,6 +177,7 @@ fn error(wire: WireError) -> Result<OpError, Malformed> {
         },
         WireError::NoOwner(_) => OpError::NoOwner,
         WireError::UnderWay(_) => OpError::UnderWay,
+        WireError::ClockOff(offset_ms) => OpError::ClockOff { offset_ms },
     })
 }
 
@@ -241,4 +242,140 @@ fn malformed(why: &str) -> Malformed {
 
 fn undecodable(error: prost::DecodeError) -> Malformed {
     Malformed(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some_key() -> Key {
+        Key { keyspace: KeyspaceId(7), partition_key: "partition".into(), sort_key: "sort".into() }
+    }
+
+    fn requests() -> Vec<Request> {
+        let item = |value: Option<&'static str>| Item { key: some_key(), value: value.map(Bytes::from) };
+        let operations = [
+            Operation::Put { key: some_key(), value: "value".into() },
+            Operation::Put { key: some_key(), value: Bytes::new() },
+            Operation::Get { key: Key { sort_key: Bytes::new(), ..some_key() } },
+            Operation::Delete { key: some_key() },
+            Operation::Batch { items: vec![item(Some("v")), item(Some("")), item(None)] },
+        ];
+        let plain = |operation| Request {
+            operation,
+            quorum: None,
+            durability: None,
+            deadline_ms: None,
+            ttl_ms: None,
+            request_id: None,
+        };
+        let chosen = |durability, number: u8| Request {
+            quorum: Some(number),
+            durability: Some(durability),
+            deadline_ms: Some(number.into()),
+            ttl_ms: Some(number.into()),
+            request_id: Some(number.into()),
+            ..plain(Operation::Delete { key: some_key() })
+        };
+        let mut requests: Vec<_> = operations.map(plain).into();
+        // Zero is a choice, and not the same as none.
+        requests.extend([chosen(Durability::Os, 0), chosen(Durability::Sync, u8::MAX)]);
+        requests
+    }
+
+    fn replies() -> Vec<Reply> {
+        let version = |value: Option<&'static str>| Version {
+            dot: Dot { node: NodeId(1), incarnation: Incarnation(2), counter: 3 },
+            written: Hlc(u64::MAX),
+            epoch: Epoch(4),
+            expires_ms: 5,
+            digest: 6,
+            value: value.map(Bytes::from),
+        };
+        let refused = "2 disks are full".to_owned();
+        let mut replies = vec![
+            Ok(Answer::Written { written: Hlc(9), acks: 2 }),
+            Ok(Answer::Found { versions: Vec::new() }),
+            Ok(Answer::Found { versions: vec![version(Some("v")), version(Some("")), version(None)] }),
+            Ok(Answer::Batch { replies: Vec::new() }),
+            Err(OpError::Forming { joined: 1, expected: 3 }),
+            Err(OpError::NotAdmitted),
+            Err(OpError::UnknownKeyspace(KeyspaceId(8))),
+            Err(OpError::Invalid("no".into())),
+            Err(OpError::Busy { operations: 16_384 }),
+            Err(OpError::Timeout { write: true, acks: 1, needed: 2, owners: 3 }),
+            Err(OpError::Timeout { write: false, acks: 0, needed: 2, owners: 3 }),
+            Err(OpError::QuorumLost { write: true, acks: 1, needed: 2, owners: 3, refused }),
+            Err(OpError::NoOwner),
+            Err(OpError::UnderWay),
+        ];
+        replies.extend(MEASURED.map(|what| Err(OpError::TooLarge { what, bytes: 2, max: 1 })));
+        let batch = Ok(Answer::Batch { replies: replies.iter().filter(|r| !is_batch(r)).cloned().collect() });
+        replies.push(batch);
+        replies
+    }
+
+    fn is_batch(reply: &Reply) -> bool {
+        matches!(reply, Ok(Answer::Batch { .. }))
+    }
+
+    #[test]
+    fn a_request_arrives_as_it_was_sent() {
+        for request in requests() {
+            assert_eq!(decode_request(encode_request(&request)), Ok(request));
+        }
+    }
+
+    #[test]
+    fn a_reply_arrives_as_it_was_sent() {
+        for reply in replies() {
+            assert_eq!(decode_reply(encode_reply(&reply)), Ok(reply));
+        }
+    }
+
+    #[test]
+    fn a_value_is_shared_and_not_copied() {
+        let bytes = encode_request(&requests().remove(0));
+        let Ok(Request { operation: Operation::Put { value, .. }, .. }) = decode_request(bytes.clone()) else {
+            panic!("it was a put");
+        };
+        assert!(bytes.as_ptr_range().contains(&value.as_ptr()));
+    }
+
+    #[test]
+    fn bytes_that_were_cut_or_changed_never_panic() {
+        let requests = requests().iter().map(encode_request).collect::<Vec<_>>();
+        let replies = replies().iter().map(encode_reply).collect::<Vec<_>>();
+        for bytes in requests.iter().chain(&replies) {
+            for cut in 0..bytes.len() {
+                let _ = (decode_request(bytes.slice(..cut)), decode_reply(bytes.slice(..cut)));
+                let mut changed = bytes.to_vec();
+                changed[cut] ^= 0x55;
+                let _ = (decode_request(changed.clone().into()), decode_reply(changed.into()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let request = |wire: ForwardedRequest| decode_request(wire.encode_to_vec().into());
+        let delete = || ForwardedRequest {
+            operation: Some(WireOperation::Delete(PeerKey::default())),
+            ..ForwardedRequest::default()
+        };
+        assert!(request(delete()).is_ok());
+        assert!(request(ForwardedRequest::default()).is_err());
+        assert!(request(ForwardedRequest { quorum: Some(256), ..delete() }).is_err());
+        assert!(request(ForwardedRequest { durability: Some(0), ..delete() }).is_err());
+        assert!(request(ForwardedRequest { durability: Some(3), ..delete() }).is_err());
+        assert!(request(ForwardedRequest { request_id: "short".into(), ..delete() }).is_err());
+        let put = WireOperation::Put(ForwardedPut { key: None, value: Bytes::new() });
+        assert!(request(ForwardedRequest { operation: Some(put), ..delete() }).is_err());
+
+        let nested = ForwardedReply {
+            reply: Some(WireReply::Batch(ForwardedReplies { replies: vec![wire_reply(&replies()[3])] })),
+        };
+        assert!(decode_reply(nested.encode_to_vec().into()).is_err());
+        assert!(decode_reply(Bytes::new()).is_err());
+    }
 }

@@ -5,6 +5,7 @@ mod forward;
 mod timeout;
 
 pub use check::Checker;
+pub(crate) use check::durability;
 pub use forward::{Malformed, decode_reply, decode_request, encode_reply, encode_request};
 pub use timeout::timeout_of;
 

@@ -17,7 +17,10 @@ pub fn timeout_of(metadata: &MetadataMap) -> Result<Option<Duration>, Fault> {
         Fault::invalid(format!("grpc-timeout is {header:?}, it must be 1 to 8 digits and one of the units H M S m u n"))
     })?;
     if timeout.is_zero() {
-        return Err(Fault::new(Reason::Timeout, "the deadline had passed when the request arrived; nothing was started"));
+        return Err(Fault::new(
+            Reason::Timeout,
+            "the deadline had passed when the request arrived; nothing was started",
+        ));
     }
     Ok(Some(timeout - timeout / TRAVEL_SHARE))
 }

@@ -1,0 +1,242 @@
+//! Doubles of the two ports, and builders of what tests need again and again. Only compiled for tests.
+
+use crate::cluster::{Addresses, Keyspace, Member, State};
+use crate::event::{JobId, Operation, Request, WriteJob};
+use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
+use crate::port::{
+    Batch, Change, Columns, Durability, Read, Resolve, ResolveError, ResolverHash, Store, StoreError, StoreStats,
+    Table, Verdict, Visit,
+};
+use crate::record::Record;
+use crate::ring::{Candidate, Ring};
+use crate::time::Hlc;
+use crate::version::{Version, value_digest};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+/// Few partitions, so that a handful of keys shares some of them.
+pub(crate) const PARTITION_BITS: u8 = 4;
+
+/// A keyspace settled by last-write-wins.
+pub(crate) const LWW: KeyspaceId = KeyspaceId(1);
+/// A keyspace settled by first-write-wins.
+pub(crate) const FIRST: KeyspaceId = KeyspaceId(2);
+
+const LWW_CODE: ResolverHash = ResolverHash([1; 32]);
+const FIRST_CODE: ResolverHash = ResolverHash([2; 32]);
+
+/// A disk in memory that can lose power, fill up, and tell what it was asked.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    platter: Mutex<Platter>,
+}
+
+#[derive(Debug, Default)]
+struct Platter {
+    now: BTreeMap<(Table, Bytes), Bytes>,
+    synced: BTreeMap<(Table, Bytes), Bytes>,
+    broken: Option<StoreError>,
+    stats: StoreStats,
+}
+
+impl Disk {
+    fn platter(&self) -> MutexGuard<'_, Platter> {
+        self.platter.lock().unwrap()
+    }
+
+    /// From now on every change fails with this error, until `None` mends the disk.
+    pub(crate) fn fail(&self, error: Option<StoreError>) {
+        self.platter().broken = error;
+    }
+
+    /// What was not synced is gone.
+    pub(crate) fn lose_power(&self) {
+        let mut platter = self.platter();
+        platter.now = platter.synced.clone();
+    }
+
+    /// The record of `key`, also when the disk fails.
+    pub(crate) fn record(&self, key: &Key) -> Record {
+        self.decode(&self.platter().now, key)
+    }
+
+    /// The record of `key` that a power cut would leave.
+    pub(crate) fn synced_record(&self, key: &Key) -> Record {
+        self.decode(&self.platter().synced, key)
+    }
+
+    fn decode(&self, from: &BTreeMap<(Table, Bytes), Bytes>, key: &Key) -> Record {
+        let bytes = from.get(&(Table::Records, key.engine_key(PARTITION_BITS).into()));
+        Record::decode(&bytes.cloned().unwrap_or_default()).unwrap()
+    }
+
+    /// Overwrites the stored bytes of `key`.
+    pub(crate) fn damage(&self, key: &Key) {
+        let at = (Table::Records, key.engine_key(PARTITION_BITS).into());
+        self.platter().now.insert(at, Bytes::from_static(b"\x01garbage"));
+    }
+}
+
+impl Read for Disk {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.platter().now.get(&(table, Bytes::copy_from_slice(key))).cloned())
+    }
+
+    fn scan(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), StoreError> {
+        let platter = self.platter();
+        let from = (table, Bytes::copy_from_slice(start));
+        let within = |key: &Bytes| end.is_none_or(|end| &key[..] < end);
+        for ((_, key), value) in platter.now.range(from..).take_while(|((t, key), _)| *t == table && within(key)) {
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store for Disk {
+    fn apply(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
+        let mut platter = self.platter();
+        if let Some(error) = &platter.broken {
+            return Err(error.clone());
+        }
+        platter.stats.batches += 1;
+        for change in batch {
+            match change {
+                Change::Put { table, key, value } => drop(platter.now.insert((table, key), value)),
+                Change::Delete { table, key } => drop(platter.now.remove(&(table, key))),
+                Change::DeleteRange { table, start, end } => {
+                    platter.now.retain(|(t, key), _| *t != table || *key < start || *key >= end);
+                }
+            }
+        }
+        if durability == Durability::Sync {
+            platter.stats.fsyncs += 1;
+            platter.synced = platter.now.clone();
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Box<dyn Read + Send + '_> {
+        let now = self.platter().now.clone();
+        Box::new(Self { platter: Mutex::new(Platter { now, ..Platter::default() }) })
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.platter().stats.clone()
+    }
+}
+
+/// Native stand-ins for the resolver components.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rules {
+    /// Settle as the keyspace asks.
+    Work,
+    /// Every call fails.
+    Fail,
+    /// Every answer names a row that is not there.
+    Nonsense,
+    /// One verdict too few.
+    Short,
+}
+
+impl Resolve for Rules {
+    fn settle(&self, resolver: ResolverHash, conflicts: &Columns) -> Result<Vec<Verdict>, ResolveError> {
+        let settle = |i: usize| {
+            let rows = conflicts.rows(i);
+            let stamp = |row: &usize| {
+                (conflicts.written[*row], conflicts.marks[*row], conflicts.nodes[*row], conflicts.digests[*row])
+            };
+            let kept = match resolver {
+                LWW_CODE => rows.clone().max_by_key(stamp),
+                FIRST_CODE => rows.clone().min_by_key(stamp),
+                _ => None,
+            };
+            kept.map(|row| Verdict::Keep((row - rows.start) as u32)).ok_or(ResolveError::Unknown(resolver))
+        };
+        match self {
+            Self::Work => (0..conflicts.len()).map(settle).collect(),
+            Self::Fail => Err(ResolveError::Failed("it was told to".into())),
+            Self::Nonsense => Ok((0..conflicts.len()).map(|i| Verdict::Keep(conflicts.rows(i).len() as u32)).collect()),
+            Self::Short => Ok((1..conflicts.len()).map(|_| Verdict::Keep(0)).collect()),
+        }
+    }
+}
+
+/// A key of the last-write-wins keyspace.
+pub(crate) fn key(name: &str) -> Key {
+    Key { keyspace: LWW, partition_key: Bytes::copy_from_slice(name.as_bytes()), sort_key: Bytes::new() }
+}
+
+/// The `counter`th write of `node`.
+pub(crate) fn version(node: u64, counter: u64, written: Hlc, value: Option<&str>) -> Version {
+    Version {
+        dot: Dot { node: NodeId(node), incarnation: Incarnation(node), counter },
+        written,
+        epoch: Epoch(1),
+        expires_ms: 0,
+        digest: value_digest(value.map(str::as_bytes)),
+        value: value.map(|v| Bytes::copy_from_slice(v.as_bytes())),
+    }
+}
+
+/// A fresh, synced write of the last-write-wins keyspace.
+pub(crate) fn job(key: &Key, version: Version) -> WriteJob {
+    let job = JobId(version.dot.counter);
+    WriteJob { job, key: key.clone(), version, fresh: true, durability: Durability::Sync, resolver: LWW_CODE }
+}
+
+/// A request with everything left to the keyspace and the node.
+pub(crate) fn request(operation: Operation) -> Request {
+    Request { operation, quorum: None, durability: None, deadline_ms: None, ttl_ms: None, request_id: None }
+}
+
+/// A formed cluster of the nodes 1 to `nodes`, with both keyspaces, `n` copies and quorums of `r` and `w`.
+///
+/// Node `i` is in its opening `i`, which has incarnation `i`.
+pub(crate) fn formed(nodes: u64, (n, r, w): (u8, u8, u8)) -> State {
+    let member = |i: u64| Member {
+        directory: u128::from(i),
+        opening: u128::from(i),
+        incarnation: Incarnation(i),
+        addresses: Addresses::default(),
+        zone: String::new(),
+        weight: 100,
+    };
+    let keyspace = |name: &str, resolver_hash| Keyspace {
+        name: name.into(),
+        n,
+        r,
+        w,
+        durability: Durability::Sync,
+        ttl_ms: 0,
+        resolver: name.into(),
+        resolver_hash,
+    };
+    let candidates: Vec<_> = (1..=nodes).map(|i| Candidate { node: NodeId(i), zone: "", weight: 100 }).collect();
+    State {
+        cluster: 1,
+        epoch: Epoch(1),
+        partition_bits: PARTITION_BITS,
+        expect: nodes as u32,
+        members: (1..=nodes).map(|i| (NodeId(i), member(i))).collect(),
+        ring: Some(Ring::solve(PARTITION_BITS, n, &candidates, None).unwrap()),
+        keyspaces: [(LWW, keyspace("lww", LWW_CODE)), (FIRST, keyspace("first", FIRST_CODE))].into(),
+        keyspace_next: 3,
+        ..State::default()
+    }
+}
+
+/// Who owns `key` there.
+pub(crate) fn owners(state: &State, key: &Key) -> Vec<NodeId> {
+    let keyspace = &state.keyspaces[&key.keyspace];
+    state.owners(key.place(state.partition_bits).partition, keyspace.n).to_vec()
+}
+
+/// A node that does not own `key` there.
+pub(crate) fn stranger(state: &State, key: &Key) -> NodeId {
+    let owners = owners(state, key);
+    *state.members.keys().find(|id| !owners.contains(id)).unwrap()
+}

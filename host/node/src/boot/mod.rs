@@ -1,0 +1,307 @@
+//! From a checked config to a serving node, and back down again in order.
+//!
+//! Up: the data directory and its lock, the sandbox, the store through its adapter, sockets, the epoch log, the
+//! surfaces; and once the cluster is known, gossip, the disk threads and the pump. Down: the surfaces first, so that
+//! nobody asks; then the pump, so that what was answered is written; then the epoch log.
+
+mod storage;
+
+use crate::clock::NodeClock;
+use crate::config::Config;
+use crate::disk::{Disk, DiskParts};
+use crate::epoch_log::{EpochLog, Options as RaftOptions, RaftLog, Timing};
+use crate::gossip;
+use crate::handle::{Call, Handle, PumpView};
+use crate::metrics::Metrics;
+use crate::net::Stopping;
+use crate::peer::{self, ControlPlane, LinkParts, PeerWire, Trust};
+use crate::pump::{self, Ended, Event, PumpParts};
+use crate::{grpc, http};
+use anyhow::{Context as _, anyhow};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use mks_logic::cluster::{Addresses, State};
+use mks_logic::id::NodeId;
+use mks_logic::node::{Node, NodeOptions};
+use mks_logic::port::ResolverHash;
+use mks_sandbox::Sandbox;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use storage::Opened;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// The resolver of the first keyspace.
+const DEFAULT_RESOLVER: &str = "lww";
+/// Requests that wait for the pump at most: a few turns of it.
+const CALLS_MAX: usize = 4_096;
+/// Events that wait for the pump at most; each is a group.
+const EVENTS_MAX: usize = 4_096;
+/// Threads that read the disk.
+const READERS: usize = 1;
+
+/// Runs a node until SIGTERM, SIGINT, or a reason of its own to stop.
+///
+/// # Errors
+/// Everything that keeps a node from starting or makes it stop, in words for its operator.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(signals(stop.clone()));
+    let _lock = storage::lock(&config.node.data_dir)?;
+    let key = *config.cluster_key()?.bytes();
+    let metrics = Metrics::new();
+    let sandbox = storage::sandbox(&config, &metrics)?;
+    let opened = storage::open(&config, &sandbox, &metrics)?;
+    let sockets = Sockets::bind(&config).await?;
+    let trust = Trust::new(config.node.id, &key);
+    let log = RaftLog::start(raft_options(&config, &sockets.addresses, &opened, &trust)).await?;
+    tracing::info!(
+        node = %config.node.id, client = %sockets.addresses.client, peer = %sockets.addresses.peer,
+        http = %sockets.addresses.http, engine = opened.store.stats().engine, adapter = opened.adapter,
+        "the node is up"
+    );
+    let booted = Booted { config, key, metrics, sandbox, opened, trust, log, stop, stopped };
+    let ended = booted.serve(sockets, &mut tasks).await;
+    tasks.shutdown().await;
+    ended
+}
+
+/// The listeners, bound before anything is promised, and what the roster shall say of them.
+struct Sockets {
+    client: TcpListener,
+    peer: TcpListener,
+    http: TcpListener,
+    gossip: SocketAddr,
+    addresses: Addresses,
+}
+
+impl Sockets {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let listen = &config.listen;
+        let client = bind("clients", listen.client).await?;
+        let peer = bind("other nodes", listen.peer).await?;
+        let http = bind("HTTP", listen.http).await?;
+        let gossip = peer.local_addr()?;
+        let addresses = listen.advertised(client.local_addr()?, gossip, http.local_addr()?);
+        Ok(Self { client, peer, http, gossip, addresses })
+    }
+}
+
+async fn bind(whom: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let hint = "choose another address in [listen], or stop what uses it";
+    TcpListener::bind(address).await.with_context(|| format!("can't listen for {whom} on {address}: {hint}"))
+}
+
+fn raft_options(config: &Config, addresses: &Addresses, opened: &Opened, trust: &Trust) -> RaftOptions {
+    RaftOptions {
+        node: config.node.id,
+        store: Arc::clone(&opened.store),
+        wire: Arc::new(PeerWire::new(trust.clone())),
+        addresses: addresses.clone(),
+        zone: config.node.zone.clone(),
+        weight: config.node.weight,
+        bootstrap: config.cluster.bootstrap,
+        join: config.cluster.join.clone(),
+        partition_bits: config.cluster.partition_bits,
+        expect: config.cluster.expect,
+        resolver: (DEFAULT_RESOLVER.to_owned(), builtin(DEFAULT_RESOLVER)),
+        epoch_period: Duration::from_secs(config.cluster.epoch_period_s),
+        timing: Timing::default(),
+    }
+}
+
+fn builtin(name: &str) -> ResolverHash {
+    let all = Sandbox::builtin_resolvers();
+    all.iter().find(|(known, _)| *known == name).expect("the default resolver is built into every binary").1
+}
+
+/// A node whose log runs.
+struct Booted {
+    config: Config,
+    key: [u8; 32],
+    metrics: Arc<Metrics>,
+    sandbox: Arc<Sandbox>,
+    opened: Opened,
+    trust: Trust,
+    log: Arc<RaftLog>,
+    stop: watch::Sender<bool>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Booted {
+    async fn serve(mut self, sockets: Sockets, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+        let Sockets { client, peer, http, gossip, .. } = sockets;
+        let (calls, call_queue) = mpsc::channel(CALLS_MAX);
+        let (events, event_queue) = mpsc::channel(EVENTS_MAX);
+        let handle = self.handle(calls);
+        let (surfaces_stop, surfaces_stopped) = watch::channel(false);
+        let stopping = Stopping::new(surfaces_stopped);
+        let mut surfaces = JoinSet::new();
+        surfaces.spawn(grpc::serve(client, handle.clone(), stopping.clone().wait()));
+        surfaces.spawn(http::serve(http, handle.clone(), stopping.clone().wait()));
+        let control: Arc<dyn ControlPlane> = Arc::new(Control(Arc::clone(&self.log)));
+        let (peers_stop, peers_stopped) = watch::channel(false);
+        tasks.spawn(peer::serve(
+            peer,
+            self.trust.clone(),
+            Arc::clone(&self.metrics),
+            events.clone(),
+            control,
+            Stopping::new(peers_stopped),
+        ));
+        // The pump outlives the surfaces: it answers what they let finish.
+        let (pump_stop, pump_stopped) = watch::channel(false);
+        let ended = match self.cluster_known().await {
+            Ok(Some(state)) => {
+                let parts = self.pump_parts(&handle, state, gossip, events, event_queue, call_queue)?;
+                let pump = tokio::spawn(pump::run(parts, pump_stopped));
+                self.until_stopped(pump, surfaces_stop, surfaces, pump_stop).await
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.log.shutdown().await;
+        drop(peers_stop.send(true));
+        ended
+    }
+
+    fn handle(&self, calls: mpsc::Sender<Call>) -> Handle {
+        let resolvers = Sandbox::builtin_resolvers().into_iter().map(|(name, hash)| (name.to_owned(), hash));
+        Handle {
+            node: self.config.node.id,
+            limits: Arc::new(self.config.limits.clone()),
+            metrics: Arc::clone(&self.metrics),
+            epoch_log: Arc::clone(&self.log) as Arc<dyn EpochLog>,
+            state: Arc::new(ArcSwap::from(self.log.watch().borrow().clone())),
+            view: Arc::new(ArcSwap::from_pointee(PumpView::default())),
+            store: Arc::clone(&self.opened.store),
+            adapter: self.opened.adapter.as_str().into(),
+            resolvers: Arc::new(resolvers.collect()),
+            calls,
+        }
+    }
+
+    /// Waits until the epoch log says which cluster this is. `None` when the node is stopped before.
+    async fn cluster_known(&mut self) -> anyhow::Result<Option<Arc<State>>> {
+        let mut states = self.log.watch();
+        let mut fenced = self.log.fenced();
+        tokio::select! {
+            state = states.wait_for(|state| state.cluster != 0) => Ok(Some(state.context("the epoch log ended")?.clone())),
+            reason = fenced.wait_for(Option::is_some) => Err(anyhow!(fence(reason.ok()))),
+            _ = self.stopped.wait_for(|stop| *stop) => Ok(None),
+        }
+    }
+
+    fn pump_parts(
+        &self,
+        handle: &Handle,
+        state: Arc<State>,
+        gossip_address: SocketAddr,
+        events: mpsc::Sender<Event>,
+        event_queue: mpsc::Receiver<Event>,
+        calls: mpsc::Receiver<Call>,
+    ) -> anyhow::Result<PumpParts> {
+        let me = self.config.node.id;
+        let counted = Arc::clone(&self.metrics);
+        let on_drop = Arc::new(move |reason| counted.gossip_dropped(reason));
+        let (gossip, datagrams) = gossip::bind(gossip_address, &self.key, me, state.cluster, on_drop)
+            .with_context(|| format!("can't open the gossip socket on UDP {gossip_address}"))?;
+        let disk = DiskParts {
+            store: Arc::clone(&self.opened.store),
+            resolve: Arc::clone(&self.sandbox) as _,
+            partition_bits: state.partition_bits,
+            metrics: Arc::clone(&self.metrics),
+            events: events.clone(),
+        };
+        let node = Node::new(NodeOptions {
+            me,
+            opening: self.log.opening(),
+            limits: self.config.limits.clone(),
+            gossip: self.config.gossip,
+            seed: seed(self.log.opening()),
+        });
+        Ok(PumpParts {
+            node,
+            me,
+            resolve: Arc::clone(&self.sandbox) as _,
+            disk: Disk::start(&disk, READERS).context("can't start the disk threads")?,
+            links: LinkParts {
+                trust: self.trust.clone(),
+                metrics: Arc::clone(&self.metrics),
+                events,
+                clock: NodeClock::new(self.config.node.test_clock_offset_ms),
+            },
+            metrics: Arc::clone(&self.metrics),
+            calls,
+            events: event_queue,
+            states: self.log.watch(),
+            gossip,
+            datagrams,
+            state: Arc::clone(&handle.state),
+            view: Arc::clone(&handle.view),
+        })
+    }
+
+    /// Serves until somebody or something says stop, then takes the surfaces down, then the pump.
+    async fn until_stopped(
+        &mut self,
+        mut pump: tokio::task::JoinHandle<Ended>,
+        surfaces_stop: watch::Sender<bool>,
+        mut surfaces: JoinSet<anyhow::Result<()>>,
+        pump_stop: watch::Sender<bool>,
+    ) -> anyhow::Result<()> {
+        let mut fenced = self.log.fenced();
+        let early = tokio::select! {
+            ended = &mut pump => Some(ended.context("the pump died")?.into()),
+            reason = fenced.wait_for(Option::is_some) => Some(anyhow!(fence(reason.ok()))),
+            Some(ended) = surfaces.join_next() => ended.context("a surface died")?.err(),
+            _ = self.stopped.wait_for(|stop| *stop) => None,
+        };
+        tracing::info!("stopping: no new requests, finishing those under way");
+        drop(surfaces_stop.send(true));
+        while surfaces.join_next().await.is_some() {}
+        drop(pump_stop.send(true));
+        if !pump.is_finished() {
+            drop(pump.await);
+        }
+        drop(self.stop.send(true));
+        early.map_or(Ok(()), Err)
+    }
+}
+
+/// Why the epoch log says that this process must stop.
+fn fence(reason: Option<watch::Ref<'_, Option<String>>>) -> String {
+    reason.and_then(|reason| reason.clone()).unwrap_or_else(|| "the epoch log has ended".to_owned())
+}
+
+/// Half of the opening's random name: gossip needs randomness, not secrecy.
+fn seed(opening: u128) -> u64 {
+    (opening >> 64) as u64 ^ opening as u64
+}
+
+/// Hands control calls of other nodes to the epoch log.
+struct Control(Arc<RaftLog>);
+
+impl ControlPlane for Control {
+    fn control(&self, from: NodeId, kind: u32, body: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
+        Box::pin(async move { self.0.serve(&from.to_string(), kind, body).await.map_err(|error| error.to_string()) })
+    }
+}
+
+/// Says stop at the first SIGTERM or SIGINT.
+async fn signals(stop: watch::Sender<bool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::error!("can't listen for signals: SIGTERM will end this node without a goodbye");
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => tracing::info!("SIGTERM"),
+        _ = int.recv() => tracing::info!("SIGINT"),
+    }
+    drop(stop.send(true));
+}

@@ -1,0 +1,117 @@
+//! The sandbox, and the store behind the adapter that the config names.
+
+use crate::config::{Adapter, Config};
+use crate::metrics::{Metrics, Sample, SampleKind};
+use anyhow::Context as _;
+use mks_logic::port::Store;
+use mks_sandbox::{AdapterSource, Compression, Sandbox, SandboxOptions, StoragePlan, Tuning};
+use mks_store::{Engine, Options};
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What the store was opened with, for status pages.
+#[derive(Clone)]
+pub(super) struct Opened {
+    pub(super) store: Arc<dyn Store>,
+    /// Name and version of the adapter, or that there is none.
+    pub(super) adapter: String,
+}
+
+/// Takes the data directory for this process alone. The lock ends with the process, however it ends.
+pub(super) fn lock(data_dir: &Path) -> anyhow::Result<File> {
+    fs::create_dir_all(data_dir).with_context(|| format!("can't make the data directory {}", data_dir.display()))?;
+    let path = data_dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("can't open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => anyhow::bail!(
+            "the data directory {} is in use by another process; stop that one, or give this node a directory of its own",
+            data_dir.display()
+        ),
+        Err(fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
+    }
+}
+
+/// Starts the sandbox with its caches in the data directory.
+pub(super) fn sandbox(config: &Config, metrics: &Metrics) -> anyhow::Result<Arc<Sandbox>> {
+    let options = SandboxOptions { directory: config.node.data_dir.join("plugins"), ..SandboxOptions::default() };
+    let sandbox = Sandbox::new(options).context("can't start the plugin sandbox")?;
+    let counted = Arc::clone(&sandbox);
+    metrics.register(Box::new(move || samples(&counted)));
+    Ok(sandbox)
+}
+
+/// Asks the adapter for its plan and opens the engine that it names.
+pub(super) fn open(config: &Config, sandbox: &Sandbox, metrics: &Metrics) -> anyhow::Result<Opened> {
+    let storage = &config.storage;
+    let defaults = Options {
+        directory: config.node.data_dir.join("store"),
+        reserve_bytes: storage.reserve_bytes,
+        ..Options::default()
+    };
+    let source = match &storage.adapter {
+        Adapter::Memory => None,
+        Adapter::Fjall => Some(AdapterSource::Builtin("fjall")),
+        Adapter::Rocksdb => Some(AdapterSource::Builtin("rocksdb")),
+        Adapter::Component(path) => Some(AdapterSource::Path(path.clone())),
+    };
+    let (options, adapter) = match source {
+        None => (Options { engine: Engine::Memory, ..defaults }, "none".to_owned()),
+        Some(source) => {
+            let given: Vec<_> = storage.options.clone().into_iter().collect();
+            let plan = sandbox
+                .plan(&source, &given, storage.memory_bytes)
+                .with_context(|| format!("the storage adapter {} gave no plan", storage.adapter))?;
+            let name = format!("{} {}", plan.adapter, plan.version);
+            (planned(defaults, &plan)?, name)
+        }
+    };
+    let store = mks_store::open(&options).map_err(anyhow::Error::from).with_context(|| {
+        format!("can't open the {} store in {}", options.engine, options.directory.display())
+    })?;
+    metrics.register_store(Arc::clone(&store));
+    Ok(Opened { store, adapter })
+}
+
+/// The plan's choices over the config's defaults.
+fn planned(defaults: Options, plan: &StoragePlan) -> anyhow::Result<Options> {
+    let Tuning { cache_bytes, memtable_bytes, separate_values_from, compression, workers } = plan.tuning;
+    Ok(Options {
+        engine: plan.engine.parse().map_err(anyhow::Error::msg).context("the storage adapter's plan")?,
+        cache_bytes,
+        memtable_bytes,
+        value_separation_bytes: separate_values_from.unwrap_or(0),
+        compression: compression == Compression::Lz4,
+        workers,
+        ..defaults
+    })
+}
+
+/// What the sandbox has done: the proof that conflicts are settled in it, and that stores are opened through it.
+fn samples(sandbox: &Sandbox) -> Vec<Sample> {
+    let counters = sandbox.counters();
+    let sample = |name: &'static str, help: &'static str, labels, value: u64| Sample {
+        name: name.into(),
+        help: help.into(),
+        kind: SampleKind::Counter,
+        labels,
+        value: value as f64,
+    };
+    let mut samples = vec![
+        sample("sandbox_compiled", "Components that were compiled", Vec::new(), counters.compiled),
+        sample("sandbox_cache_hits", "Components whose native code was in the cache", Vec::new(), counters.cache_hits),
+    ];
+    for (name, calls) in counters.adapter_calls {
+        samples.push(sample("adapter_calls", "Calls of storage adapters", vec![("adapter", name)], calls));
+    }
+    for resolver in counters.resolvers {
+        let labels = || vec![("resolver", resolver.name.clone()), ("hash", format!("{:?}", resolver.hash))];
+        samples.extend([
+            sample("resolver_calls", "Batches of conflicts that a resolver was asked to settle", labels(), resolver.calls),
+            sample("resolver_conflicts", "Conflicts that a resolver settled", labels(), resolver.conflicts),
+            sample("resolver_failures", "Batches without a verdict; all versions were kept", labels(), resolver.failures),
+        ]);
+    }
+    samples
+}

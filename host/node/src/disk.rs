@@ -1,0 +1,173 @@
+//! The threads that wait for the disk, so that nothing else does.
+//!
+//! One writer takes whatever jobs lie there, merges them ([`replica::absorb`]) and commits them as one batch with at
+//! most one fsync: group commit without a timer. Because it is alone, one key never has two merges in flight. Readers
+//! take what lies there as well. Results go back to the pump in groups.
+
+use crate::metrics::Metrics;
+use crate::pump::Event;
+use mks_logic::event::{JobId, ReadJob, WriteJob};
+use mks_logic::message::{ReadOutcome, Refused, Want, WriteOutcome};
+use mks_logic::port::{Resolve, Store, StoreError, Table};
+use mks_logic::record::Record;
+use mks_logic::replica;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use tokio::sync::mpsc;
+
+/// Jobs that one commit takes at most.
+const GROUP_JOBS_MAX: usize = 512;
+/// Bytes of values after which a commit takes no further job.
+const GROUP_BYTES_MAX: usize = 8 << 20;
+/// Reads that one answer to the pump carries at most.
+const GROUP_READS_MAX: usize = 64;
+
+/// What the threads work with.
+#[derive(Clone)]
+pub struct DiskParts {
+    /// The engine.
+    pub store: Arc<dyn Store>,
+    /// Settles conflicts.
+    pub resolve: Arc<dyn Resolve>,
+    /// Q = 2^bits.
+    pub partition_bits: u8,
+    /// Group sizes are counted here.
+    pub metrics: Arc<Metrics>,
+    /// Where results go.
+    pub events: mpsc::Sender<Event>,
+}
+
+/// The queues in front of the threads. The pump bounds what it puts in: see `disk_jobs_max`.
+#[derive(Debug)]
+pub struct Disk {
+    writes: Option<Sender<WriteJob>>,
+    reads: Option<Sender<ReadJob>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Disk {
+    /// Starts one writer and `readers` readers.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(parts: &DiskParts, readers: usize) -> std::io::Result<Self> {
+        let (writes, write_queue) = channel();
+        let (reads, read_queue) = channel();
+        let mut threads = Vec::new();
+        let writer = parts.clone();
+        threads.push(
+            thread::Builder::new().name("mks-writer".into()).spawn(move || write_jobs(&writer, &write_queue))?,
+        );
+        let read_queue = Arc::new(Mutex::new(read_queue));
+        for i in 0..readers.max(1) {
+            let (parts, queue) = (parts.clone(), Arc::clone(&read_queue));
+            let name = format!("mks-reader-{i}");
+            threads.push(thread::Builder::new().name(name).spawn(move || read_jobs(&parts, &queue))?);
+        }
+        Ok(Self { writes: Some(writes), reads: Some(reads), threads })
+    }
+
+    /// Queues a write.
+    pub fn write(&self, job: WriteJob) {
+        if let Some(queue) = &self.writes {
+            // Fails only when the thread is gone, at the end of the process.
+            drop(queue.send(job));
+        }
+    }
+
+    /// Queues a read.
+    pub fn read(&self, job: ReadJob) {
+        if let Some(queue) = &self.reads {
+            drop(queue.send(job));
+        }
+    }
+
+    /// Lets the threads finish what is queued, and waits for them. Blocks.
+    pub fn stop(mut self) {
+        self.writes = None;
+        self.reads = None;
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
+    }
+}
+
+fn write_jobs(parts: &DiskParts, queue: &Receiver<WriteJob>) {
+    while let Ok(first) = queue.recv() {
+        let mut bytes = value_bytes(&first);
+        let mut group = vec![first];
+        while group.len() < GROUP_JOBS_MAX && bytes < GROUP_BYTES_MAX {
+            let Ok(job) = queue.try_recv() else { break };
+            bytes += value_bytes(&job);
+            group.push(job);
+        }
+        let (outcomes, figures) = replica::absorb(&*parts.store, &*parts.resolve, parts.partition_bits, &group);
+        parts.metrics.commit(group.len() as u64);
+        if figures.unsettled > 0 {
+            tracing::warn!(
+                siblings_kept = figures.unsettled,
+                "a resolver gave no verdict; every version was kept, reads show them as siblings"
+            );
+        }
+        let broken = outcomes.contains(&WriteOutcome::Refused(Refused::Store)).then(|| fatal(&*parts.store)).flatten();
+        let done = group.iter().map(|job| job.job).zip(outcomes).collect();
+        if parts.events.blocking_send(Event::Written(done)).is_err() {
+            return;
+        }
+        if let Some(reason) = broken {
+            // Nobody reads the queue any more once this is said: the node stops.
+            drop(parts.events.blocking_send(Event::StoreBroken(reason)));
+            return;
+        }
+    }
+}
+
+fn value_bytes(job: &WriteJob) -> usize {
+    job.version.value.as_ref().map_or(0, bytes::Bytes::len)
+}
+
+/// The reason, if the store has given up for good.
+fn fatal(store: &dyn Store) -> Option<String> {
+    match store.get(Table::Meta, b"alive") {
+        Err(error @ StoreError::Fatal(_)) => Some(error.to_string()),
+        _ => None,
+    }
+}
+
+fn read_jobs(parts: &DiskParts, queue: &Mutex<Receiver<ReadJob>>) {
+    let mut group = Vec::new();
+    loop {
+        {
+            let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let Ok(first) = queue.recv() else { return };
+            group.push(first);
+            while group.len() < GROUP_READS_MAX {
+                let Ok(job) = queue.try_recv() else { break };
+                group.push(job);
+            }
+        }
+        let done: Vec<(JobId, ReadOutcome)> = group.drain(..).map(|job| (job.job, read(parts, &job))).collect();
+        if parts.events.blocking_send(Event::Found(done)).is_err() {
+            return;
+        }
+    }
+}
+
+fn read(parts: &DiskParts, job: &ReadJob) -> ReadOutcome {
+    let record = match parts.store.get(Table::Records, &job.key.engine_key(parts.partition_bits)) {
+        Ok(bytes) => Record::decode(&bytes.unwrap_or_default()),
+        Err(error) => {
+            tracing::error!(%error, "a read failed");
+            return ReadOutcome::Refused(replica::refusal(&error));
+        }
+    };
+    match (record, job.want) {
+        (Ok(record), Want::Record) => ReadOutcome::Record(record),
+        (Ok(record), Want::Digest) => ReadOutcome::Digest(record.digest()),
+        (Err(error), _) => {
+            tracing::error!(%error, key = ?job.key, "a stored record is damaged; it is not served");
+            ReadOutcome::Refused(Refused::Store)
+        }
+    }
+}

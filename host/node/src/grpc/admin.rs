@@ -1,0 +1,334 @@
+//! `mks.v1.Admin`: what the node and its cluster are, and how keyspaces change.
+
+use super::convert::{Checker, durability};
+use crate::epoch_log::ProposeError;
+use crate::fault::{Fault, Reason};
+use crate::handle::Handle;
+use crate::metrics::{Surface, resident_bytes};
+use crate::status;
+use mks_logic::cluster::{Applied, Entry, Keyspace, Refusal, State};
+use mks_logic::id::{KeyspaceId, NodeId, PartitionId};
+use mks_logic::port::{Durability, ResolverHash};
+use mks_logic::ring::{RING_WIDTH_MAX, Ring};
+use mks_proto::v1::admin_server::Admin;
+use mks_proto::v1::{
+    self, AlterKeyspaceRequest, CreateKeyspaceRequest, KeyspaceDefinition, KeyspaceResponse, ListKeyspacesRequest,
+    ListKeyspacesResponse, LogStatus, MemberStatus, MembersRequest, MembersResponse, RingRange, RingRequest,
+    RingResponse, StatusRequest, StatusResponse, StoreStatus,
+};
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// Owners of each key where nobody says otherwise and the ring is wide enough.
+const N_DEFAULT: u8 = 3;
+const RESOLVER_DEFAULT: &str = "lww";
+
+/// The service on one node.
+#[derive(Clone, Debug)]
+pub(super) struct AdminService {
+    handle: Handle,
+}
+
+impl AdminService {
+    pub(super) const fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.handle.state.load_full()
+    }
+
+    /// Counts faults of the input on their way to the client.
+    fn answer<T>(&self, result: Result<T, Fault>) -> Result<Response<T>, Status> {
+        if let Err(fault) = &result
+            && fault.reason.blames_input()
+        {
+            self.handle.metrics.malformed(Surface::Grpc);
+        }
+        Ok(Response::new(result?))
+    }
+
+    async fn propose(&self, entry: Entry) -> Result<Applied, Fault> {
+        self.handle.epoch_log.propose(entry).await.map_err(Fault::from)
+    }
+
+    async fn create(&self, request: CreateKeyspaceRequest) -> Result<KeyspaceResponse, Fault> {
+        let keyspace = self.new_keyspace(named(request.keyspace)?)?;
+        match self.propose(Entry::CreateKeyspace { keyspace: keyspace.clone() }).await? {
+            Applied::Keyspace(id) => Ok(self.keyspace_response(id, &keyspace)),
+            Applied::Done | Applied::Opened(_) => Err(Fault::wrong_answer()),
+        }
+    }
+
+    async fn alter(&self, request: AlterKeyspaceRequest) -> Result<KeyspaceResponse, Fault> {
+        let changes = named(request.keyspace)?;
+        let state = self.state();
+        let (id, current) =
+            state.keyspace(&changes.name).ok_or_else(|| Fault::from(Refusal::KeyspaceUnknown(changes.name.clone())))?;
+        let keyspace = self.changed_keyspace(current, changes)?;
+        self.propose(Entry::AlterKeyspace { keyspace: keyspace.clone() }).await?;
+        Ok(self.keyspace_response(id, &keyspace))
+    }
+
+    /// Fills in what was left out.
+    fn new_keyspace(&self, wanted: KeyspaceDefinition) -> Result<Keyspace, Fault> {
+        let state = self.state();
+        let width = ring(&state)?.width();
+        let n = small("n", wanted.n)?.unwrap_or(N_DEFAULT.min(width));
+        if n == 0 || n > width {
+            let message = format!("n is {n}; it must be between 1 and {width}, the owners that each partition has");
+            return Err(Fault::invalid(message));
+        }
+        let majority = n / 2 + 1;
+        let (resolver, resolver_hash) = self.resolver(wanted.resolver.as_deref().unwrap_or(RESOLVER_DEFAULT))?;
+        Ok(Keyspace {
+            name: wanted.name,
+            n,
+            r: small("r", wanted.r)?.unwrap_or(majority),
+            w: small("w", wanted.w)?.unwrap_or(majority),
+            durability: durability(wanted.durability)?.unwrap_or(Durability::Sync),
+            ttl_ms: wanted.ttl_ms.unwrap_or(0),
+            resolver,
+            resolver_hash,
+        })
+    }
+
+    /// Keeps what was left out.
+    fn changed_keyspace(&self, current: &Keyspace, changes: KeyspaceDefinition) -> Result<Keyspace, Fault> {
+        let n = current.n;
+        if let Some(wanted) = changes.n
+            && wanted != u32::from(n)
+        {
+            let message = format!("n is {wanted}, and {n} now: it can't be changed yet; make a new keyspace instead");
+            return Err(Fault::invalid(message));
+        }
+        let (resolver, resolver_hash) = match &changes.resolver {
+            Some(name) => self.resolver(name)?,
+            None => (current.resolver.clone(), current.resolver_hash),
+        };
+        Ok(Keyspace {
+            name: changes.name,
+            n,
+            r: small("r", changes.r)?.unwrap_or(current.r),
+            w: small("w", changes.w)?.unwrap_or(current.w),
+            durability: durability(changes.durability)?.unwrap_or(current.durability),
+            ttl_ms: changes.ttl_ms.unwrap_or(current.ttl_ms),
+            resolver,
+            resolver_hash,
+        })
+    }
+
+    fn resolver(&self, name: &str) -> Result<(String, ResolverHash), Fault> {
+        let known = &self.handle.resolvers;
+        if let Some((name, hash)) = known.iter().find(|(known, _)| known == name) {
+            return Ok((name.clone(), *hash));
+        }
+        let names = known.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        Err(Fault::new(Reason::UnknownResolver, format!("there is no resolver named {name:?}; this node has {names}")))
+    }
+
+    fn keyspace_response(&self, id: KeyspaceId, keyspace: &Keyspace) -> KeyspaceResponse {
+        let epoch = self.handle.epoch_log.watch().borrow().epoch.0;
+        keyspace_response(id, keyspace, epoch)
+    }
+
+    fn log_status(&self) -> LogStatus {
+        let log = self.handle.epoch_log.status();
+        let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
+        LogStatus {
+            leader: log.leader.map_or(0, |leader| leader.0),
+            term: log.term,
+            applied: log.applied,
+            voters: ids(&log.voters),
+            learners: ids(&log.learners),
+        }
+    }
+
+    fn store_status(&self) -> StoreStatus {
+        let stats = self.handle.store_stats();
+        StoreStatus {
+            engine: stats.engine.into(),
+            adapter: self.handle.adapter.to_string(),
+            records_estimate: stats.records_estimate,
+            disk_bytes: stats.disk_bytes,
+            batches: stats.batches,
+            fsyncs: stats.fsyncs,
+            stall_us: stats.stall_us,
+        }
+    }
+
+    fn members(&self) -> Vec<MemberStatus> {
+        let (state, view, log) = (self.state(), self.handle.view.load(), self.handle.epoch_log.status());
+        let member = |(node, member): (&NodeId, &mks_logic::cluster::Member)| {
+            let ours = *node == self.handle.node;
+            let peer = view.peers.iter().find(|peer| peer.node == *node);
+            MemberStatus {
+                node: node.0,
+                incarnation: member.incarnation.0,
+                client_address: member.addresses.client.clone(),
+                peer_address: member.addresses.peer.clone(),
+                http_address: member.addresses.http.clone(),
+                zone: member.zone.clone(),
+                weight: member.weight,
+                alive: ours || peer.is_some_and(|peer| peer.alive),
+                linked: ours || peer.is_some_and(|peer| peer.linked),
+                clock_offset_ms: peer.map_or(0, |peer| peer.clock_offset_ms),
+                leader: log.leader == Some(*node),
+                voter: log.voters.contains(node),
+                partitions: state.ring.as_ref().map_or(0, |ring| ring.owned_by(*node, RING_WIDTH_MAX) as u32),
+            }
+        };
+        state.members.iter().map(member).collect()
+    }
+
+    fn ring(&self, request: RingRequest) -> Result<RingResponse, Fault> {
+        let state = self.state();
+        let ring = ring(&state)?;
+        let (ranges, partition) = match request.key {
+            None => (ranges(ring), None),
+            Some(key) => {
+                let (key, keyspace) = Checker::new(&self.handle.limits, &state).key(Some(key))?;
+                let partition = key.place(state.partition_bits).partition;
+                let number = u32::from(partition.0);
+                (vec![range(number, ring.owners(partition, keyspace.n))], Some(number))
+            }
+        };
+        Ok(RingResponse { epoch: state.epoch.0, partitions: ring.partitions() as u32, ranges, partition })
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let handle = &self.handle;
+        let (state, view) = (self.state(), handle.view.load_full());
+        let not_ready = status::not_ready(handle);
+        Ok(Response::new(StatusResponse {
+            node: handle.node.0,
+            incarnation: view.incarnation.0,
+            cluster: format!("{:032x}", state.cluster),
+            epoch: state.epoch.0,
+            version: env!("CARGO_PKG_VERSION").into(),
+            ready: not_ready.is_none(),
+            not_ready: not_ready.unwrap_or_default(),
+            uptime_ms: u64::try_from(handle.metrics.uptime().as_millis()).unwrap_or(u64::MAX),
+            store: Some(self.store_status()),
+            log: Some(self.log_status()),
+            operations: view.operations,
+            warnings: status::warnings(handle),
+            resident_bytes: resident_bytes(),
+        }))
+    }
+
+    async fn members(&self, _: Request<MembersRequest>) -> Result<Response<MembersResponse>, Status> {
+        Ok(Response::new(MembersResponse { members: self.members() }))
+    }
+
+    async fn ring(&self, request: Request<RingRequest>) -> Result<Response<RingResponse>, Status> {
+        self.answer(self.ring(request.into_inner()))
+    }
+
+    async fn create_keyspace(
+        &self,
+        request: Request<CreateKeyspaceRequest>,
+    ) -> Result<Response<KeyspaceResponse>, Status> {
+        self.answer(self.create(request.into_inner()).await)
+    }
+
+    async fn list_keyspaces(
+        &self,
+        _: Request<ListKeyspacesRequest>,
+    ) -> Result<Response<ListKeyspacesResponse>, Status> {
+        let state = self.state();
+        let response = |(id, keyspace): (&KeyspaceId, &Keyspace)| keyspace_response(*id, keyspace, state.epoch.0);
+        Ok(Response::new(ListKeyspacesResponse { keyspaces: state.keyspaces.iter().map(response).collect() }))
+    }
+
+    async fn alter_keyspace(
+        &self,
+        request: Request<AlterKeyspaceRequest>,
+    ) -> Result<Response<KeyspaceResponse>, Status> {
+        self.answer(self.alter(request.into_inner()).await)
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        let reason = match &refusal {
+            Refusal::Order(_) => Reason::Forming,
+            Refusal::IdTaken { .. } | Refusal::Superseded { .. } | Refusal::Invalid(_) => Reason::Invalid,
+            Refusal::KeyspaceExists(_) => Reason::Exists,
+            Refusal::KeyspaceUnknown(_) => Reason::UnknownKeyspace,
+        };
+        Self::new(reason, refusal.to_string())
+    }
+}
+
+impl From<ProposeError> for Fault {
+    fn from(error: ProposeError) -> Self {
+        let reason = match error {
+            ProposeError::Refused(refusal) => return refusal.into(),
+            ProposeError::NoLeader { .. } => Reason::NoLeader,
+            ProposeError::Timeout => Reason::Unconfirmed,
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
+fn named(definition: Option<KeyspaceDefinition>) -> Result<KeyspaceDefinition, Fault> {
+    definition
+        .filter(|definition| !definition.name.is_empty())
+        .ok_or_else(|| Fault::invalid("the keyspace has no name; give it one"))
+}
+
+fn ring(state: &State) -> Result<&Ring, Fault> {
+    state.ring.as_ref().ok_or_else(|| {
+        let (joined, expected) = (state.members.len() as u32, state.expect);
+        mks_logic::event::OpError::Forming { joined, expected }.into()
+    })
+}
+
+fn small(what: &str, number: Option<u32>) -> Result<Option<u8>, Fault> {
+    let Some(number) = number else { return Ok(None) };
+    let small =
+        u8::try_from(number).map_err(|_| Fault::invalid(format!("{what} is {number}; it counts owners of a key")));
+    small.map(Some)
+}
+
+fn keyspace_response(id: KeyspaceId, keyspace: &Keyspace, epoch: u64) -> KeyspaceResponse {
+    let durability = match keyspace.durability {
+        Durability::Os => v1::Durability::Os,
+        Durability::Sync => v1::Durability::Sync,
+    };
+    KeyspaceResponse {
+        id: id.0,
+        keyspace: Some(KeyspaceDefinition {
+            name: keyspace.name.clone(),
+            n: Some(keyspace.n.into()),
+            r: Some(keyspace.r.into()),
+            w: Some(keyspace.w.into()),
+            durability: durability.into(),
+            ttl_ms: Some(keyspace.ttl_ms),
+            resolver: Some(keyspace.resolver.clone()),
+        }),
+        resolver_hash: keyspace.resolver_hash.0.iter().map(|byte| format!("{byte:02x}")).collect(),
+        epoch,
+    }
+}
+
+fn range(partition: u32, owners: &[NodeId]) -> RingRange {
+    RingRange { first: partition, last: partition, owners: owners.iter().map(|node| node.0).collect() }
+}
+
+/// The whole table, neighbours with the same owners together.
+fn ranges(ring: &Ring) -> Vec<RingRange> {
+    let mut ranges: Vec<RingRange> = Vec::new();
+    for (PartitionId(partition), owners) in ring.iter() {
+        let next = range(partition.into(), owners);
+        match ranges.last_mut() {
+            Some(last) if last.owners == next.owners => last.last = next.last,
+            _ => ranges.push(next),
+        }
+    }
+    ranges
+}

@@ -1,0 +1,79 @@
+//! `mks.v1.Kv`: unary calls, one request to the pump each. The hungry use [`super::session`].
+
+use super::convert::{self, Checker, timeout_of};
+use super::session::Session;
+use crate::fault::{Fault, Reason};
+use crate::handle::Handle;
+use crate::metrics::Surface;
+use crate::net::Stopping;
+use mks_logic::event;
+use mks_proto::v1::kv_server::Kv;
+use mks_proto::v1::{
+    BatchRequest, BatchResponse, DeleteRequest, GetRequest, GetResponse, PutRequest, SessionRequest, WriteResponse,
+};
+use tonic::{Request, Response, Status, Streaming};
+
+/// The service on one node.
+#[derive(Clone, Debug)]
+pub(super) struct KvService {
+    handle: Handle,
+    stopping: Stopping,
+}
+
+impl KvService {
+    pub(super) const fn new(handle: Handle, stopping: Stopping) -> Self {
+        Self { handle, stopping }
+    }
+
+    /// Checks a message, asks the pump, and waits for its reply.
+    async fn ask<M>(
+        &self,
+        request: Request<M>,
+        check: impl FnOnce(Checker<'_>, M) -> Result<event::Request, Fault>,
+    ) -> Result<event::Reply, Fault> {
+        let handle = &self.handle;
+        let checked = timeout_of(request.metadata()).and_then(|timeout| {
+            let state = handle.state.load();
+            check(Checker::new(&handle.limits, &state).within(timeout), request.into_inner())
+        });
+        match checked {
+            Ok(request) => Ok(handle.call(request).await),
+            Err(fault) => {
+                if fault.reason.blames_input() {
+                    handle.metrics.malformed(Surface::Grpc);
+                }
+                Err(fault)
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    type SessionStream = Session;
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<WriteResponse>, Status> {
+        let reply = self.ask(request, |checker, message| checker.put(message)).await?;
+        Ok(Response::new(convert::written(reply)?))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let reply = self.ask(request, |checker, message| checker.get(message)).await?;
+        let found = convert::found(reply)?.ok_or_else(|| Fault::new(Reason::NotFound, "the key is absent"))?;
+        Ok(Response::new(found))
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<WriteResponse>, Status> {
+        let reply = self.ask(request, |checker, message| checker.delete(message)).await?;
+        Ok(Response::new(convert::written(reply)?))
+    }
+
+    async fn batch(&self, request: Request<BatchRequest>) -> Result<Response<BatchResponse>, Status> {
+        let reply = self.ask(request, |checker, message| checker.batch(message)).await?;
+        Ok(Response::new(convert::batch(reply)?))
+    }
+
+    async fn session(&self, request: Request<Streaming<SessionRequest>>) -> Result<Response<Session>, Status> {
+        Ok(Response::new(Session::new(self.handle.clone(), request.into_inner(), self.stopping.clone())))
+    }
+}

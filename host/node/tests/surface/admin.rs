@@ -1,0 +1,241 @@
+//! Admin, health and reflection.
+
+use super::fake::{FakeNode, PARTITION_BITS, key};
+use mks_logic::id::{Incarnation, NodeId};
+use mks_proto::detail_of;
+use mks_proto::v1::{
+    AlterKeyspaceRequest, CreateKeyspaceRequest, Durability, Key, KeyspaceDefinition, ListKeyspacesRequest,
+    MembersRequest, RingRequest, StatusRequest,
+};
+use std::sync::Arc;
+use tokio_stream::StreamExt;
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1alpha;
+
+fn named(name: &str) -> KeyspaceDefinition {
+    KeyspaceDefinition { name: name.into(), ..KeyspaceDefinition::default() }
+}
+
+fn create(keyspace: KeyspaceDefinition) -> CreateKeyspaceRequest {
+    CreateKeyspaceRequest { keyspace: Some(keyspace) }
+}
+
+fn reason(status: &Status) -> (Code, String) {
+    (status.code(), detail_of(status).unwrap().reason)
+}
+
+#[tokio::test]
+async fn a_new_keyspace_gets_what_was_left_out() {
+    let node = FakeNode::start().await;
+    let mut admin = node.admin().await;
+    let created = admin.create_keyspace(create(named("carts"))).await.unwrap().into_inner();
+    let keyspace = created.keyspace.unwrap();
+    assert_eq!((keyspace.n, keyspace.r, keyspace.w), (Some(3), Some(2), Some(2)));
+    assert_eq!(keyspace.durability(), Durability::Sync);
+    assert_eq!((keyspace.ttl_ms, keyspace.resolver.as_deref()), (Some(0), Some("lww")));
+    assert_eq!(created.resolver_hash, "01".repeat(32));
+    assert_eq!((created.id, created.epoch), (3, 5));
+}
+
+#[tokio::test]
+async fn an_altered_keyspace_keeps_what_was_left_out() {
+    let node = FakeNode::start().await;
+    let mut admin = node.admin().await;
+    let change = KeyspaceDefinition {
+        w: Some(3),
+        durability: Durability::Sync.into(),
+        resolver: Some("first-write-wins".into()),
+        ..named("default")
+    };
+    let alter = |keyspace| AlterKeyspaceRequest { keyspace: Some(keyspace) };
+    let altered = admin.alter_keyspace(alter(change)).await.unwrap().into_inner();
+    let keyspace = altered.keyspace.unwrap();
+    assert_eq!((keyspace.n, keyspace.r, keyspace.w), (Some(3), Some(2), Some(3)));
+    assert_eq!(keyspace.durability(), Durability::Sync);
+    assert_eq!((altered.id, altered.resolver_hash), (1, "02".repeat(32)));
+
+    let status = admin.alter_keyspace(alter(KeyspaceDefinition { n: Some(2), ..named("default") })).await.unwrap_err();
+    assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID".into()));
+    let status = admin.alter_keyspace(alter(named("nowhere"))).await.unwrap_err();
+    assert_eq!(reason(&status), (Code::FailedPrecondition, "UNKNOWN_KEYSPACE".into()));
+}
+
+#[tokio::test]
+async fn a_definition_that_makes_no_sense_is_refused() {
+    let node = FakeNode::start().await;
+    let mut admin = node.admin().await;
+    let resolver = KeyspaceDefinition { resolver: Some("longest".into()), ..named("x") };
+    let status = admin.create_keyspace(create(resolver)).await.unwrap_err();
+    assert_eq!(reason(&status), (Code::FailedPrecondition, "UNKNOWN_RESOLVER".into()));
+    assert!(status.message().contains("first-write-wins, lww"), "it lists what exists: {}", status.message());
+    for (what, definition) in [
+        ("no name", named("")),
+        ("n = 0", KeyspaceDefinition { n: Some(0), ..named("x") }),
+        ("n beyond the ring", KeyspaceDefinition { n: Some(4), ..named("x") }),
+        ("n = 257", KeyspaceDefinition { n: Some(257), ..named("x") }),
+        ("r = 1000", KeyspaceDefinition { r: Some(1_000), ..named("x") }),
+        ("an unknown durability", KeyspaceDefinition { durability: 3, ..named("x") }),
+    ] {
+        let status = admin.create_keyspace(create(definition)).await.unwrap_err();
+        assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID".into()), "{what}");
+    }
+    let status = admin.create_keyspace(CreateKeyspaceRequest { keyspace: None }).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let status = admin.create_keyspace(create(named("default"))).await.unwrap_err();
+    assert_eq!(reason(&status), (Code::AlreadyExists, "EXISTS".into()));
+}
+
+#[tokio::test]
+async fn configuration_waits_for_a_leader_and_says_so() {
+    let node = FakeNode::start().await;
+    *node.log.leader.lock().unwrap() = None;
+    let mut admin = node.admin().await;
+    let status = admin.create_keyspace(create(named("x"))).await.unwrap_err();
+    assert_eq!(reason(&status), (Code::Unavailable, "NO_LEADER".into()));
+    let warnings = admin.status(StatusRequest {}).await.unwrap().into_inner().warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("no leader")), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn keyspaces_are_listed_with_their_definitions() {
+    let node = FakeNode::start().await;
+    let listed = node.admin().await.list_keyspaces(ListKeyspacesRequest {}).await.unwrap().into_inner().keyspaces;
+    let names: Vec<_> = listed.iter().map(|k| (k.id, k.keyspace.as_ref().unwrap().name.as_str())).collect();
+    assert_eq!(names, [(1, "default"), (2, "single")]);
+}
+
+#[tokio::test]
+async fn the_ring_covers_every_partition_once() {
+    let node = FakeNode::start().await;
+    let mut admin = node.admin().await;
+    let ring = admin.ring(RingRequest { key: None }).await.unwrap().into_inner();
+    assert_eq!((ring.partitions, ring.epoch), (1 << PARTITION_BITS, 4));
+    let mut next = 0;
+    for range in &ring.ranges {
+        assert_eq!(range.first, next);
+        assert_eq!(range.owners.len(), 3);
+        next = range.last + 1;
+    }
+    assert_eq!(next, ring.partitions);
+
+    let one = admin.ring(RingRequest { key: key("k") }).await.unwrap().into_inner();
+    let partition = one.partition.unwrap();
+    assert_eq!((one.ranges.len(), one.ranges[0].first, one.ranges[0].last), (1, partition, partition));
+    let single = Key { keyspace: "single".into(), ..key("k").unwrap() };
+    let one = admin.ring(RingRequest { key: Some(single) }).await.unwrap().into_inner();
+    assert_eq!(one.ranges[0].owners.len(), 1, "a keyspace of n = 1 has one owner");
+    let status = admin.ring(RingRequest { key: key("") }).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn members_are_shown_as_this_node_knows_them() {
+    let node = FakeNode::start().await;
+    let members = node.admin().await.members(MembersRequest {}).await.unwrap().into_inner().members;
+    let seen: Vec<_> = members.iter().map(|m| (m.node, m.alive, m.linked, m.leader, m.voter)).collect();
+    assert_eq!(seen, [(1, true, true, false, true), (2, true, true, true, true), (3, false, false, false, true)]);
+    assert!(members.iter().all(|member| member.partitions == 1 << PARTITION_BITS));
+    assert_eq!(members[2].clock_offset_ms, 900);
+    assert_eq!(members[1].client_address, "10.0.0.2:7600");
+}
+
+#[tokio::test]
+async fn status_warns_of_what_an_operator_should_know() {
+    let node = FakeNode::start().await;
+    let mut admin = node.admin().await;
+    let status = admin.status(StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.node, status.incarnation, status.epoch), (1, 1, 4));
+    assert!(status.ready && status.not_ready.is_empty());
+    assert_eq!(status.cluster, format!("{:032x}", 0xC0FFEE));
+    let store = status.store.unwrap();
+    assert_eq!((store.engine.as_str(), store.adapter.as_str(), store.fsyncs), ("memory", "fjall", 6));
+    assert!(status.resident_bytes > 0);
+    let warned = |warnings: &[String], word| warnings.iter().any(|warning| warning.contains(word));
+    assert!(warned(&status.warnings, "900 ms"), "{:?}", status.warnings);
+    assert!(!warned(&status.warnings, "owns nothing"), "{:?}", status.warnings);
+
+    let mut state = (**node.handle.state.load()).clone();
+    let newcomer = state.members[&NodeId(3)].clone();
+    state.members.insert(NodeId(4), newcomer);
+    node.handle.state.store(Arc::new(state));
+    let status = admin.status(StatusRequest {}).await.unwrap().into_inner();
+    assert!(warned(&status.warnings, "n4 owns nothing until moving partitions is built"), "{:?}", status.warnings);
+}
+
+#[tokio::test]
+async fn health_follows_readiness() {
+    let node = FakeNode::start_forming().await;
+    let mut health = HealthClient::new(node.channel().await);
+    for service in ["", "mks.v1.Kv", "mks.v1.Admin"] {
+        let response = health.check(HealthCheckRequest { service: service.into() }).await.unwrap().into_inner();
+        assert_eq!(response.status(), ServingStatus::NotServing, "{service}");
+    }
+    let unknown = health.check(HealthCheckRequest { service: "mks.v1.Nothing".into() }).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+
+    let request = HealthCheckRequest { service: "mks.v1.Kv".into() };
+    let mut changes = health.watch(request).await.unwrap().into_inner();
+    assert_eq!(changes.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    let ready = FakeNode::start().await;
+    node.handle.state.store(ready.handle.state.load_full());
+    let mut view = (**node.handle.view.load()).clone();
+    view.incarnation = Incarnation(1);
+    node.handle.view.store(Arc::new(view));
+    assert_eq!(changes.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    node.stop();
+    assert_eq!(changes.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+}
+
+#[tokio::test]
+async fn reflection_shows_what_clients_may_call_and_no_more() {
+    let node = FakeNode::start().await;
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut client = ServerReflectionClient::new(node.channel().await);
+    let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let Some(MessageResponse::ListServicesResponse(list)) = answers.next().await.unwrap().unwrap().message_response
+    else {
+        panic!("a list was asked for");
+    };
+    let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["mks.v1.Kv", "mks.v1.Admin", "grpc.health.v1.Health"] {
+        assert!(names.contains(&name), "{name} is not in {names:?}");
+    }
+    assert!(!names.contains(&"mks.v1.Peer"), "{names:?}");
+
+    // Older tools ask the older version.
+    let request = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
+            "mks.v1.Kv.Session".into(),
+        )),
+    };
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(node.channel().await);
+    let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let answer = answers.next().await.unwrap().unwrap().message_response.unwrap();
+    assert!(matches!(
+        answer,
+        v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(file)
+            if !file.file_descriptor_proto.is_empty()
+    ));
+}
+
+#[tokio::test]
+async fn a_node_that_stops_closes_its_doors() {
+    let node = FakeNode::start().await;
+    let mut admin = node.admin().await;
+    admin.status(StatusRequest {}).await.unwrap();
+    let (grpc, http) = (node.grpc, node.http);
+    node.stopped().await;
+    assert!(std::net::TcpStream::connect(grpc).is_err());
+    assert!(std::net::TcpStream::connect(http).is_err());
+}

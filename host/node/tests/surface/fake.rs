@@ -1,0 +1,367 @@
+//! A node whose pump is a map: everything of the surfaces is real, nothing behind them is.
+
+use anyhow::Result;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use mks::epoch_log::{EpochLog, LogStatus, ProposeError};
+use mks::handle::{Call, Handle, PeerView, PumpView};
+use mks::metrics::Metrics;
+use mks_logic::cluster::{Addresses, Applied, Entry, Keyspace, Member, Refusal, State};
+use mks_logic::event::{Answer, OpError, Operation, Reply, Request};
+use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
+use mks_logic::limits::Limits;
+use mks_logic::port::{self, Batch, Durability, ResolverHash, Store, StoreError, StoreStats, Table, Visit};
+use mks_logic::ring::{Candidate, Ring};
+use mks_logic::time::Hlc;
+use mks_logic::version::Version;
+use mks_proto::v1;
+use mks_proto::v1::admin_client::AdminClient;
+use mks_proto::v1::kv_client::KvClient;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+
+pub const PARTITION_BITS: u8 = 4;
+/// Keys that start so are answered when [`FakeNode::release`] says so.
+pub const HELD: &[u8] = b"held";
+/// The one other keyspace; its n is 1.
+pub const SINGLE: &str = "single";
+
+/// Calls that the pump got and keeps.
+#[derive(Default)]
+struct Pump {
+    data: BTreeMap<Key, Bytes>,
+    held: Vec<Call>,
+    seen: Vec<Request>,
+    stamp: u64,
+}
+
+pub struct FakeNode {
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    pub handle: Handle,
+    pub log: Arc<FakeLog>,
+    pump: Arc<Mutex<Pump>>,
+    stop: watch::Sender<bool>,
+    servers: Vec<JoinHandle<Result<()>>>,
+}
+
+impl FakeNode {
+    /// A node that is ready.
+    pub async fn start() -> Self {
+        Self::with(state(), 1).await
+    }
+
+    /// A node in a cluster that still forms.
+    pub async fn start_forming() -> Self {
+        let mut state = State { ring: None, keyspaces: BTreeMap::new(), ..state() };
+        state.members.pop_last();
+        Self::with(state, 0).await
+    }
+
+    async fn with(state: State, incarnation: u64) -> Self {
+        let (calls, front_door) = mpsc::channel(4_096);
+        let log = FakeLog::new(state.clone());
+        let peer =
+            |node, alive, clock_offset_ms| PeerView { node: NodeId(node), alive, linked: alive, clock_offset_ms };
+        let view = PumpView {
+            incarnation: Incarnation(incarnation),
+            peers: vec![peer(2, true, -3), peer(3, false, 900)],
+            ..PumpView::default()
+        };
+        let handle = Handle {
+            node: NodeId(1),
+            limits: Arc::new(Limits::default()),
+            metrics: Metrics::new(),
+            epoch_log: log.clone(),
+            state: Arc::new(ArcSwap::from_pointee(state)),
+            view: Arc::new(ArcSwap::from_pointee(view)),
+            store: Arc::new(Figures),
+            adapter: "fjall".into(),
+            resolvers: Arc::new(vec![resolver("first-write-wins", 2), resolver("lww", 1)]),
+            calls,
+        };
+        let pump = Arc::new(Mutex::new(Pump::default()));
+        tokio::spawn(run(front_door, pump.clone()));
+        let (stop, _) = watch::channel(false);
+        let (grpc, http) = (listener().await, listener().await);
+        let addresses = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
+        let servers = vec![
+            tokio::spawn(mks::grpc::serve(grpc, handle.clone(), stopped(stop.subscribe()))),
+            tokio::spawn(mks::http::serve(http, handle.clone(), stopped(stop.subscribe()))),
+        ];
+        Self { grpc: addresses.0, http: addresses.1, handle, log, pump, stop, servers }
+    }
+
+    pub async fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap().connect().await.unwrap()
+    }
+
+    pub async fn kv(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel().await)
+    }
+
+    pub async fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.channel().await)
+    }
+
+    /// Requests that reached the pump so far.
+    pub fn seen(&self) -> Vec<Request> {
+        self.pump.lock().unwrap().seen.clone()
+    }
+
+    pub fn held(&self) -> usize {
+        self.pump.lock().unwrap().held.len()
+    }
+
+    /// Answers what is held, the last one first. Returns how many there were.
+    pub fn release(&self) -> usize {
+        let mut pump = self.pump.lock().unwrap();
+        let held = std::mem::take(&mut pump.held);
+        let count = held.len();
+        for call in held.into_iter().rev() {
+            let reply = pump.reply(&call.request);
+            call.waiter.answer(reply);
+        }
+        count
+    }
+
+    /// Begins to stop; [`Self::stopped`] waits for the end.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    pub async fn stopped(self) {
+        self.stop();
+        for server in self.servers {
+            server.await.unwrap().unwrap();
+        }
+    }
+}
+
+/// Waits until `condition` holds; a test that waits for something else than time needs no more.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..2_000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it never came true: {what}");
+}
+
+pub fn key(partition_key: impl Into<Bytes>) -> Option<v1::Key> {
+    Some(v1::Key { partition_key: partition_key.into(), ..v1::Key::default() })
+}
+
+async fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+fn stopped(mut stop: watch::Receiver<bool>) -> impl Future<Output = ()> {
+    async move { drop(stop.wait_for(|stop| *stop).await) }
+}
+
+fn resolver(name: &str, byte: u8) -> (String, ResolverHash) {
+    (name.into(), ResolverHash([byte; 32]))
+}
+
+async fn run(mut front_door: mpsc::Receiver<Call>, pump: Arc<Mutex<Pump>>) {
+    while let Some(call) = front_door.recv().await {
+        let mut pump = pump.lock().unwrap();
+        pump.seen.push(call.request.clone());
+        if first_key(&call.request).partition_key.starts_with(HELD) {
+            pump.held.push(call);
+        } else {
+            let reply = pump.reply(&call.request);
+            call.waiter.answer(reply);
+        }
+    }
+}
+
+fn first_key(request: &Request) -> &Key {
+    match &request.operation {
+        Operation::Put { key, .. } | Operation::Get { key } | Operation::Delete { key } => key,
+        Operation::Batch { items } => &items[0].key,
+    }
+}
+
+impl Pump {
+    fn reply(&mut self, request: &Request) -> Reply {
+        match &request.operation {
+            Operation::Put { key, value } => self.write(key, Some(value)),
+            Operation::Delete { key } => self.write(key, None),
+            Operation::Get { key } => Ok(Answer::Found { versions: self.versions(key)? }),
+            Operation::Batch { items } => {
+                let replies = items.iter().map(|item| self.write(&item.key, item.value.as_ref())).collect();
+                Ok(Answer::Batch { replies })
+            }
+        }
+    }
+
+    fn write(&mut self, key: &Key, value: Option<&Bytes>) -> Reply {
+        fault(key)?;
+        self.stamp += 1;
+        match value {
+            Some(value) => drop(self.data.insert(key.clone(), value.clone())),
+            None => drop(self.data.remove(key)),
+        }
+        Ok(Answer::Written { written: Hlc(self.stamp), acks: 2 })
+    }
+
+    fn versions(&self, key: &Key) -> Result<Vec<Version>, OpError> {
+        fault(key)?;
+        let Some(value) = self.data.get(key) else { return Ok(Vec::new()) };
+        let version = |counter, value: &Bytes| Version {
+            dot: Dot { node: NodeId(1), incarnation: Incarnation(1), counter },
+            written: Hlc(counter),
+            epoch: Epoch(1),
+            expires_ms: 0,
+            digest: 0,
+            value: Some(value.clone()),
+        };
+        let mut versions = vec![version(7, value)];
+        if key.partition_key.starts_with(b"siblings") {
+            versions.push(version(5, &Bytes::from_static(b"other")));
+        }
+        Ok(versions)
+    }
+}
+
+/// Keys that name a fault get it.
+fn fault(key: &Key) -> Result<(), OpError> {
+    match &key.partition_key[..] {
+        b"timeout" => Err(OpError::Timeout { write: true, acks: 1, needed: 2, owners: 3 }),
+        b"lost" => Err(OpError::QuorumLost { write: true, acks: 1, needed: 2, owners: 3, refused: "disk full".into() }),
+        b"busy" => Err(OpError::Busy { operations: 9 }),
+        b"no-owner" => Err(OpError::NoOwner),
+        b"under-way" => Err(OpError::UnderWay),
+        _ => Ok(()),
+    }
+}
+
+fn state() -> State {
+    let candidates: Vec<_> = (1..=3).map(|id| Candidate { node: NodeId(id), zone: "", weight: 100 }).collect();
+    let member = |id: u64| {
+        let address = |port: u64| format!("10.0.0.{id}:{port}");
+        let addresses = Addresses { client: address(7600), peer: address(7601), http: address(7602) };
+        let incarnation = Incarnation(id);
+        let id = u128::from(id);
+        (
+            NodeId(id as u64),
+            Member { directory: id, opening: id, incarnation, addresses, zone: String::new(), weight: 100 },
+        )
+    };
+    State {
+        cluster: 0xC0FFEE,
+        epoch: Epoch(4),
+        partition_bits: PARTITION_BITS,
+        expect: 3,
+        members: (1..=3).map(member).collect(),
+        ring: Some(Ring::solve(PARTITION_BITS, 3, &candidates, None).unwrap()),
+        keyspaces: [(KeyspaceId(1), keyspace("default", 3)), (KeyspaceId(2), keyspace(SINGLE, 1))].into(),
+        keyspace_next: 3,
+    }
+}
+
+fn keyspace(name: &str, n: u8) -> Keyspace {
+    let (resolver, resolver_hash) = resolver("lww", 1);
+    let quorum = n / 2 + 1;
+    Keyspace {
+        name: name.into(),
+        n,
+        r: quorum,
+        w: quorum,
+        durability: Durability::Os,
+        ttl_ms: 0,
+        resolver,
+        resolver_hash,
+    }
+}
+
+/// An epoch log of one.
+pub struct FakeLog {
+    state: watch::Sender<Arc<State>>,
+    /// Who leads; without a leader proposals fail.
+    pub leader: Mutex<Option<NodeId>>,
+}
+
+impl FakeLog {
+    fn new(state: State) -> Arc<Self> {
+        Arc::new(Self { state: watch::channel(Arc::new(state)).0, leader: Mutex::new(Some(NodeId(2))) })
+    }
+}
+
+impl EpochLog for FakeLog {
+    fn propose(&self, entry: Entry) -> BoxFuture<'_, Result<Applied, ProposeError>> {
+        Box::pin(async move {
+            if self.leader.lock().unwrap().is_none() {
+                return Err(ProposeError::NoLeader { voters: vec![NodeId(1), NodeId(2), NodeId(3)] });
+            }
+            let mut state = State::clone(&self.state.borrow());
+            let applied = match entry {
+                Entry::CreateKeyspace { keyspace } if state.keyspace(&keyspace.name).is_some() => {
+                    return Err(Refusal::KeyspaceExists(keyspace.name).into());
+                }
+                Entry::CreateKeyspace { keyspace } => {
+                    let id = KeyspaceId(state.keyspace_next);
+                    state.keyspaces.insert(id, keyspace);
+                    state.keyspace_next += 1;
+                    Applied::Keyspace(id)
+                }
+                Entry::AlterKeyspace { keyspace } => {
+                    let id = state.keyspace(&keyspace.name).unwrap().0;
+                    state.keyspaces.insert(id, keyspace);
+                    Applied::Done
+                }
+                other => panic!("a surface proposed {other:?}"),
+            };
+            state.epoch.0 += 1;
+            self.state.send_replace(Arc::new(state));
+            Ok(applied)
+        })
+    }
+
+    fn watch(&self) -> watch::Receiver<Arc<State>> {
+        self.state.subscribe()
+    }
+
+    fn status(&self) -> LogStatus {
+        let voters = vec![NodeId(1), NodeId(2), NodeId(3)];
+        LogStatus { leader: *self.leader.lock().unwrap(), term: 5, applied: 17, voters, learners: Vec::new() }
+    }
+}
+
+/// A store that is asked for its figures only.
+struct Figures;
+
+impl port::Read for Figures {
+    fn get(&self, _: Table, _: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
+    }
+
+    fn scan(&self, _: Table, _: &[u8], _: Option<&[u8]>, _: Visit<'_>) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl Store for Figures {
+    fn apply(&self, _: Batch, _: Durability) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Box<dyn port::Read + Send + '_> {
+        Box::new(Self)
+    }
+
+    fn stats(&self) -> StoreStats {
+        StoreStats { engine: "memory", records_estimate: 12, disk_bytes: 34, batches: 5, fsyncs: 6, stall_us: 7 }
+    }
+}

@@ -1,0 +1,8 @@
+//! The surfaces of a node over real sockets, in front of a pump that is a map.
+
+mod admin;
+mod fake;
+mod hostile;
+mod http;
+mod kv;
+mod session;

@@ -1,0 +1,175 @@
+//! Storage adapters: components that turn the operator's options into a plan for a native engine.
+
+use crate::bindings::storage_adapter::{self as wit, Guest as Interface, StorageAdapterPre};
+use crate::builtin;
+use crate::engine::{Deadline, Engine, shorten};
+use crate::error::SandboxError;
+use crate::loader::{Loaded, Loader, check_info};
+use mks_logic::port::ResolverHash as ContentHash;
+use std::path::PathBuf;
+
+/// The interface that makes a component a storage adapter.
+const INTERFACE: &str = "my-key-store:storage-adapter/adapter@0.1.0";
+/// Memtables that are full at the same time, at most, by the contract.
+const MEMTABLES_FULL_MAX: u64 = 7;
+/// Threads that a plan may ask for.
+const WORKERS: std::ops::RangeInclusive<u32> = 2..=64;
+
+/// Where an adapter comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdapterSource {
+    /// Part of this binary: `fjall` or `rocksdb`.
+    Builtin(&'static str),
+    /// A component file.
+    Path(PathBuf),
+}
+
+/// What the node is to open. Checked: it can be followed as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoragePlan {
+    /// The engine's name: `fjall`, `rocksdb` or `memory`. Whether this binary has it is for the caller to see.
+    pub engine: String,
+    /// The adapter's name.
+    pub adapter: String,
+    /// The adapter's version.
+    pub version: String,
+    /// The content hash (BLAKE3) of the adapter.
+    pub hash: ContentHash,
+    /// The engine's settings.
+    pub tuning: Tuning,
+}
+
+/// Settings that every engine has, by what they mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Cache of blocks read from disk, bytes.
+    pub cache_bytes: u64,
+    /// A memtable is flushed to disk when it holds this much, bytes. At most seven are full at any time.
+    pub memtable_bytes: u64,
+    /// Values of at least this size are stored apart from their keys, bytes. `None`: never.
+    pub separate_values_from: Option<u32>,
+    /// How blocks on disk are packed.
+    pub compression: Compression,
+    /// Threads for flushing and compaction, at least 2.
+    pub workers: u32,
+}
+
+/// How blocks on disk are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// LZ4.
+    Lz4,
+}
+
+/// Asks an adapter for its plan, in an instance of its own.
+pub(crate) fn plan(
+    engine: &Engine,
+    loader: &Loader,
+    deadline: Deadline,
+    source: &AdapterSource,
+    options: &[(String, String)],
+    memory_budget: u64,
+) -> Result<StoragePlan, SandboxError> {
+    let (name, loaded) = load(loader, source)?;
+    let wrong = |error| loader.wrong_world(&name, &loaded.component, INTERFACE, &error);
+    let linked = loader.linker().instantiate_pre(&loaded.component).map_err(wrong)?;
+    let component = StorageAdapterPre::new(linked).map_err(wrong)?;
+
+    let failed = |error: wasmtime::Error| SandboxError::Failed {
+        component: name.clone(),
+        reason: deadline.explain(&error),
+    };
+    let mut store = engine.store(deadline);
+    let exports = component.instantiate(&mut store).map_err(failed)?;
+    let interface: &Interface = exports.my_key_store_storage_adapter_adapter();
+    let about = interface.call_describe(&mut store).map_err(failed)?;
+    check_info(&name, &about.info.name, &about.info.version)?;
+    let options: Vec<_> = options.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let config = wit::Config { options: &options, memory_budget };
+    let plan = interface.call_open(&mut store, config).map_err(failed)?;
+    let plan = plan.map_err(|refusal| refused(&about, refusal))?;
+    checked(about, plan, memory_budget, ContentHash(*loaded.hash.as_bytes()))
+}
+
+fn load(loader: &Loader, source: &AdapterSource) -> Result<(String, Loaded), SandboxError> {
+    match source {
+        AdapterSource::Builtin(name) => {
+            let found = builtin::ADAPTERS.iter().find(|adapter| adapter.name == *name);
+            let adapter = found.ok_or_else(|| SandboxError::UnknownAdapter {
+                name: (*name).to_owned(),
+                known: builtin::ADAPTERS.map(|adapter| adapter.name).join(" or "),
+            })?;
+            Ok(((*name).to_owned(), loader.load(name, adapter.bytes)?))
+        }
+        AdapterSource::Path(path) => {
+            let name = path.display().to_string();
+            let loaded = loader.load(&name, &loader.read(path)?)?;
+            Ok((name, loaded))
+        }
+    }
+}
+
+fn refused(about: &wit::Description, refusal: wit::Refusal) -> SandboxError {
+    let adapter = about.info.name.clone();
+    match refusal {
+        wit::Refusal::UnknownOption(option) => {
+            let known: Vec<_> = about.options.iter().map(|option| option.name.as_str()).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            SandboxError::UnknownOption { adapter, option: shorten(option), known: shorten(known) }
+        }
+        wit::Refusal::BadValue(bad) => SandboxError::BadValue {
+            adapter,
+            option: shorten(bad.name),
+            value: shorten(bad.value),
+            expected: shorten(bad.expected),
+        },
+        wit::Refusal::BudgetTooSmall(bytes) => SandboxError::Refused {
+            adapter,
+            reason: format!("the memory budget is too small, it needs at least {bytes} bytes"),
+        },
+        wit::Refusal::Other(reason) => SandboxError::Refused { adapter, reason: shorten(reason) },
+    }
+}
+
+/// An adapter is code of strangers: its plan must be one that a node can follow.
+fn checked(
+    about: wit::Description,
+    plan: wit::Plan,
+    memory_budget: u64,
+    hash: ContentHash,
+) -> Result<StoragePlan, SandboxError> {
+    let adapter = about.info.name;
+    let sees = match plan.sees {
+        wit::Sees::None => None,
+        wit::Sees::Values => Some("the values"),
+        wit::Sees::KeysAndValues => Some("the keys and values"),
+    };
+    if let Some(sees) = sees {
+        return Err(SandboxError::Interception { adapter, sees });
+    }
+    let tuning = Tuning {
+        cache_bytes: plan.tuning.cache_bytes,
+        memtable_bytes: plan.tuning.memtable_bytes,
+        separate_values_from: plan.tuning.separate_values_from,
+        compression: match plan.tuning.compression {
+            wit::Compression::None => Compression::None,
+            wit::Compression::Lz4 => Compression::Lz4,
+        },
+        workers: plan.tuning.workers,
+    };
+    let memtables = tuning.memtable_bytes.saturating_mul(MEMTABLES_FULL_MAX);
+    let memory = tuning.cache_bytes.saturating_add(memtables);
+    let reason = if memory > memory_budget {
+        format!("cache and memtables take {memory} bytes together, and the memory budget is {memory_budget}")
+    } else if !WORKERS.contains(&tuning.workers) {
+        format!("{} workers, and {} to {} are possible", tuning.workers, WORKERS.start(), WORKERS.end())
+    } else if plan.engine.is_empty() {
+        "it names no engine".to_owned()
+    } else {
+        let engine = shorten(plan.engine);
+        return Ok(StoragePlan { engine, adapter, version: about.info.version, hash, tuning });
+    };
+    Err(SandboxError::BadPlan { adapter, reason })
+}

@@ -1,0 +1,182 @@
+//! The wasmtime engine: how guests are compiled, what bounds them, and the clock that interrupts them.
+
+use crate::error::SandboxError;
+use crate::options::SandboxOptions;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Store, StoreLimits, StoreLimitsBuilder, Trap};
+
+/// Time between two ticks of the interrupting clock. Shorter means finer deadlines and more wake-ups of an idle node.
+const TICK: Duration = Duration::from_millis(5);
+/// Stack of a guest's own calls, bytes. Threads of the host have 2 MiB.
+const STACK_BYTES_MAX: usize = 256 << 10;
+/// Unmapped bytes after each memory, so that small out-of-bounds offsets fault and need no check.
+const GUARD_BYTES: u64 = 64 << 10;
+/// Core modules within one component. Components made from JavaScript have 13.
+const CORE_INSTANCES_MAX: u32 = 64;
+/// Memories, and as many tables, within one component.
+const MEMORIES_MAX: u32 = 4;
+/// Entries of one table: function pointers of the guest.
+const TABLE_ELEMENTS_MAX: usize = 10_000;
+/// Of an instance's memory, what stays mapped for the next one, bytes. More is returned to the system.
+const KEEP_BYTES: usize = 1 << 20;
+/// Of an instance's table, the same.
+const KEEP_TABLE_BYTES: usize = 64 << 10;
+/// Resource handles of one instance. Our worlds have no resources.
+const HANDLES_MAX: usize = 16;
+/// Longest reason that is passed on, characters.
+const REASON_CHARS_MAX: usize = 300;
+
+/// What a store of ours carries.
+pub(crate) struct Guest {
+    limits: StoreLimits,
+}
+
+/// The engine, and the bounds of its guests.
+pub(crate) struct Engine {
+    engine: wasmtime::Engine,
+    answer_bytes_max: usize,
+    instance_bytes_max: usize,
+}
+
+impl Engine {
+    /// Sets the engine up and starts its clock, which stops with the engine.
+    pub(crate) fn new(options: &SandboxOptions) -> Result<Self, SandboxError> {
+        let broken = |error: wasmtime::Error| SandboxError::Engine(format!("{error:#}"));
+        let engine = wasmtime::Engine::new(&config(options)).map_err(broken)?;
+        start_clock(&engine).map_err(|error| SandboxError::Engine(error.to_string()))?;
+        let SandboxOptions { answer_bytes_max, instance_bytes_max, .. } = *options;
+        Ok(Self { engine, answer_bytes_max, instance_bytes_max })
+    }
+
+    /// For everything that wants wasmtime's own.
+    pub(crate) fn inner(&self) -> &wasmtime::Engine {
+        &self.engine
+    }
+
+    /// Names the compiler, its settings and this machine: native code made under another name can't be used.
+    pub(crate) fn code_tag(&self) -> String {
+        let mut hasher = TagHasher(blake3::Hasher::new());
+        self.engine.precompile_compatibility_hash().hash(&mut hasher);
+        hasher.0.finalize().to_hex()[..16].to_owned()
+    }
+
+    /// A store for one instance, with `deadline` running.
+    pub(crate) fn store(&self, deadline: Deadline) -> Store<Guest> {
+        let limits = StoreLimitsBuilder::new()
+            .memory_size(self.instance_bytes_max)
+            .table_elements(TABLE_ELEMENTS_MAX)
+            .trap_on_grow_failure(true)
+            .build();
+        let mut store = Store::new(&self.engine, Guest { limits });
+        store.limiter(|guest| &mut guest.limits);
+        store.set_hostcall_fuel(self.answer_bytes_max);
+        store.set_max_component_handles(HANDLES_MAX);
+        store.set_epoch_deadline(deadline.ticks);
+        store
+    }
+}
+
+/// How long a call may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadline {
+    pub(crate) ticks: u64,
+    ms: u64,
+}
+
+impl Deadline {
+    /// At least `ms`, at most two ticks more.
+    pub(crate) fn new(ms: u64) -> Self {
+        // The running tick may be about to end, so it does not count.
+        Self { ticks: ms.div_ceil(TICK.as_millis() as u64).max(1) + 1, ms }
+    }
+
+    /// Says in one line how a call ended that gave no answer.
+    pub(crate) fn explain(self, error: &wasmtime::Error) -> String {
+        let reason = match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => format!("no answer within {} ms", self.ms),
+            Some(trap) => trap.to_string(),
+            None => format!("{error:#}"),
+        };
+        shorten(reason)
+    }
+}
+
+/// Texts of a guest or about it end up in logs and answers: one line, not too long.
+pub(crate) fn shorten(text: String) -> String {
+    text.chars().take(REASON_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn config(options: &SandboxOptions) -> Config {
+    let mut config = Config::new();
+    config
+        .concurrency_support(false)
+        .wasm_backtrace_max_frames(None)
+        .epoch_interruption(true)
+        .max_wasm_stack(STACK_BYTES_MAX)
+        .memory_reservation(options.instance_bytes_max as u64)
+        .memory_may_move(false)
+        .memory_guard_size(GUARD_BYTES)
+        // Replicas on different processors must compute the same.
+        .cranelift_nan_canonicalization(true)
+        .wasm_relaxed_simd(false)
+        // Our components compile in milliseconds: no thread pool that would lie idle ever after.
+        .parallel_compilation(false)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(options)));
+    config
+}
+
+fn pool(options: &SandboxOptions) -> PoolingAllocationConfig {
+    let instances = options.instances_max;
+    // Where the kernel can't tell which pages were touched, keeping memory would mean clearing all of it every time.
+    let (keep, keep_table) = match PoolingAllocationConfig::is_pagemap_scan_available() {
+        true => (KEEP_BYTES, KEEP_TABLE_BYTES),
+        false => (0, 0),
+    };
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_MAX))
+        .total_memories(instances.saturating_mul(2))
+        .total_tables(instances.saturating_mul(2))
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_component(MEMORIES_MAX)
+        .max_memory_size(options.instance_bytes_max)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .linear_memory_keep_resident(keep)
+        .table_keep_resident(keep_table)
+        .pagemap_scan(Enabled::Auto);
+    pool
+}
+
+/// One thread that ticks for as long as the engine lives.
+fn start_clock(engine: &wasmtime::Engine) -> std::io::Result<()> {
+    let engine = engine.weak();
+    let tick = move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(TICK);
+        }
+    };
+    std::thread::Builder::new().name("plugin-clock".into()).stack_size(64 << 10).spawn(tick).map(drop)
+}
+
+/// Lets BLAKE3 hash what only implements [`Hash`]: the standard library's hasher promises nothing across versions.
+struct TagHasher(blake3::Hasher);
+
+impl Hasher for TagHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        let hash = self.0.finalize();
+        u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]))
+    }
+}
+
+/// Shared by everything that makes instances.
+pub(crate) type SharedEngine = Arc<Engine>;
