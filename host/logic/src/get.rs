@@ -182,3 +182,131 @@ impl ReadOp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{LWW, Rules, formed, key, version};
+    use crate::time::Hlc;
+
+    const ME: NodeId = NodeId(1);
+    const N2: NodeId = NodeId(2);
+    const N3: NodeId = NodeId(3);
+
+    fn op(needed: u8) -> ReadOp {
+        let resolver = formed(1, (1, 1, 1)).keyspaces[&LWW].resolver_hash;
+        ReadOp::new(key("k"), [ME, N2, N3], needed, resolver)
+    }
+
+    fn record(written: u64) -> Record {
+        Record::of(version(written, 1, Hlc(written), Some("v")))
+    }
+
+    fn hear(op: &mut ReadOp, node: NodeId, outcome: ReadOutcome) -> Next {
+        op.answered(node, outcome, &Rules::Work, 0)
+    }
+
+    fn holds(op: &mut ReadOp, node: NodeId, written: u64) -> Next {
+        hear(op, node, ReadOutcome::Record(record(written)))
+    }
+
+    fn digest(op: &mut ReadOp, node: NodeId, written: u64) -> Next {
+        hear(op, node, ReadOutcome::Digest(record(written).digest()))
+    }
+
+    fn refuses(op: &mut ReadOp, node: NodeId) -> Next {
+        hear(op, node, ReadOutcome::Refused(Refused::Busy))
+    }
+
+    /// The stamp that the reader gets.
+    fn sees(next: Next) -> u64 {
+        match next {
+            Next::Done(Ok(Answer::Found { versions })) => versions[0].written.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_record_and_digests_that_equal_it_are_a_quorum() {
+        let mut op = op(2);
+        let asked: Vec<_> = op.unanswered().collect();
+        assert_eq!(asked, [(ME, Want::Record), (N2, Want::Digest), (N3, Want::Digest)]);
+        assert_eq!(digest(&mut op, N2, 5), Next::Wait, "a digest alone shows nothing to a reader");
+        assert_eq!(sees(holds(&mut op, ME, 5)), 5);
+    }
+
+    #[test]
+    fn with_r_1_others_are_asked_only_when_the_first_can_not() {
+        let mut op = op(1);
+        assert_eq!(op.unanswered().collect::<Vec<_>>(), [(ME, Want::Record)]);
+        assert_eq!(refuses(&mut op, ME), Next::Ask(vec![N2, N3]));
+        assert_eq!(sees(holds(&mut op, N3, 5)), 5);
+    }
+
+    #[test]
+    fn a_digest_that_differs_is_looked_at_and_the_later_version_wins() {
+        let mut op = op(2);
+        assert_eq!(holds(&mut op, ME, 5), Next::Wait);
+        assert_eq!(digest(&mut op, N2, 6), Next::Ask(vec![N2]));
+        assert_eq!(op.unanswered().collect::<Vec<_>>(), [(N2, Want::Record), (N3, Want::Digest)]);
+        assert_eq!(digest(&mut op, N2, 6), Next::Wait, "asked already");
+        assert_eq!(sees(holds(&mut op, N2, 6)), 6);
+    }
+
+    #[test]
+    fn owners_that_agree_with_what_is_held_need_not_be_waited_for() {
+        let mut op = op(2);
+        holds(&mut op, ME, 5);
+        digest(&mut op, N2, 6);
+        assert_eq!(sees(digest(&mut op, N3, 5)), 5, "two of three agree, whatever the third has");
+    }
+
+    #[test]
+    fn without_the_first_owner_the_others_make_the_quorum() {
+        let mut op = op(2);
+        digest(&mut op, N2, 6);
+        assert_eq!(op.lost(ME, &Rules::Work, 0), Next::Ask(vec![ME, N2, N3]));
+        assert_eq!(holds(&mut op, N2, 6), Next::Wait);
+        assert_eq!(sees(digest(&mut op, N3, 6)), 6);
+    }
+
+    #[test]
+    fn a_quorum_that_refused_is_lost_with_its_reason() {
+        let mut op = op(2);
+        assert_eq!(refuses(&mut op, N2), Next::Wait);
+        let Next::Done(Err(error)) = refuses(&mut op, N3) else { panic!("one of three can't make two") };
+        let expected = OpError::QuorumLost { write: false, acks: 0, needed: 2, owners: 3, refused: "it is busy".into() };
+        assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn who_refused_may_still_answer() {
+        let mut op = op(3);
+        holds(&mut op, ME, 5);
+        digest(&mut op, N2, 5);
+        assert!(matches!(refuses(&mut op, N3), Next::Done(Err(_))));
+        assert_eq!(sees(digest(&mut op, N3, 5)), 5);
+    }
+
+    #[test]
+    fn strangers_count_for_nothing() {
+        let mut op = op(1);
+        assert_eq!(holds(&mut op, NodeId(9), 5), Next::Wait);
+    }
+
+    #[test]
+    fn expired_and_deleted_versions_are_not_shown() {
+        let mut op = op(1);
+        let mut expiring = version(1, 1, Hlc(5), Some("v"));
+        expiring.expires_ms = 1_000;
+        let outcome = || ReadOutcome::Record(Record::of(expiring.clone()));
+        let shown = |op: &mut ReadOp, wall_ms| match op.answered(ME, outcome(), &Rules::Work, wall_ms) {
+            Next::Done(Ok(Answer::Found { versions })) => versions.len(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((shown(&mut op, 999), shown(&mut op, 1_000)), (1, 0));
+        let deleted = Record::of(version(1, 2, Hlc(6), None));
+        let next = hear(&mut op, ME, ReadOutcome::Record(deleted));
+        assert_eq!(next, Next::Done(Ok(Answer::Found { versions: Vec::new() })));
+    }
+}

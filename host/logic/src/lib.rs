@@ -23,6 +23,7 @@ pub mod message;
 pub mod event;
 #[cfg(test)]
 mod testing;
+pub mod outline;
 pub mod replica;
 pub mod member;
 pub mod retry;

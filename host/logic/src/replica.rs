@@ -1,12 +1,17 @@
 //! The only read-merge-write rule of an owner: puts, and later hints, repair and sync, all pass through here.
 //!
 //! A group of jobs becomes one engine batch, one call per resolver and, where a job asks for it, one fsync. One thread
-//! at a time runs this against a store, so one key never has two merges in flight.
+//! at a time runs this against a store, so one key never has two merges in flight. What the store holds is taken from
+//! its outline where that is remembered: the values that a write replaces are not read.
 
 use crate::event::WriteJob;
-use crate::message::{Refused, WriteOutcome};
-use crate::port::{Change, Columns, Durability, Resolve, ResolverHash, Store, StoreError, Table, Verdict};
+use crate::id::Key;
+use crate::message::{ReadOutcome, Refused, Want, WriteOutcome};
+use crate::outline::{Outline, Outlines, Row};
+use crate::port::{Batch, Change, Columns, Durability, Resolve, ResolverHash, Store, StoreError, Table, Verdict};
 use crate::record::Record;
+use crate::time::Hlc;
+use crate::version::Version;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -14,11 +19,32 @@ use bytes::Bytes;
 /// Siblings that one key may hold. They only pile up while a resolver fails.
 pub const SIBLINGS_MAX: usize = 64;
 
+/// What an owner works with.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "three borrowed trait objects")]
+pub struct Ports<'a> {
+    /// Where records lie.
+    pub store: &'a dyn Store,
+    /// What is remembered of them. Nobody else changes it, or the table of records, meanwhile.
+    pub outlines: &'a dyn Outlines,
+    /// Settles siblings.
+    pub resolve: &'a dyn Resolve,
+    /// Q = 2^bits.
+    pub partition_bits: u8,
+}
+
+/// A version of a slot: what decides about it, and its value unless that is only in the store.
+struct Candidate {
+    row: Row,
+    fresh: Option<Version>,
+}
+
 /// One record that the group touches.
 struct Slot {
     resolver: ResolverHash,
-    stored: Record,
-    merged: Record,
+    /// Ordered by dot, each dot once.
+    candidates: Vec<Candidate>,
+    changed: bool,
     jobs: Vec<usize>,
     failed: Option<Refused>,
 }
@@ -38,52 +64,57 @@ pub struct Figures {
 ///
 /// [`WriteOutcome::Held`] is said only after the commit, at the strongest durability that any job of the group asks for.
 /// A failing store refuses every job of the group; nothing of it was written then (but see [`StoreError::Fatal`]).
-pub fn absorb(
-    store: &dyn Store,
-    resolve: &dyn Resolve,
-    partition_bits: u8,
-    jobs: &[WriteJob],
-) -> (Vec<WriteOutcome>, Figures) {
+pub fn absorb(ports: Ports<'_>, jobs: &[WriteJob]) -> (Vec<WriteOutcome>, Figures) {
     let mut outcomes = Vec::with_capacity(jobs.len());
     let mut slots: BTreeMap<Vec<u8>, Slot> = BTreeMap::new();
     for (i, job) in jobs.iter().enumerate() {
-        let key = job.key.engine_key(partition_bits);
-        let slot = slots.entry(key).or_insert_with_key(|key| Slot::read(store, key, job.resolver));
+        let key = job.key.engine_key(ports.partition_bits);
+        let slot = slots.entry(key).or_insert_with_key(|key| Slot::open(ports, key, job.resolver));
         outcomes.push(slot.admit(i, job));
     }
-    let mut figures = settle(resolve, &mut slots);
+    let mut figures = settle(ports.resolve, &mut slots);
     let mut batch = Vec::new();
-    for (key, slot) in &slots {
-        if let Some(refused) = slot.failed {
-            for &i in &slot.jobs {
-                outcomes[i] = WriteOutcome::Refused(refused);
+    let mut outlines = Vec::new();
+    for (key, slot) in &mut slots {
+        match slot.record(ports, key) {
+            Ok(None) => {}
+            Ok(Some(record)) => {
+                let value = record.encode();
+                batch.push(Change::Put { table: Table::Records, key: Bytes::copy_from_slice(key), value });
+                outlines.push((key, Outline::of(&record)));
             }
-        } else if slot.merged != slot.stored {
-            let value = slot.merged.encode();
-            batch.push(Change::Put { table: Table::Records, key: Bytes::copy_from_slice(key), value });
+            Err(refused) => {
+                for &i in &slot.jobs {
+                    outcomes[i] = WriteOutcome::Refused(refused);
+                }
+            }
         }
     }
     figures.written = batch.len() as u64;
-    commit(store, jobs, batch, &mut outcomes);
+    let committed = commit(ports.store, jobs, batch, &mut outcomes);
+    for (key, outline) in outlines {
+        // After a failed commit nobody knows what the store holds: the next job on the key looks.
+        if committed { ports.outlines.put(key, outline) } else { ports.outlines.forget(key) }
+    }
     (outcomes, figures)
 }
 
-/// Commits, and turns promises that the store did not keep into refusals.
-fn commit(store: &dyn Store, jobs: &[WriteJob], batch: Vec<Change>, outcomes: &mut [WriteOutcome]) {
+/// Commits, and turns promises that the store did not keep into refusals. False when nothing was committed.
+fn commit(store: &dyn Store, jobs: &[WriteJob], batch: Batch, outcomes: &mut [WriteOutcome]) -> bool {
     let held = |outcomes: &[WriteOutcome], i: usize| outcomes[i] == WriteOutcome::Held;
     let durability = (0..jobs.len()).filter(|&i| held(outcomes, i)).map(|i| jobs[i].durability).max();
     let durability = durability.unwrap_or(Durability::Os);
     // A version that lost, or came twice, needs no write. But its ack promises that what superseded it is as durable
     // as asked, and that may have been written at a weaker level: an empty synced batch makes sure.
     if batch.is_empty() && durability == Durability::Os {
-        return;
+        return true;
     }
-    if let Err(error) = store.apply(batch, durability) {
-        let refused = refusal(&error);
-        for outcome in outcomes.iter_mut().filter(|o| **o == WriteOutcome::Held) {
-            *outcome = WriteOutcome::Refused(refused);
-        }
+    let Err(error) = store.apply(batch, durability) else { return true };
+    let refused = refusal(&error);
+    for outcome in outcomes.iter_mut().filter(|o| **o == WriteOutcome::Held) {
+        *outcome = WriteOutcome::Refused(refused);
     }
+    false
 }
 
 /// How a peer hears of a store's error.
@@ -96,15 +127,24 @@ pub fn refusal(error: &StoreError) -> Refused {
 }
 
 impl Slot {
-    fn read(store: &dyn Store, key: &[u8], resolver: ResolverHash) -> Self {
-        let (stored, failed) = match store.get(Table::Records, key) {
-            Ok(bytes) => match Record::decode(&bytes.unwrap_or_default()) {
-                Ok(record) => (record, None),
-                Err(_) => (Record::default(), Some(Refused::Store)),
+    fn open(ports: Ports<'_>, key: &[u8], resolver: ResolverHash) -> Self {
+        let (outline, failed) = match ports.outlines.get(key) {
+            Some(outline) => (outline, None),
+            None => match read(ports.store, key) {
+                Ok(record) => {
+                    let outline = Outline::of(&record);
+                    ports.outlines.put(key, outline.clone());
+                    (outline, None)
+                }
+                Err(refused) => (Outline::default(), Some(refused)),
             },
-            Err(error) => (Record::default(), Some(refusal(&error))),
         };
-        Self { resolver, merged: stored.clone(), stored, jobs: Vec::new(), failed }
+        let candidates = outline.rows.into_iter().map(|row| Candidate { row, fresh: None }).collect();
+        Self { resolver, candidates, changed: false, jobs: Vec::new(), failed }
+    }
+
+    fn latest(&self) -> Option<Hlc> {
+        self.candidates.iter().map(|c| c.row.written).max()
     }
 
     /// Puts the job's version beside what is there, unless there is a reason not to.
@@ -112,24 +152,73 @@ impl Slot {
         if !job.version.is_intact() {
             return WriteOutcome::Refused(Refused::Damaged);
         }
-        if !self.merged.holds(job.version.dot) {
-            if let Some(latest) = self.merged.latest().filter(|latest| job.fresh && *latest >= job.version.written) {
+        if let Err(at) = self.candidates.binary_search_by_key(&job.version.dot, |c| c.row.dot) {
+            if let Some(latest) = self.latest().filter(|latest| job.fresh && *latest >= job.version.written) {
                 return WriteOutcome::StaleStamp { latest };
             }
-            self.merged.insert(job.version.clone());
+            let candidate = Candidate { row: Row::of(&job.version), fresh: Some(job.version.clone()) };
+            self.candidates.insert(at, candidate);
+            self.changed = true;
         }
         self.jobs.push(i);
         WriteOutcome::Held
     }
+
+    /// Keeps the version at `row` alone.
+    fn keep(&mut self, row: usize) {
+        let only = self.candidates.swap_remove(row);
+        // All but one version were there before, or this one was: either way something may have gone.
+        self.changed = only.fresh.is_some() || self.candidates.iter().any(|c| c.fresh.is_none());
+        self.candidates.clear();
+        self.candidates.push(only);
+    }
+
+    /// The record to be written, if it changed. Values that only the store has are read now.
+    fn record(&mut self, ports: Ports<'_>, key: &[u8]) -> Result<Option<Record>, Refused> {
+        if let Some(refused) = self.failed {
+            return Err(refused);
+        }
+        if !self.changed {
+            return Ok(None);
+        }
+        let needs_store = self.candidates.iter().any(|c| c.fresh.is_none());
+        let stored = if needs_store { read(ports.store, key)?.into_versions() } else { Vec::new() };
+        let mut record = Record::default();
+        for candidate in self.candidates.drain(..) {
+            let stored = || stored.iter().find(|v| v.dot == candidate.row.dot).cloned();
+            record.insert(candidate.fresh.or_else(stored).ok_or(Refused::Store)?);
+        }
+        Ok(Some(record))
+    }
+}
+
+/// What this owner holds of `key`. A digest that is remembered costs no disk.
+#[must_use]
+pub fn find(ports: Ports<'_>, key: &Key, want: Want) -> ReadOutcome {
+    let key = key.engine_key(ports.partition_bits);
+    let remembered = || ports.outlines.get(&key).map(|outline| outline.digest);
+    if let Some(digest) = (want == Want::Digest).then(remembered).flatten() {
+        return ReadOutcome::Digest(digest);
+    }
+    match (read(ports.store, &key), want) {
+        (Ok(record), Want::Record) => ReadOutcome::Record(record),
+        (Ok(record), Want::Digest) => ReadOutcome::Digest(record.digest()),
+        (Err(refused), _) => ReadOutcome::Refused(refused),
+    }
+}
+
+fn read(store: &dyn Store, key: &[u8]) -> Result<Record, Refused> {
+    let bytes = store.get(Table::Records, key).map_err(|error| refusal(&error))?;
+    Record::decode(&bytes.unwrap_or_default()).map_err(|_| Refused::Store)
 }
 
 /// Asks each resolver once for all conflicts of the group that are its business.
 fn settle(resolve: &dyn Resolve, slots: &mut BTreeMap<Vec<u8>, Slot>) -> Figures {
     let mut figures = Figures::default();
     let mut by_resolver: BTreeMap<ResolverHash, (Columns, Vec<&mut Slot>)> = BTreeMap::new();
-    for slot in slots.values_mut().filter(|slot| slot.failed.is_none() && slot.merged.versions().len() > 1) {
+    for slot in slots.values_mut().filter(|slot| slot.failed.is_none() && slot.candidates.len() > 1) {
         let (columns, conflicts) = by_resolver.entry(slot.resolver).or_default();
-        describe(&slot.merged, columns);
+        describe(slot.candidates.iter().map(|c| c.row), columns);
         conflicts.push(slot);
     }
     for (resolver, (columns, conflicts)) in by_resolver {
@@ -137,11 +226,11 @@ fn settle(resolve: &dyn Resolve, slots: &mut BTreeMap<Vec<u8>, Slot>) -> Figures
         let verdicts = verdicts(resolve, resolver, &columns);
         for (i, slot) in conflicts.into_iter().enumerate() {
             match verdicts.as_ref().map(|v| v[i]) {
-                Some(Verdict::Keep(row)) => slot.merged.keep(row as usize),
+                Some(Verdict::Keep(row)) => slot.keep(row as usize),
                 Some(Verdict::KeepAll) => {}
                 None => figures.unsettled += 1,
             }
-            if slot.merged.versions().len() > SIBLINGS_MAX {
+            if slot.candidates.len() > SIBLINGS_MAX {
                 slot.failed = Some(Refused::TooManySiblings);
             }
         }
@@ -160,10 +249,9 @@ fn verdicts(resolve: &dyn Resolve, resolver: ResolverHash, columns: &Columns) ->
     fits.then_some(verdicts)
 }
 
-fn describe(record: &Record, columns: &mut Columns) {
-    for v in record.versions() {
-        let size = v.value.as_ref().map_or(0, Bytes::len) as u32;
-        columns.row(v.dot, v.written.0, size, v.is_tombstone(), v.digest);
+fn describe(rows: impl Iterator<Item = Row>, columns: &mut Columns) {
+    for row in rows {
+        columns.row(row.dot, row.written.0, row.size, row.tombstone, row.digest);
     }
     columns.close();
 }
@@ -177,10 +265,212 @@ pub fn merge(resolve: &dyn Resolve, resolver: ResolverHash, records: impl IntoIt
     }
     if merged.versions().len() > 1 {
         let mut columns = Columns::default();
-        describe(&merged, &mut columns);
+        describe(merged.versions().iter().map(Row::of), &mut columns);
         if let Some([Verdict::Keep(row)]) = verdicts(resolve, resolver, &columns).as_deref() {
             merged.keep(*row as usize);
         }
     }
     merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Disk, FIRST, PARTITION_BITS, Rules, formed, job, key, version};
+    use crate::time::Hlc;
+    use crate::version::Version;
+    use proptest::prelude::*;
+
+    /// Absorbs the jobs as one group.
+    fn absorbed(disk: &Disk, rules: Rules, jobs: &[WriteJob]) -> (Vec<WriteOutcome>, Figures) {
+        absorb(disk.ports(&rules), jobs)
+    }
+
+    fn put(name: &str, node: u64, written: u64) -> WriteJob {
+        job(&key(name), version(node, written, Hlc(written), Some(&format!("{node} at {written}"))))
+    }
+
+    /// A write that repair or a hint brings.
+    fn old(job: WriteJob) -> WriteJob {
+        WriteJob { fresh: false, ..job }
+    }
+
+    fn settled(disk: &Disk, name: &str) -> Vec<Version> {
+        disk.record(&key(name)).into_versions()
+    }
+
+    proptest! {
+        /// Whatever the order, the grouping and the repetitions, owners end with the same record.
+        #[test]
+        fn the_record_does_not_depend_on_order_grouping_or_repetition(
+            writes in prop::collection::vec((1u64..4, 1u64..6), 1..8),
+            shuffle in prop::collection::vec((any::<prop::sample::Index>(), 1usize..4), 1..12),
+        ) {
+            let jobs: Vec<_> = writes.iter().map(|(node, written)| old(put("k", *node, *written))).collect();
+            let (one, other) = (Disk::default(), Disk::default());
+            absorbed(&one, Rules::Work, &jobs);
+            for (at, count) in shuffle {
+                let from = at.index(jobs.len());
+                absorbed(&other, Rules::Work, &jobs[from..jobs.len().min(from + count)]);
+            }
+            for job in jobs.iter().rev() {
+                absorbed(&other, Rules::Work, std::slice::from_ref(job));
+            }
+            prop_assert_eq!(settled(&one, "k"), settled(&other, "k"));
+        }
+    }
+
+    #[test]
+    fn a_group_is_one_commit_and_one_call_and_settles_each_key() {
+        let disk = Disk::default();
+        let jobs = [put("a", 1, 10), put("b", 1, 10), put("a", 2, 11), put("b", 2, 12)];
+        let (outcomes, figures) = absorbed(&disk, Rules::Work, &jobs);
+        assert_eq!(outcomes, vec![WriteOutcome::Held; 4]);
+        assert_eq!(figures, Figures { conflicts: 2, unsettled: 0, written: 2 });
+        let stats = disk.stats();
+        assert_eq!((stats.batches, stats.fsyncs), (1, 1));
+        assert_eq!(settled(&disk, "a"), [jobs[2].version.clone()]);
+        assert_eq!(settled(&disk, "b"), [jobs[3].version.clone()]);
+    }
+
+    #[test]
+    fn a_fresh_write_below_what_is_there_is_told_the_stamp_and_writes_nothing() {
+        let disk = Disk::default();
+        absorbed(&disk, Rules::Work, &[put("k", 1, 10)]);
+        for written in [9, 10] {
+            let (outcomes, figures) = absorbed(&disk, Rules::Work, &[put("k", 2, written)]);
+            assert_eq!(outcomes, [WriteOutcome::StaleStamp { latest: Hlc(10) }]);
+            assert_eq!(figures.written, 0);
+        }
+        // Within a group as well: the second is below the first.
+        let (outcomes, _) = absorbed(&disk, Rules::Work, &[put("k", 2, 20), put("k", 1, 15)]);
+        assert_eq!(outcomes, [WriteOutcome::Held, WriteOutcome::StaleStamp { latest: Hlc(20) }]);
+        assert_eq!(settled(&disk, "k").len(), 1);
+    }
+
+    #[test]
+    fn an_older_write_that_is_not_fresh_is_held_by_what_superseded_it() {
+        let disk = Disk::default();
+        absorbed(&disk, Rules::Work, &[put("k", 1, 10)]);
+        let (outcomes, figures) = absorbed(&disk, Rules::Work, &[old(put("k", 2, 5))]);
+        assert_eq!((outcomes, figures.written), (vec![WriteOutcome::Held], 0));
+        assert_eq!(settled(&disk, "k")[0].written, Hlc(10));
+    }
+
+    #[test]
+    fn a_repeated_write_is_held_and_changes_nothing() {
+        let disk = Disk::default();
+        let once = put("k", 1, 10);
+        let (outcomes, figures) = absorbed(&disk, Rules::Work, &[once.clone(), once.clone()]);
+        assert_eq!((outcomes, figures.written), (vec![WriteOutcome::Held; 2], 1));
+        let (outcomes, figures) = absorbed(&disk, Rules::Work, &[once]);
+        assert_eq!((outcomes, figures), (vec![WriteOutcome::Held], Figures::default()));
+    }
+
+    #[test]
+    fn an_ack_of_what_is_there_already_is_as_durable_as_asked() {
+        let disk = Disk::default();
+        let weak = |job| WriteJob { durability: Durability::Os, ..job };
+        absorbed(&disk, Rules::Work, &[weak(put("k", 1, 10))]);
+        assert_eq!(disk.synced_record(&key("k")), Record::default());
+        // The same write again, and one that it superseded, both with `sync`: neither needs a write, both an fsync.
+        for job in [put("k", 1, 10), old(put("k", 2, 5))] {
+            let disk = Disk::default();
+            absorbed(&disk, Rules::Work, &[weak(put("k", 1, 10))]);
+            let (outcomes, _) = absorbed(&disk, Rules::Work, &[job]);
+            assert_eq!(outcomes, [WriteOutcome::Held]);
+            disk.lose_power();
+            assert_eq!(settled(&disk, "k")[0].written, Hlc(10));
+        }
+        // With `os` it needs neither.
+        absorbed(&disk, Rules::Work, &[weak(put("k", 1, 10))]);
+        assert_eq!((disk.stats().batches, disk.stats().fsyncs), (1, 0));
+    }
+
+    #[test]
+    fn one_job_that_asks_for_sync_syncs_the_group() {
+        let disk = Disk::default();
+        let weak = WriteJob { durability: Durability::Os, ..put("a", 1, 10) };
+        absorbed(&disk, Rules::Work, &[weak, put("b", 1, 10)]);
+        assert_eq!(disk.stats().fsyncs, 1);
+        disk.lose_power();
+        assert_eq!((settled(&disk, "a").len(), settled(&disk, "b").len()), (1, 1));
+    }
+
+    #[test]
+    fn a_full_disk_refuses_the_whole_group_and_writes_nothing() {
+        let disk = Disk::default();
+        absorbed(&disk, Rules::Work, &[put("a", 1, 10)]);
+        disk.fail(Some(StoreError::Full("no room".into())));
+        let (outcomes, _) = absorbed(&disk, Rules::Work, &[put("a", 2, 11), put("b", 1, 10), put("a", 2, 9)]);
+        let full = WriteOutcome::Refused(Refused::DiskFull);
+        assert_eq!(outcomes, [full.clone(), full, WriteOutcome::StaleStamp { latest: Hlc(11) }]);
+        assert_eq!((settled(&disk, "a")[0].written, settled(&disk, "b").len()), (Hlc(10), 0));
+        disk.fail(None);
+        assert_eq!(absorbed(&disk, Rules::Work, &[put("b", 1, 10)]).0, [WriteOutcome::Held]);
+    }
+
+    #[test]
+    fn damage_is_refused_on_the_way_in_and_on_the_disk() {
+        let disk = Disk::default();
+        let mut damaged = put("k", 1, 10);
+        damaged.version.digest ^= 1;
+        let (outcomes, _) = absorbed(&disk, Rules::Work, &[damaged, put("k", 1, 11)]);
+        assert_eq!(outcomes, [WriteOutcome::Refused(Refused::Damaged), WriteOutcome::Held]);
+        disk.damage(&key("k"));
+        let (outcomes, figures) = absorbed(&disk, Rules::Work, &[put("k", 1, 12), put("other", 1, 1)]);
+        assert_eq!(outcomes, [WriteOutcome::Refused(Refused::Store), WriteOutcome::Held]);
+        assert_eq!(figures.written, 1, "a damaged record is not replaced by what one write knows");
+    }
+
+    #[test]
+    fn a_failing_resolver_keeps_every_version_until_a_working_one_settles_them() {
+        for broken in [Rules::Fail, Rules::Nonsense, Rules::Short] {
+            let disk = Disk::default();
+            absorbed(&disk, broken, &[put("k", 1, 10)]);
+            let (outcomes, figures) = absorbed(&disk, broken, &[put("k", 2, 11)]);
+            assert_eq!(outcomes, [WriteOutcome::Held]);
+            assert_eq!((figures.conflicts, figures.unsettled), (1, 1));
+            assert_eq!(settled(&disk, "k").len(), 2);
+            absorbed(&disk, Rules::Work, &[put("k", 1, 12)]);
+            assert_eq!(settled(&disk, "k"), [put("k", 1, 12).version]);
+        }
+    }
+
+    #[test]
+    fn unsettled_siblings_are_bounded() {
+        let disk = Disk::default();
+        for i in 1..=SIBLINGS_MAX as u64 {
+            assert_eq!(absorbed(&disk, Rules::Fail, &[put("k", 1, i)]).0, [WriteOutcome::Held]);
+        }
+        let next = put("k", 1, 1_000);
+        let (outcomes, _) = absorbed(&disk, Rules::Fail, &[next.clone(), put("other", 1, 1)]);
+        assert_eq!(outcomes, [WriteOutcome::Refused(Refused::TooManySiblings), WriteOutcome::Held]);
+        assert_eq!(settled(&disk, "k").len(), SIBLINGS_MAX, "and none of those was lost");
+        assert_eq!(absorbed(&disk, Rules::Work, &[next]).0, [WriteOutcome::Held]);
+        assert_eq!(settled(&disk, "k").len(), 1);
+    }
+
+    #[test]
+    fn each_keyspace_is_settled_by_its_own_code() {
+        let disk = Disk::default();
+        let code = formed(1, (1, 1, 1)).keyspaces[&FIRST].resolver_hash;
+        let first = |mut job: WriteJob| {
+            job.key.keyspace = FIRST;
+            WriteJob { resolver: code, ..job }
+        };
+        let jobs = [first(put("k", 1, 10)), put("k", 1, 10), first(put("k", 2, 11)), put("k", 2, 11)];
+        let (outcomes, _) = absorbed(&disk, Rules::Work, &jobs);
+        assert_eq!(outcomes, vec![WriteOutcome::Held; 4]);
+        assert_eq!(disk.record(&jobs[0].key).versions()[0].written, Hlc(10));
+        assert_eq!(settled(&disk, "k")[0].written, Hlc(11));
+    }
+
+    #[test]
+    fn at_equal_clocks_a_delete_wins() {
+        let disk = Disk::default();
+        let delete = job(&key("k"), version(1, 1, Hlc(10), None));
+        absorbed(&disk, Rules::Work, &[old(put("k", 2, 10)), old(delete)]);
+        assert!(settled(&disk, "k")[0].is_tombstone());
+    }
 }

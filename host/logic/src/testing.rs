@@ -7,7 +7,9 @@ use crate::port::{
     Batch, Change, Columns, Durability, Read, Resolve, ResolveError, ResolverHash, Store, StoreError, StoreStats,
     Table, Verdict, Visit,
 };
+use crate::outline::{Outline, OutlineTable, Outlines};
 use crate::record::Record;
+use crate::replica::Ports;
 use crate::ring::{Candidate, Ring};
 use crate::time::Hlc;
 use crate::version::{Version, value_digest};
@@ -38,11 +40,34 @@ struct Platter {
     synced: BTreeMap<(Table, Bytes), Bytes>,
     broken: Option<StoreError>,
     stats: StoreStats,
+    /// Few slots, so that keys push each other out. Gone with the process.
+    outlines: Option<OutlineTable>,
+}
+
+impl Outlines for Disk {
+    fn get(&self, key: &[u8]) -> Option<Outline> {
+        self.platter().outlines.as_ref().and_then(|table| table.get(key)).cloned()
+    }
+
+    fn put(&self, key: &[u8], outline: Outline) {
+        self.platter().outlines.get_or_insert_with(|| OutlineTable::new(1)).put(key, outline);
+    }
+
+    fn forget(&self, key: &[u8]) {
+        if let Some(table) = &mut self.platter().outlines {
+            table.forget(key);
+        }
+    }
 }
 
 impl Disk {
     fn platter(&self) -> MutexGuard<'_, Platter> {
         self.platter.lock().unwrap()
+    }
+
+    /// The ports of an owner whose store and memory this is.
+    pub(crate) fn ports<'a>(&'a self, resolve: &'a dyn Resolve) -> Ports<'a> {
+        Ports { store: self, outlines: self, resolve, partition_bits: PARTITION_BITS }
     }
 
     /// From now on every change fails with this error, until `None` mends the disk.
@@ -54,6 +79,7 @@ impl Disk {
     pub(crate) fn lose_power(&self) {
         let mut platter = self.platter();
         platter.now = platter.synced.clone();
+        platter.outlines = None;
     }
 
     /// The record of `key`, also when the disk fails.
@@ -71,10 +97,12 @@ impl Disk {
         Record::decode(&bytes.cloned().unwrap_or_default()).unwrap()
     }
 
-    /// Overwrites the stored bytes of `key`.
+    /// Overwrites the stored bytes of `key`, and nobody remembers what they were.
     pub(crate) fn damage(&self, key: &Key) {
         let at = (Table::Records, key.engine_key(PARTITION_BITS).into());
-        self.platter().now.insert(at, Bytes::from_static(b"\x01garbage"));
+        let mut platter = self.platter();
+        platter.now.insert(at, Bytes::from_static(b"\x01garbage"));
+        platter.outlines = None;
     }
 }
 

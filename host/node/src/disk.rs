@@ -7,12 +7,12 @@
 use crate::metrics::Metrics;
 use crate::pump::Event;
 use mks_logic::event::{JobId, ReadJob, WriteJob};
-use mks_logic::message::{ReadOutcome, Refused, Want, WriteOutcome};
+use mks_logic::message::{ReadOutcome, Refused, WriteOutcome};
+use mks_logic::outline::{Outline, OutlineTable, Outlines};
 use mks_logic::port::{Resolve, Store, StoreError, Table};
-use mks_logic::record::Record;
-use mks_logic::replica;
+use mks_logic::replica::{self, Ports};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use tokio::sync::mpsc;
 
@@ -25,6 +25,7 @@ const GROUP_READS_MAX: usize = 64;
 
 /// What the threads work with.
 #[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "made of trait objects")]
 pub struct DiskParts {
     /// The engine.
     pub store: Arc<dyn Store>,
@@ -34,8 +35,21 @@ pub struct DiskParts {
     pub partition_bits: u8,
     /// Group sizes are counted here.
     pub metrics: Arc<Metrics>,
+    /// What is remembered of the records.
+    pub outlines: Arc<dyn Outlines>,
     /// Where results go.
     pub events: mpsc::Sender<Event>,
+}
+
+impl DiskParts {
+    fn ports(&self) -> Ports<'_> {
+        Ports {
+            store: &*self.store,
+            outlines: &*self.outlines,
+            resolve: &*self.resolve,
+            partition_bits: self.partition_bits,
+        }
+    }
 }
 
 /// The queues in front of the threads. The pump bounds what it puts in: see `disk_jobs_max`.
@@ -102,7 +116,7 @@ fn write_jobs(parts: &DiskParts, queue: &Receiver<WriteJob>) {
             bytes += value_bytes(&job);
             group.push(job);
         }
-        let (outcomes, figures) = replica::absorb(&*parts.store, &*parts.resolve, parts.partition_bits, &group);
+        let (outcomes, figures) = replica::absorb(parts.ports(), &group);
         parts.metrics.commit(group.len() as u64);
         if figures.unsettled > 0 {
             tracing::warn!(
@@ -147,27 +161,44 @@ fn read_jobs(parts: &DiskParts, queue: &Mutex<Receiver<ReadJob>>) {
                 group.push(job);
             }
         }
-        let done: Vec<(JobId, ReadOutcome)> = group.drain(..).map(|job| (job.job, read(parts, &job))).collect();
+        let done: Vec<(JobId, ReadOutcome)> = group.drain(..).map(|job| (job.job, replica::find(parts.ports(), &job.key, job.want))).collect();
+        let damaged = |(_, outcome): &&(JobId, ReadOutcome)| *outcome == ReadOutcome::Refused(Refused::Store);
+        let failed = done.iter().filter(damaged).count();
+        if failed > 0 {
+            tracing::error!(failed, "records could not be read, or are damaged; they are not served from this node");
+        }
         if parts.events.blocking_send(Event::Found(done)).is_err() {
             return;
         }
     }
 }
 
-fn read(parts: &DiskParts, job: &ReadJob) -> ReadOutcome {
-    let record = match parts.store.get(Table::Records, &job.key.engine_key(parts.partition_bits)) {
-        Ok(bytes) => Record::decode(&bytes.unwrap_or_default()),
-        Err(error) => {
-            tracing::error!(%error, "a read failed");
-            return ReadOutcome::Refused(replica::refusal(&error));
-        }
-    };
-    match (record, job.want) {
-        (Ok(record), Want::Record) => ReadOutcome::Record(record),
-        (Ok(record), Want::Digest) => ReadOutcome::Digest(record.digest()),
-        (Err(error), _) => {
-            tracing::error!(%error, key = ?job.key, "a stored record is damaged; it is not served");
-            ReadOutcome::Refused(Refused::Store)
-        }
+/// [`OutlineTable`], shared between the threads. The lock is never held across a disk access.
+#[derive(Debug)]
+pub struct SharedOutlines(Mutex<OutlineTable>);
+
+impl SharedOutlines {
+    /// Room for 2^bits outlines.
+    #[must_use]
+    pub fn new(bits: u8) -> Self {
+        Self(Mutex::new(OutlineTable::new(bits)))
+    }
+
+    fn table(&self) -> MutexGuard<'_, OutlineTable> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outlines for SharedOutlines {
+    fn get(&self, key: &[u8]) -> Option<Outline> {
+        self.table().get(key).cloned()
+    }
+
+    fn put(&self, key: &[u8], outline: Outline) {
+        self.table().put(key, outline);
+    }
+
+    fn forget(&self, key: &[u8]) {
+        self.table().forget(key);
     }
 }

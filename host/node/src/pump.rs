@@ -63,6 +63,7 @@ pub enum Ended {
 }
 
 /// What the pump is made of.
+#[expect(missing_debug_implementations, reason = "made of trait objects and queues")]
 pub struct PumpParts {
     /// The logic.
     pub node: Node,
@@ -281,7 +282,7 @@ impl Pump {
         tokio::spawn(async move {
             while !found.is_closed() {
                 if let Some(address) = tokio::net::lookup_host(&address).await.ok().and_then(|mut all| all.next()) {
-                    drop(found.send((node, address)));
+                    let _ = found.send((node, address));
                     return;
                 }
                 tokio::time::sleep(Duration::from_secs(5)).await;

@@ -1,8 +1,5 @@
 //! Components written by hand, to do what no compiler of ours would make them do.
 
-use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
-use wit_parser::Resolve;
-
 /// The built-in components, as they are embedded.
 pub(crate) const LWW: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/lww.wasm"));
 pub(crate) const FJALL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/fjall.wasm"));
@@ -38,7 +35,7 @@ pub(crate) fn resolver_with(name: &str, memory: &str, describe: &str, body: &str
         about = about(name),
         realloc = REALLOC,
     );
-    component(&text, "resolver.wit", "my-key-store:resolver/resolver@0.1.0")
+    component(&text, "my-key-store:resolver/resolve@0.1.0", RESOLVE)
 }
 
 /// A storage adapter whose `open` answers with these bytes, whatever it is asked.
@@ -57,7 +54,7 @@ pub(crate) fn adapter(answer: &[u8]) -> Vec<u8> {
         answer = escaped(answer),
         realloc = REALLOC,
     );
-    component(&text, "storage-adapter.wit", "my-key-store:storage-adapter/storage-adapter@0.1.0")
+    component(&text, "my-key-store:storage-adapter/adapter@0.1.0", ADAPTER)
 }
 
 /// The canonical form of `ok(plan)` for the engine `fjall`.
@@ -97,14 +94,115 @@ fn escaped(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("\\{byte:02x}")).collect()
 }
 
-fn component(text: &str, file: &str, world: &str) -> Vec<u8> {
-    let contracts = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto/plugin");
-    let mut resolve = Resolve::default();
-    resolve.push_path(format!("{contracts}/common.wit")).expect("the shared types");
-    let (package, _) = resolve.push_path(format!("{contracts}/{file}")).expect("the contract");
-    let world = resolve.select_world(&[package], Some(world)).expect("the world");
-    let mut module = wat::parse_str(text).expect("a module");
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("metadata");
-    let encoder = ComponentEncoder::default().module(&module).expect("a fitting module");
-    encoder.validate(true).encode().expect("a component")
+/// The types and functions of an interface, and how its functions are lifted from the core instance `$i`.
+struct Interface {
+    /// Types in order: name and definition. `{}` stands for nothing; names refer to those before.
+    types: &'static [(&'static str, &'static str)],
+    /// Functions: name, parameters and result.
+    functions: &'static [(&'static str, &'static str)],
+}
+
+const INFO: (&str, &str) = ("info", "(record (field \"name\" string) (field \"version\" string))");
+
+const RESOLVE: &Interface = &Interface {
+    types: &[
+        INFO,
+        (
+            "columns",
+            "(record (field \"ends\" (list u32)) (field \"nodes\" (list u64)) (field \"incarnations\" (list u64))
+             (field \"counters\" (list u64)) (field \"written\" (list u64)) (field \"sizes\" (list u32))
+             (field \"marks\" (list u8)) (field \"digests\" (list u64)))",
+        ),
+    ],
+    functions: &[
+        ("describe", "(result $info)"),
+        ("by-metadata", "(param \"batch\" $columns) (result (list u32))"),
+    ],
+};
+
+const ADAPTER: &Interface = &Interface {
+    types: &[
+        INFO,
+        ("option-doc", "(record (field \"name\" string) (field \"help\" string))"),
+        ("description", "(record (field \"info\" $info) (field \"options\" (list $option-doc)))"),
+        ("config", "(record (field \"options\" (list (tuple string string))) (field \"memory-budget\" u64))"),
+        ("sees", "(enum \"none\" \"values\" \"keys-and-values\")"),
+        ("compression", "(enum \"none\" \"lz4\")"),
+        (
+            "tuning",
+            "(record (field \"cache-bytes\" u64) (field \"memtable-bytes\" u64)
+             (field \"separate-values-from\" (option u32)) (field \"compression\" $compression)
+             (field \"workers\" u32))",
+        ),
+        ("plan", "(record (field \"engine\" string) (field \"sees\" $sees) (field \"tuning\" $tuning))"),
+        (
+            "bad-value",
+            "(record (field \"name\" string) (field \"value\" string) (field \"expected\" string))",
+        ),
+        (
+            "refusal",
+            "(variant (case \"unknown-option\" string) (case \"bad-value\" $bad-value)
+             (case \"budget-too-small\" u64) (case \"other\" string))",
+        ),
+    ],
+    functions: &[
+        ("describe", "(result $description)"),
+        ("open", "(param \"config\" $config) (result (result $plan (error $refusal)))"),
+    ],
+};
+
+/// Wraps a core module whose exports are named `<interface>#<function>`.
+///
+/// A component may only export functions whose types have exported names. So an inner component takes the lifted
+/// functions in and exports them again beside the types, under the names that it gives them.
+fn component(module: &str, name: &str, interface: &Interface) -> Vec<u8> {
+    let each = |list: &[(&str, &str)], write: &dyn Fn(&str, &str) -> String| -> String {
+        list.iter().map(|(name, what)| write(name, what)).collect()
+    };
+    let Interface { types, functions } = *interface;
+    let named = |suffix: &str, text: &str| {
+        types.iter().fold(text.to_owned(), |text, (name, _)| rename(&text, name, &format!("{name}{suffix}")))
+    };
+    let outer_types = each(types, &|name, what| format!("(type ${name} {what})\n"));
+    let lifted = each(functions, &|function, signature| {
+        format!(
+            "(func $lifted-{function} {signature} (canon lift (core func $i \"{name}#{function}\")
+             (memory $i \"memory\") (realloc (func $i \"cabi_realloc\"))))\n"
+        )
+    });
+    let imports = each(types, &|name, what| {
+        let what = named("-in", what);
+        format!("(type ${name}-def {what}) (import \"import-type-{name}\" (type ${name}-in (eq ${name}-def)))\n")
+    });
+    let import_functions = each(functions, &|function, signature| {
+        let signature = named("-in", signature);
+        format!("(import \"import-func-{function}\" (func $in-{function} {signature}))\n")
+    });
+    let exports = each(types, &|name, what| {
+        let what = named("-out", what);
+        format!("(type ${name}-again {what}) (export ${name}-out \"{name}\" (type ${name}-again))\n")
+    });
+    let export_functions = each(functions, &|function, signature| {
+        let signature = named("-out", signature);
+        format!("(export \"{function}\" (func $in-{function}) (func {signature}))\n")
+    });
+    let with_types = each(types, &|name, _| format!("(with \"import-type-{name}\" (type ${name}))\n"));
+    let with_functions =
+        each(functions, &|function, _| format!("(with \"import-func-{function}\" (func $lifted-{function}))\n"));
+    let text = format!(
+        "(component
+            (core {module_body}
+            (core instance $i (instantiate $m))
+            {outer_types} {lifted}
+            (component $shim {imports} {import_functions} {exports} {export_functions})
+            (instance $whole (instantiate $shim {with_types} {with_functions}))
+            (export \"{name}\" (instance $whole)))",
+        module_body = module.replacen("(module", "module $m", 1),
+    );
+    wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+/// Replaces `$name` where it stands alone.
+fn rename(text: &str, name: &str, new: &str) -> String {
+    text.replace(&format!("${name})"), &format!("${new})")).replace(&format!("${name} "), &format!("${new} "))
 }

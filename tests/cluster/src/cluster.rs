@@ -78,7 +78,8 @@ impl Cluster {
         let turn = Turn::wait();
         let directory = TempDir::with_prefix("mks-test-").expect("there is a writable temporary directory");
         let cluster = Self { nodes: Vec::new(), directory, network: free_network(), _turn: turn };
-        let key: String = (0..32_u8).map(|byte| format!("{:02x}", byte.wrapping_mul(37) ^ cluster.network[1])).collect();
+        let key: String =
+            (0..32_u8).map(|byte| format!("{:02x}", byte.wrapping_mul(37) ^ cluster.network[1])).collect();
         std::fs::write(cluster.key_path(), key).expect("the test's directory is writable");
         make_private(&cluster.key_path());
         cluster
@@ -136,8 +137,11 @@ impl Cluster {
     }
 
     fn config(&self, node: &Node, setup: &NodeSetup) -> String {
-        let seeds: Vec<String> =
-            setup.seeds.iter().map(|&id| format!("\"{}:{}\"", self.host(id as u8), node.peer_address().port())).collect();
+        let seeds: Vec<String> = setup
+            .seeds
+            .iter()
+            .map(|&id| format!("\"{}:{}\"", self.host(id as u8), node.peer_address().port()))
+            .collect();
         format!(
             "[node]\nid = {}\ndata_dir = {:?}\n\
              [listen]\nclient = \"{}\"\npeer = \"{}\"\nhttp = \"{}\"\n\

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a test waits for what must happen; only failures take this long, on a machine that is busy with other tests.
+/// How long a test waits for what must happen; only failures take this long, and a machine that is busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a test looks again.
 const POLL: Duration = Duration::from_millis(20);

@@ -158,7 +158,8 @@ async fn a_stranger_without_the_key_gets_nothing_from_the_peer_port() {
     };
     let status = outcome.expect_err("a stream without proof of the key is refused");
     assert!(matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied), "{status:?}");
-    let status = peer.control(ControlRequest::default()).await.expect_err("control without proof of the key is refused");
+    let status =
+        peer.control(ControlRequest::default()).await.expect_err("control without proof of the key is refused");
     assert!(matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied), "{status:?}");
     assert_unharmed(&mut cluster).await;
 }

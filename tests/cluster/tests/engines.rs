@@ -1,6 +1,6 @@
 //! Storage engines are opened through adapters, which are components too, and may differ from node to node.
 
-use mks_tests_cluster::{Cluster, Node, NodeSetup, metric_sum, mks_binary};
+use mks_tests_cluster::{Cluster, NodeSetup, metric_sum, mks_binary};
 use std::path::PathBuf;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,8 +54,8 @@ async fn an_adapter_may_be_a_component_file() {
     client.put("through", "a component of mine").await.unwrap();
     let status = client.status().await.unwrap();
     assert!(status.store.is_some_and(|store| store.engine == "fjall"), "it plans the engine fjall");
-    cluster.nodes().for_each(|node| drop(node.terminate()));
-    cluster.nodes().for_each(Node::start);
+    assert!(cluster.node_mut(1).terminate().success());
+    cluster.node_mut(1).start();
     cluster.wait_ready();
     let found = cluster.node(1).client().get("through").await.unwrap();
     assert_eq!(found.as_deref(), Some("a component of mine"));

@@ -86,7 +86,10 @@ async fn a_directory_in_use_is_refused() {
     let directory = cluster.node(1).data_dir().to_string_lossy().into_owned();
     twin.set_arguments(&["--data-dir", &directory]);
     let log = twin.start_refused();
-    assert!(log.contains(&directory) && log.contains("in use"), "the message names the directory and the reason:\n{log}");
+    assert!(
+        log.contains(&directory) && log.contains("in use"),
+        "the message names the directory and the reason:\n{log}"
+    );
     assert_whole(&mut cluster, 1).await;
 }
 
@@ -127,7 +130,10 @@ async fn a_directory_of_another_node_is_refused() {
     cluster.node_mut(1).terminate();
     cluster.node_mut(1).set_arguments(&["--id", "7"]);
     let log = cluster.node_mut(1).start_refused();
-    assert!(log.contains("node 1") || log.contains("id 1"), "the message names the node that owns the directory:\n{log}");
+    assert!(
+        log.contains("node 1") || log.contains("id 1"),
+        "the message names the node that owns the directory:\n{log}"
+    );
     cluster.node_mut(1).set_arguments(&[]);
     cluster.node_mut(1).start();
     cluster.wait_ready();

@@ -36,7 +36,14 @@ fn a_python_client_generated_from_the_protos_works() {
     let addresses = [1, 2, 3].map(|id| cluster.node(id).client_address().to_string());
     let client = run(
         "env",
-        &[&python_path, &python.to_string_lossy(), &script.to_string_lossy(), &addresses[0], &addresses[1], &addresses[2]],
+        &[
+            &python_path,
+            &python.to_string_lossy(),
+            &script.to_string_lossy(),
+            &addresses[0],
+            &addresses[1],
+            &addresses[2],
+        ],
         b"",
     );
     assert_eq!(client.status, 0, "{client:?}");

@@ -101,7 +101,8 @@ fn server_pids(text: &str) -> Result<ServerPids, String> {
         "none" => Ok(ServerPids::None),
         ids => {
             let ids: Result<_, _> = ids.split(',').map(|id| id.trim().parse::<u32>()).collect();
-            ids.map(ServerPids::These).map_err(|_| format!("{text:?} is neither auto, none nor process ids with commas"))
+            ids.map(ServerPids::These)
+                .map_err(|_| format!("{text:?} is neither auto, none nor process ids with commas"))
         }
     }
 }

@@ -38,10 +38,9 @@ pub(super) struct EngineCost {
 pub(super) fn measure(name: &str, args: &BenchArgs, bar: &ProgressBar) -> anyhow::Result<EngineCost> {
     let engine: Engine = name.parse().map_err(|error: String| anyhow!(error))?;
     let parent = args.engine_dir.clone().unwrap_or_else(std::env::temp_dir);
-    let scratch = tempfile::Builder::new()
-        .prefix("mks-bench-")
-        .tempdir_in(&parent)
-        .with_context(|| format!("can't make a directory in {}; name another one with --engine-dir", parent.display()))?;
+    let scratch = tempfile::Builder::new().prefix("mks-bench-").tempdir_in(&parent).with_context(|| {
+        format!("can't make a directory in {}; name another one with --engine-dir", parent.display())
+    })?;
     let options = Options { directory: scratch.path().join("store"), engine, ..Options::default() };
     let store = mks_store::open(&options).context("can't open a store to measure its engine")?;
     let mut bench = Bench::new(&*store, args);

@@ -19,8 +19,8 @@ use mks_proto::v1::session_operation::Operation;
 use mks_proto::v1::session_result::Result as Answer;
 use mks_proto::v1::{
     BatchRequest, BatchResponse, ControlRequest, ControlResponse, DeleteRequest, Found, Frame, GetRequest, GetResponse,
-    Key, PeerKey, PeerMessage, PutRequest, Read, SessionRequest, SessionResponse, SessionResult, Version, Welcome, Write,
-    WriteResponse, Written, found, written,
+    Key, PeerKey, PeerMessage, PutRequest, Read, SessionRequest, SessionResponse, SessionResult, Version, Welcome,
+    Write, WriteResponse, Written, found, written,
 };
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};

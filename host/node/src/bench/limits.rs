@@ -53,7 +53,8 @@ pub(super) async fn measure(report: &Report, args: &BenchArgs, output: &Output) 
 }
 
 fn combine(report: &Report, floor: &Report, engine: EngineCost) -> Result<Limits, Failure> {
-    let floor_cpu = floor.server_cpu_us_per_op.ok_or_else(|| anyhow::anyhow!("the CPU of the floor nodes can't be read"))?;
+    let floor_cpu =
+        floor.server_cpu_us_per_op.ok_or_else(|| anyhow::anyhow!("the CPU of the floor nodes can't be read"))?;
     let puts = report.put.count as f64 / (report.put.count + report.get.count).max(1) as f64;
     let engine_cpu = puts * WRITES_PER_PUT * engine.put_us + (1.0 - puts) * READS_PER_GET * engine.get_us;
     let limit = floor_cpu + engine_cpu;

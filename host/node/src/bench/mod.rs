@@ -95,7 +95,11 @@ async fn fill(addresses: &[String], args: &BenchArgs, output: &Output) -> Result
                     progressed = Instant::now();
                 }
                 if progressed.elapsed() > STUCK {
-                    return Err(anyhow::anyhow!("filling stopped at {} keys: {:?}", load.completed(), load.recorder().errors));
+                    return Err(anyhow::anyhow!(
+                        "filling stopped at {} keys: {:?}",
+                        load.completed(),
+                        load.recorder().errors
+                    ));
                 }
                 bar.set_position(load.completed());
             }
@@ -105,18 +109,17 @@ async fn fill(addresses: &[String], args: &BenchArgs, output: &Output) -> Result
     bar.finish_and_clear();
     let failed: u64 = load.recorder().errors.values().sum();
     if failed > 0 {
-        output.remark(&format!("note: {failed} of {} keys could not be filled: {:?}", args.keys, load.recorder().errors));
+        output.remark(&format!(
+            "note: {failed} of {} keys could not be filled: {:?}",
+            args.keys,
+            load.recorder().errors
+        ));
     }
     Ok(())
 }
 
 /// One warm-up, one measured window, one drain.
-async fn measure(
-    addresses: &[String],
-    servers: &[Process],
-    args: &BenchArgs,
-    what: &str,
-) -> Result<Report, Failure> {
+async fn measure(addresses: &[String], servers: &[Process], args: &BenchArgs, what: &str) -> Result<Report, Failure> {
     let load = Load::new(args, Plan::Mixed);
     let bar = progress(what, None);
     let local = LocalSet::new();

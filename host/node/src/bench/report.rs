@@ -147,7 +147,8 @@ impl Report {
         }
         let mut text = format!("{rows}\n");
         // Writing to a String can't fail.
-        let _ = writeln!(text, "{:.0} operations per second, {} in {:.1} s", self.ops_per_s, self.operations, self.seconds);
+        let _ =
+            writeln!(text, "{:.0} operations per second, {} in {:.1} s", self.ops_per_s, self.operations, self.seconds);
         if self.absent > 0 {
             let _ = writeln!(text, "{} gets found nothing (--fill puts every key first)", self.absent);
         }
@@ -156,9 +157,14 @@ impl Report {
         }
         self.cpu_text(&mut text);
         if let Some(work) = &self.engine_work {
-            let per_fsync = work.writes_per_fsync.map_or_else(String::new, |ratio| format!(" ({ratio:.1} writes each)"));
+            let per_fsync =
+                work.writes_per_fsync.map_or_else(String::new, |ratio| format!(" ({ratio:.1} writes each)"));
             let stall = work.stall_us as f64 / 1e3;
-            let _ = writeln!(text, "engines: {} batches, {} fsyncs{per_fsync}, held back {stall:.1} ms", work.batches, work.fsyncs);
+            let _ = writeln!(
+                text,
+                "engines: {} batches, {} fsyncs{per_fsync}, held back {stall:.1} ms",
+                work.batches, work.fsyncs
+            );
         }
         if let Some(limits) = &self.limits {
             limits_text(limits, &mut text);
@@ -215,10 +221,15 @@ fn limits_text(limits: &Limits, text: &mut String) {
     rows.add_row(["messages + engine".to_owned(), format!("{:.1}", limits.limit_cpu_us_per_op)]);
     let _ = writeln!(text, "{rows}");
     if let Some(ratio) = limits.measured_over_limit {
-        let _ = writeln!(text, "the nodes spend {ratio:.2} x the limit; p99 is {:.2} x that of the messages alone", limits.p99_over_floor);
+        let _ = writeln!(
+            text,
+            "the nodes spend {ratio:.2} x the limit; p99 is {:.2} x that of the messages alone",
+            limits.p99_over_floor
+        );
     }
     if limits.floor_foreign_cores > FOREIGN_CORES_MAX {
-        let _ = writeln!(text, "NOISY: {:.1} cores were busy with something else at the floor", limits.floor_foreign_cores);
+        let _ =
+            writeln!(text, "NOISY: {:.1} cores were busy with something else at the floor", limits.floor_foreign_cores);
     }
 }
 

@@ -49,7 +49,9 @@ async fn one_after_the_other(load: Load, mut client: KvClient<Channel>) {
         };
         let outcome = match answer {
             Ok(()) => Outcome::Done,
-            Err(status) if status.code() == Code::NotFound && reason_of(&status) != "UNKNOWN_KEYSPACE" => Outcome::Absent,
+            Err(status) if status.code() == Code::NotFound && reason_of(&status) != "UNKNOWN_KEYSPACE" => {
+                Outcome::Absent
+            }
             Err(status) => {
                 load.done(kind, due, Outcome::Failed(reason_of(&status)));
                 if status.code() == Code::Unavailable {

@@ -102,11 +102,7 @@ impl Workload {
             Plan::Fill => (index, false),
             Plan::Mixed => (self.picker.pick(&mut self.rng), self.rng.random_bool(self.reads)),
         };
-        let key = Some(Key {
-            keyspace: self.keyspace.clone(),
-            partition_key: key_of(number),
-            sort_key: Bytes::new(),
-        });
+        let key = Some(Key { keyspace: self.keyspace.clone(), partition_key: key_of(number), sort_key: Bytes::new() });
         if is_read {
             return Some(Op::Get(GetRequest { key, options: Some(self.read) }));
         }

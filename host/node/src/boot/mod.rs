@@ -8,7 +8,7 @@ mod storage;
 
 use crate::clock::NodeClock;
 use crate::config::Config;
-use crate::disk::{Disk, DiskParts};
+use crate::disk::{Disk, DiskParts, SharedOutlines};
 use crate::epoch_log::{EpochLog, Options as RaftOptions, RaftLog, Timing};
 use crate::gossip;
 use crate::handle::{Call, Handle, PumpView};
@@ -42,6 +42,8 @@ const CALLS_MAX: usize = 4_096;
 const EVENTS_MAX: usize = 4_096;
 /// Threads that read the disk.
 const READERS: usize = 1;
+/// 2^17 outlines: 1 MiB to begin with, about 25 MiB when all of them are taken.
+const OUTLINE_BITS: u8 = 17;
 
 /// Runs a node until SIGTERM, SIGINT, or a reason of its own to stop.
 ///
@@ -165,7 +167,7 @@ impl Booted {
             Err(error) => Err(error),
         };
         self.log.shutdown().await;
-        drop(peers_stop.send(true));
+        let _ = peers_stop.send(true);
         ended
     }
 
@@ -215,6 +217,7 @@ impl Booted {
             resolve: Arc::clone(&self.sandbox) as _,
             partition_bits: state.partition_bits,
             metrics: Arc::clone(&self.metrics),
+            outlines: Arc::new(SharedOutlines::new(OUTLINE_BITS)),
             events: events.clone(),
         };
         let node = Node::new(NodeOptions {
@@ -262,13 +265,13 @@ impl Booted {
             _ = self.stopped.wait_for(|stop| *stop) => None,
         };
         tracing::info!("stopping: no new requests, finishing those under way");
-        drop(surfaces_stop.send(true));
+        let _ = surfaces_stop.send(true);
         while surfaces.join_next().await.is_some() {}
-        drop(pump_stop.send(true));
+        let _ = pump_stop.send(true);
         if !pump.is_finished() {
             drop(pump.await);
         }
-        drop(self.stop.send(true));
+        let _ = self.stop.send(true);
         early.map_or(Ok(()), Err)
     }
 }
@@ -303,5 +306,5 @@ async fn signals(stop: watch::Sender<bool>) {
         _ = term.recv() => tracing::info!("SIGTERM"),
         _ = int.recv() => tracing::info!("SIGINT"),
     }
-    drop(stop.send(true));
+    let _ = stop.send(true);
 }

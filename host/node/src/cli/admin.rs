@@ -18,7 +18,8 @@ use tonic::transport::Channel;
 type Admin = AdminClient<Channel>;
 
 pub(super) async fn status(client: &Client, output: &Output) -> Result<(), Failure> {
-    let status = client.admin(Retry::Read, |mut admin: Admin| async move { admin.status(StatusRequest {}).await }).await?;
+    let status =
+        client.admin(Retry::Read, |mut admin: Admin| async move { admin.status(StatusRequest {}).await }).await?;
     let roster = client.admin(Retry::Read, |mut admin: Admin| async move { admin.members(MembersRequest {}).await });
     let members = roster.await?.members;
     output.result(&status_json(&status, &members), |_| status_text(&status, &members))
@@ -150,8 +151,11 @@ fn ring_text(ring: &RingResponse, key: Option<&str>) -> String {
     }
     let mut rows = table(&["partitions", "owners"]);
     for range in &ring.ranges {
-        let partitions =
-            if range.first == range.last { range.first.to_string() } else { format!("{} to {}", range.first, range.last) };
+        let partitions = if range.first == range.last {
+            range.first.to_string()
+        } else {
+            format!("{} to {}", range.first, range.last)
+        };
         rows.add_row([partitions, owners(&range.owners)]);
     }
     format!("epoch {}, {} partitions\n{rows}", ring.epoch, ring.partitions)
@@ -287,7 +291,8 @@ mod tests {
 
     #[test]
     fn a_member_that_is_down_stands_out() {
-        let member = MemberStatus { node: 2, alive: false, voter: true, clock_offset_ms: -3, ..MemberStatus::default() };
+        let member =
+            MemberStatus { node: 2, alive: false, voter: true, clock_offset_ms: -3, ..MemberStatus::default() };
         let text = members_text(&[member]);
         assert!(text.contains("DOWN") && text.contains("voter") && text.contains("-3 ms"), "{text}");
     }
@@ -300,7 +305,10 @@ mod tests {
             ..StatusResponse::default()
         };
         let text = status_text(&status, &[]);
-        assert!(text.contains("NOT serving: forming: 1 of 3") && text.contains("WARNING: node 4 owns nothing"), "{text}");
+        assert!(
+            text.contains("NOT serving: forming: 1 of 3") && text.contains("WARNING: node 4 owns nothing"),
+            "{text}"
+        );
         assert_eq!(status_json(&status, &[])["store"], Value::Null);
     }
 

@@ -117,7 +117,8 @@ impl<R: BufRead> Reader<R> {
     fn next_chunk(&mut self) -> anyhow::Result<Chunk> {
         let mut chunk = Chunk::default();
         while chunk.items.len() < self.items_max {
-            let Some((line, item, bytes)) = self.held_back.take().map_or_else(|| self.next_item(), |held| Ok(Some(held)))?
+            let Some((line, item, bytes)) =
+                self.held_back.take().map_or_else(|| self.next_item(), |held| Ok(Some(held)))?
             else {
                 break;
             };
@@ -242,7 +243,10 @@ fn report(tally: &Tally, output: &Output) -> Result<(), Failure> {
         }
     }
     let reason = if tally.missed == tally.failed { "TIMEOUT" } else { "BATCH_FAILED" };
-    let message = format!("{} items failed; sending all lines again is safe where the values are meant to be the last", tally.failed);
+    let message = format!(
+        "{} items failed; sending all lines again is safe where the values are meant to be the last",
+        tally.failed
+    );
     Err(Failure::Refused(Box::new(ErrorDetail { reason: reason.to_owned(), message, ..ErrorDetail::default() })))
 }
 

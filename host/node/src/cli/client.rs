@@ -122,12 +122,13 @@ pub(super) fn detail_json(detail: &ErrorDetail) -> serde_json::Value {
 }
 
 fn is_quorum_missed(detail: &ErrorDetail) -> bool {
-    matches!(detail.reason.as_str(), "TIMEOUT" | "QUORUM_LOST") || detail.code == Code::DeadlineExceeded as u32
+    matches!(detail.reason.as_str(), "TIMEOUT" | "QUORUM_LOST" | "NO_LEADER" | "UNCONFIRMED")
+        || detail.code == Code::DeadlineExceeded as u32
 }
 
 /// Reasons with which a node says that it did nothing at all, so that another one may be asked.
 fn is_elsewhere(detail: &ErrorDetail) -> bool {
-    matches!(detail.reason.as_str(), "FORMING" | "NOT_ADMITTED" | "NO_OWNER")
+    matches!(detail.reason.as_str(), "FORMING" | "NOT_ADMITTED" | "NO_OWNER" | "CLOCK_OFF" | "BUSY")
 }
 
 /// What a node said. Statuses without details come from proxies, old nodes and tonic itself.
@@ -172,18 +173,20 @@ impl Client {
     }
 
     /// Asks `Admin` of the first node that can serve.
-    pub(super) async fn admin<T, F>(
-        &self,
-        retry: Retry,
-        ask: impl Fn(AdminClient<Channel>) -> F,
-    ) -> Result<T, Failure>
+    pub(super) async fn admin<T, F>(&self, retry: Retry, ask: impl Fn(AdminClient<Channel>) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.ask(retry, None, |channel| ask(AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))).await
+        self.ask(retry, None, |channel| ask(AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)))
+            .await
     }
 
-    async fn ask<T, F>(&self, retry: Retry, deadline: Option<Duration>, ask: impl Fn(Channel) -> F) -> Result<T, Failure>
+    async fn ask<T, F>(
+        &self,
+        retry: Retry,
+        deadline: Option<Duration>,
+        ask: impl Fn(Channel) -> F,
+    ) -> Result<T, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
@@ -288,7 +291,8 @@ mod tests {
     #[test]
     fn every_kind_of_failure_has_its_exit_code() {
         assert_eq!(refused("UNKNOWN_KEYSPACE", Code::NotFound).exit_code(), 1);
-        assert_eq!(refused("BUSY", Code::ResourceExhausted).exit_code(), 1);
+        assert_eq!(refused("TOO_LARGE", Code::InvalidArgument).exit_code(), 1);
+        assert_eq!(refused("NO_LEADER", Code::Unavailable).exit_code(), 4);
         assert_eq!(refused("TIMEOUT", Code::DeadlineExceeded).exit_code(), 4);
         assert_eq!(refused("QUORUM_LOST", Code::Unavailable).exit_code(), 4);
         assert_eq!(Failure::NotFound.exit_code(), 3);
@@ -324,7 +328,8 @@ mod tests {
     async fn nodes_that_cannot_be_reached_are_all_named() {
         // Port 1 of loopback: nobody listens there without being root.
         let client = Client::new(&["127.0.0.1:1".to_owned(), "[::1]:1".to_owned()]).unwrap();
-        let answer = client.kv(Retry::Read, None, |mut kv| async move { kv.get(mks_proto::v1::GetRequest::default()).await });
+        let answer =
+            client.kv(Retry::Read, None, |mut kv| async move { kv.get(mks_proto::v1::GetRequest::default()).await });
         let failure = answer.await.unwrap_err();
         let text = failure.to_string();
         assert!(text.contains("127.0.0.1:1: ") && text.contains("[::1]:1: ") && text.contains("--addr"), "{text}");

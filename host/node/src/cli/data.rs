@@ -12,7 +12,7 @@ use mks_proto::v1::{
     DeleteRequest, GetRequest, GetResponse, Key, PutRequest, ReadOptions, Version, WriteOptions, WriteResponse,
 };
 use serde_json::{Value, json};
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -188,7 +188,10 @@ pub(super) async fn get(client: &Client, args: &GetArgs, output: &Output) -> Res
         let others = siblings.len();
         output.remark(&format!("note: {others} other version(s) of this key are unsettled; --json shows all of them"));
     }
-    output.raw(&version.value)
+    output.raw(&version.value)?;
+    // A person's prompt starts on a line of its own; a pipe gets the bytes and nothing else.
+    let unfinished = !version.value.ends_with(b"\n") && std::io::stdout().is_terminal();
+    if unfinished { output.raw(b"\n") } else { Ok(()) }
 }
 
 /// A keyspace that does not exist has the same gRPC code, but is no answer about a key.

@@ -20,7 +20,9 @@ pub(super) fn keygen(args: &KeygenArgs, output: &Output) -> Result<(), Failure> 
     let path = &args.file;
     let key = ClusterKey::random().context("the operating system gives no random bytes")?;
     key.write_new(path).with_context(|| match path.exists() {
-        true => format!("{} exists and is left as it is; a key is never overwritten, choose another name", path.display()),
+        true => {
+            format!("{} exists and is left as it is; a key is never overwritten, choose another name", path.display())
+        }
         false => format!("can't write {}", path.display()),
     })?;
     output.result(&json!({ "key_file": path }), |_| {

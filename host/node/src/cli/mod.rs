@@ -25,7 +25,7 @@ Exit codes:
   1  the node refused, or something failed here
   2  the command line makes no sense
   3  the key was not found
-  4  not enough owners answered in time; a write may still be on some of them
+  4  not enough owners (or voters, for keyspaces) answered in time; a write may still be on some of them
   5  no node could be reached, or none that can serve yet
 
 Environment: MKS_ADDR is the default of --addr; MKS_CONFIG and MKS_SECTION__FIELD configure `mks start`.";

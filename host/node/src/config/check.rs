@@ -75,7 +75,10 @@ impl Config {
     fn check_cluster(&self, out: &mut Vec<Complaint>) {
         let cluster = &self.cluster;
         if cluster.key.is_some() && cluster.key_file.is_some() {
-            out.push((&["cluster.key", "cluster.key_file"], "and cluster.key_file are both set; keep one of them".into()));
+            out.push((
+                &["cluster.key", "cluster.key_file"],
+                "and cluster.key_file are both set; keep one of them".into(),
+            ));
         }
         if cluster.bootstrap && !cluster.join.is_empty() {
             out.push((
@@ -121,12 +124,17 @@ impl Config {
             let (timeout, period) = (gossip.probe_timeout_ms, gossip.probe_period_ms);
             out.push((
                 &["gossip.probe_timeout_ms", "gossip.probe_period_ms"],
-                format!("is {timeout}, but must be less than gossip.probe_period_ms ({period}): others are asked within it"),
+                format!(
+                    "is {timeout}, but must be less than gossip.probe_period_ms ({period}): others are asked within it"
+                ),
             ));
         }
         if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&self.log.level) {
             let level = &self.log.level;
-            out.push((&["log.level"], format!("{level:?} is no log level ({error}); use error, warn, info, debug or trace")));
+            out.push((
+                &["log.level"],
+                format!("{level:?} is no log level ({error}); use error, warn, info, debug or trace"),
+            ));
         }
     }
 }
@@ -160,11 +168,7 @@ fn check_limits(limits: &Limits, out: &mut Vec<Complaint>) {
             limits.batch_items_max as u64,
             limits.operations_max as u64,
         ),
-        (
-            &["limits.deadline_default_ms", "limits.deadline_max_ms"],
-            limits.deadline_default_ms,
-            limits.deadline_max_ms,
-        ),
+        (&["limits.deadline_default_ms", "limits.deadline_max_ms"], limits.deadline_default_ms, limits.deadline_max_ms),
     ];
     for (fields, small, large) in pairs {
         at_most(out, fields, small, large);
@@ -181,7 +185,10 @@ fn in_range(out: &mut Vec<Complaint>, fields: &'static [&'static str], value: u6
 
 fn at_most(out: &mut Vec<Complaint>, fields: &'static [&'static str], small: u64, large: u64) {
     if small > large {
-        out.push((fields, format!("is {small}, more than {} ({large}); lower the first or raise the second", fields[1])));
+        out.push((
+            fields,
+            format!("is {small}, more than {} ({large}); lower the first or raise the second", fields[1]),
+        ));
     }
 }
 

@@ -66,7 +66,14 @@ pub struct Node {
 
 impl Default for Node {
     fn default() -> Self {
-        Self { id: NodeId(0), data_dir: PathBuf::new(), zone: String::new(), weight: 100, workers: 1, test_clock_offset_ms: 0 }
+        Self {
+            id: NodeId(0),
+            data_dir: PathBuf::new(),
+            zone: String::new(),
+            weight: 100,
+            workers: 1,
+            test_clock_offset_ms: 0,
+        }
     }
 }
 
@@ -177,12 +184,7 @@ pub struct Storage {
 
 impl Default for Storage {
     fn default() -> Self {
-        Self {
-            adapter: Adapter::Fjall,
-            memory_bytes: 128 << 20,
-            reserve_bytes: 256 << 20,
-            options: BTreeMap::new(),
-        }
+        Self { adapter: Adapter::Fjall, memory_bytes: 128 << 20, reserve_bytes: 256 << 20, options: BTreeMap::new() }
     }
 }
 

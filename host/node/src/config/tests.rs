@@ -12,11 +12,7 @@ fn load(text: &str, environment: &[(&str, &str)], flags: &[(&str, &str, &str)]) 
         environment: environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
         flags: flags
             .iter()
-            .map(|(name, field, value)| Flag {
-                name: (*name).into(),
-                field: (*field).into(),
-                value: (*value).into(),
-            })
+            .map(|(name, field, value)| Flag { name: (*name).into(), field: (*field).into(), value: (*value).into() })
             .collect(),
     });
     // The directory's name is random; the tests look at the file's.
@@ -180,20 +176,20 @@ fn the_example_shows_every_default() {
 
 #[test]
 fn the_example_documents_every_setting() {
-    let uncommented: String =
-        EXAMPLE.lines().map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line)).fold(
-            String::new(),
-            |mut text, line| {
-                text.push_str(line);
-                text.push('\n');
-                text
-            },
-        );
+    let uncommented: String = EXAMPLE
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+        .fold(String::new(), |mut text, line| {
+            text.push_str(line);
+            text.push('\n');
+            text
+        });
     toml::from_str::<Config>(&uncommented).unwrap();
     let table: toml::Table = toml::from_str(&uncommented).unwrap();
     assert_eq!(sections().len(), table.len());
     for section in sections() {
-        for field in fields(&section) {
+        // What exists for tests alone is no setting that operators should meet.
+        for field in fields(&section).into_iter().filter(|field| !field.starts_with("test_")) {
             assert!(table[&section].get(&field).is_some(), "[{section}] {field} is not in docs/mks.example.toml");
         }
     }

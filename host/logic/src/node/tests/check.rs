@@ -33,7 +33,10 @@ pub(super) struct Event {
 #[expect(dead_code, reason = "shown to people")]
 pub(super) struct Violation {
     pub(super) read: Event,
+    /// The write whose value was read; `None`: nobody wrote that.
     pub(super) saw: Option<Event>,
+    /// A write that should have hidden it.
+    pub(super) hidden_by: Option<Event>,
 }
 
 /// All reads that a regular register would not have given.
@@ -55,19 +58,21 @@ fn of_key(writes: &[&Event], reads: &[&Event]) -> Vec<Violation> {
         let (Act::Read(value), Some(ended)) = (&read.act, read.ended) else { continue };
         let saw: Vec<&&Event> = writes.iter().filter(|w| matches!(&w.act, Act::Write(v) if v == value)).collect();
         // Before its first write a key is absent, as if it had been deleted before time began.
-        let unwritten = value.is_none() && !is_overwritten(Some(0), writes, read.began);
-        let explained = |w: &&&Event| w.began < ended && !is_overwritten(w.ended, writes, read.began);
+        let unwritten = value.is_none() && overwritten(Some(0), writes, read.began).is_none();
+        let explained = |w: &&&Event| w.began < ended && overwritten(w.ended, writes, read.began).is_none();
         if !unwritten && !saw.iter().any(explained) {
-            found.push(Violation { read: (*read).clone(), saw: saw.first().map(|w| (**w).clone()) });
+            let saw = saw.first().map(|w| (**w).clone());
+            let hidden_by = overwritten(saw.as_ref().map_or(Some(0), |w| w.ended), writes, read.began).cloned();
+            found.push(Violation { read: (*read).clone(), saw, hidden_by });
         }
     }
     found
 }
 
-/// True when another write began after that one had ended, and was acknowledged before `by`.
-fn is_overwritten(ended: Option<At>, writes: &[&Event], by: At) -> bool {
-    let Some(ended) = ended else { return false };
-    writes.iter().any(|w| w.began > ended && w.ended.is_some_and(|end| end < by))
+/// A write that began after that one had ended, and was acknowledged before `by`.
+fn overwritten<'a>(ended: Option<At>, writes: &[&'a Event], by: At) -> Option<&'a Event> {
+    let ended = ended?;
+    writes.iter().find(|w| w.began > ended && w.ended.is_some_and(|end| end < by)).copied()
 }
 
 #[cfg(test)]

@@ -3,11 +3,13 @@
 use super::check::{Act, Event};
 use super::cluster::MS;
 use super::dice::Dice;
+use crate::cluster::State;
 use crate::event::{Answer, Item, OpError, Operation, Reply, Request, Ticket};
 use crate::id::{Key, NodeId};
-use crate::testing::{key, request};
+use crate::testing::{key, owners, request};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const CLIENTS: usize = 4;
 const KEYS: [&str; 3] = ["a", "b", "c"];
@@ -28,6 +30,8 @@ pub(super) struct Asked {
 
 #[derive(Debug)]
 pub(super) struct Clients {
+    /// Clients know the ring.
+    state: Arc<State>,
     /// What each client shall ask once more, because the outcome was unknown.
     again: Vec<Option<Asked>>,
     open: BTreeMap<Ticket, Asked>,
@@ -38,8 +42,9 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(state: Arc<State>) -> Self {
         Self {
+            state,
             again: vec![None; CLIENTS],
             open: BTreeMap::new(),
             by_hand: BTreeMap::new(),
@@ -107,7 +112,6 @@ impl Clients {
             }
         };
         let deadline_ms = Some(DEADLINES_MS[dice.below(DEADLINES_MS.len() as u64) as usize]);
-        // Far apart, because a batch takes one id per item.
         let request_id = (!matches!(operation, Operation::Get { .. })).then(|| u128::from(self.serial) << 32);
         Request { deadline_ms, request_id, ..request(operation) }
     }
@@ -137,13 +141,11 @@ impl Clients {
                     event.act = Act::Read(value.map(|v| number(&v)));
                     event.ended = Some(now_us);
                 }
-                // A batch sent again: what was answered well before stays so.
-                Ok(_) => event.ended = event.ended.or(Some(now_us)),
+                Ok(_) => event.ended = Some(now_us),
                 Err(_) => all_good = false,
             }
         }
-        let single = matches!(asked.request.operation, Operation::Put { .. } | Operation::Delete { .. });
-        let retry = !all_good && single && !self.stopped && dice.chance(60);
+        let retry = !all_good && self.may_retry(&asked) && !self.stopped && dice.chance(60);
         if let Some(client) = asked.client.filter(|_| retry) {
             self.again[client] = Some(asked.clone());
         }
@@ -151,6 +153,15 @@ impl Clients {
             self.by_hand.insert(ticket, reply.clone());
         }
         asked
+    }
+
+    /// A request id is known to the owner that coordinates. A client that asked another node can't be sure that its
+    /// retry meets the same owner, and what was acknowledged in a batch would be written again by a restarted one.
+    fn may_retry(&self, asked: &Asked) -> bool {
+        match &asked.request.operation {
+            Operation::Put { key, .. } | Operation::Delete { key } => owners(&self.state, key).contains(&asked.node),
+            Operation::Get { .. } | Operation::Batch { .. } => false,
+        }
     }
 
     /// A node died: its clients hear nothing. Returns those who may go on.

@@ -10,11 +10,11 @@ use crate::event::{Answer, Effect, Input, OpError, Reply, Request, Ticket, Write
 use crate::id::{Incarnation, Key, NodeId};
 use crate::limits::Limits;
 use crate::member::GossipSettings;
-use crate::message::{Message, ReadOutcome, Want};
+use crate::message::Message;
 use crate::node::{Node, NodeOptions};
 use crate::port::StoreError;
 use crate::replica;
-use crate::testing::{Disk, PARTITION_BITS, Rules, formed, owners};
+use crate::testing::{Disk, Rules, formed, owners};
 use crate::time::{Hlc, Now};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -22,6 +22,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 pub(super) const MS: u64 = 1_000;
+/// How often a frame is sent when there is nothing to say.
+const IDLE_MS: u64 = 500;
 /// Unix time at the start of every run, milliseconds.
 const BIRTH_MS: u64 = 1_800_000_000_000;
 
@@ -116,7 +118,7 @@ pub(super) struct Cluster {
 impl Cluster {
     pub(super) fn new(plan: Plan, seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let state = formed(plan.nodes, plan.quorums);
+        let state = Arc::new(formed(plan.nodes, plan.quorums));
         let ids: Vec<NodeId> = state.members.keys().copied().collect();
         let mut machines = BTreeMap::new();
         for id in &ids {
@@ -130,8 +132,8 @@ impl Cluster {
         let mut cluster = Self {
             now_us: 0,
             dice,
-            state: Arc::new(state),
-            clients: Clients::new(),
+            clients: Clients::new(Arc::clone(&state)),
+            state,
             good: 0,
             bad: Vec::new(),
             machines,
@@ -296,11 +298,7 @@ impl Cluster {
                 self.commit_soon(id);
             }
             Effect::Read(job) => {
-                let record = self.machine(id).disk.record(&job.key);
-                let outcome = match job.want {
-                    Want::Record => ReadOutcome::Record(record),
-                    Want::Digest => ReadOutcome::Digest(record.digest()),
-                };
+                let outcome = replica::find(self.machine(id).disk.ports(&Rules::Work), &job.key, job.want);
                 let delay = self.dice.between(20, MS);
                 self.local(id, delay, Local::Input(Box::new(Input::Found { job: job.job, outcome })));
             }
@@ -328,7 +326,7 @@ impl Cluster {
         for (from, to) in pairs {
             self.send(from, to, None);
         }
-        self.schedule(100 * MS, Event::Idle);
+        self.schedule(IDLE_MS * MS, Event::Idle);
     }
 
     fn connect(&mut self, from: NodeId, to: NodeId) {
@@ -378,7 +376,7 @@ impl Cluster {
         let machine = self.machine(id);
         let group = std::mem::take(&mut machine.waiting);
         machine.committing = false;
-        let (outcomes, _) = replica::absorb(&machine.disk, &Rules::Work, PARTITION_BITS, &group);
+        let (outcomes, _) = replica::absorb(machine.disk.ports(&Rules::Work), &group);
         for (job, outcome) in group.iter().map(|job| job.job).zip(outcomes) {
             self.local(id, delay, Local::Input(Box::new(Input::Written { job, outcome })));
         }
