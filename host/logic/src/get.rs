@@ -1,5 +1,5 @@
-//! One read as its coordinator sees it: a record from one owner, digests from the others, and whatever it takes to
-//! make R of them agree.
+//! One read as its coordinator sees it: a record from one owner, digests from R - 1 others, and whatever it takes to
+//! make R of them agree. More owners are asked when one refuses, its link breaks, or the answers are late (a hedge).
 
 use crate::id::{Key, NodeId};
 use crate::message::{ReadOutcome, Refused, Want};
@@ -21,6 +21,35 @@ enum Heard {
     Refused,
 }
 
+#[derive(Clone, Debug)]
+struct Owner {
+    node: NodeId,
+    heard: Heard,
+    /// The last question; `None`: not asked.
+    asked: Option<Want>,
+    /// Its link broke while the answer was under way.
+    lost: bool,
+}
+
+impl Owner {
+    /// The digest of the record that we hold of this owner.
+    fn held(&self) -> Option<u64> {
+        match self.heard {
+            Heard::Record(digest, _) => Some(digest),
+            Heard::Nothing | Heard::Digest(_) | Heard::Refused => None,
+        }
+    }
+
+    fn owes(&self, want: Want) -> bool {
+        let open = match self.heard {
+            Heard::Nothing => true,
+            Heard::Digest(_) => want == Want::Record,
+            Heard::Record(..) | Heard::Refused => false,
+        };
+        open && self.asked == Some(want)
+    }
+}
+
 /// A read under way.
 #[derive(Clone, Debug)]
 pub struct ReadOp {
@@ -32,75 +61,69 @@ pub struct ReadOp {
     refusals: BTreeSet<Refused>,
 }
 
-#[derive(Clone, Debug)]
-struct Owner {
-    node: NodeId,
-    heard: Heard,
-    /// Asked for the whole record, not heard yet.
-    record_asked: bool,
-}
-
 /// What an answer leads to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Next {
     /// Wait for more answers.
     Wait,
-    /// Ask these owners for their whole records.
-    Ask(Vec<NodeId>),
+    /// Ask these owners.
+    Ask(Vec<(NodeId, Want)>),
     /// It is over.
     Done(Reply),
 }
 
 impl ReadOp {
-    /// A read of `key` that needs `needed` of `owners`; the first one is asked for the record.
+    /// A read of `key` that needs `needed` of `owners`, the ones that will answer soonest first: the first is asked for
+    /// its record, the next for their digests, and no more than are needed.
     #[must_use]
     pub fn new(key: Key, owners: impl IntoIterator<Item = NodeId>, needed: u8, resolver: ResolverHash) -> Self {
-        let owner = |(i, node)| Owner { node, heard: Heard::Nothing, record_asked: i == 0 };
+        let want = |i| match i {
+            0 => Some(Want::Record),
+            i if i < usize::from(needed) => Some(Want::Digest),
+            _ => None,
+        };
+        let owner = |(i, node)| Owner { node, heard: Heard::Nothing, asked: want(i), lost: false };
         let owners = owners.into_iter().enumerate().map(owner).collect();
         Self { key, resolver, needed, owners, refusals: BTreeSet::new() }
     }
 
-    /// Whom to ask, and for what: everybody who has not answered. With R = 1 only the first owner, at first.
+    /// Who owes an answer, and to which question.
     pub fn unanswered(&self) -> impl Iterator<Item = (NodeId, Want)> + '_ {
-        let want = |o: &Owner| if o.record_asked { Want::Record } else { Want::Digest };
-        let open = |o: &&Owner| match o.heard {
-            Heard::Nothing => self.needed > 1 || o.record_asked,
-            Heard::Digest(_) => o.record_asked,
-            Heard::Record(..) | Heard::Refused => false,
-        };
-        self.owners.iter().filter(open).map(move |o| (o.node, want(o)))
+        self.owners.iter().filter_map(|o| o.asked.filter(|want| o.owes(*want)).map(|want| (o.node, want)))
     }
 
     /// Takes in one owner's answer.
     pub fn answered(&mut self, node: NodeId, outcome: ReadOutcome, resolve: &dyn Resolve, wall_ms: u64) -> Next {
         let Some(owner) = self.owners.iter_mut().find(|o| o.node == node) else { return Next::Wait };
+        owner.lost = false;
         match outcome {
-            ReadOutcome::Record(record) => {
-                owner.heard = Heard::Record(record.digest(), record);
-                owner.record_asked = false;
-            }
+            ReadOutcome::Record(record) => owner.heard = Heard::Record(record.digest(), record),
             ReadOutcome::Digest(digest) if matches!(owner.heard, Heard::Nothing | Heard::Refused) => {
                 owner.heard = Heard::Digest(digest);
             }
             ReadOutcome::Digest(_) => {}
             ReadOutcome::Refused(refused) => {
                 owner.heard = Heard::Refused;
-                owner.record_asked = false;
                 self.refusals.insert(refused);
             }
         }
         self.next(resolve, wall_ms)
     }
 
-    /// An owner whose answer will not come: its link broke.
-    pub fn lost(&mut self, node: NodeId, resolve: &dyn Resolve, wall_ms: u64) -> Next {
-        match self.owners.iter_mut().find(|o| o.node == node) {
-            Some(owner) if owner.record_asked => {
-                owner.record_asked = false;
-                self.next(resolve, wall_ms)
+    /// The link to an owner broke: what it owes will not come, so somebody else is asked, if there is somebody.
+    pub fn lost(&mut self, node: NodeId) -> Next {
+        match self.owners.iter_mut().find(|o| o.node == node && o.asked.is_some_and(|want| o.owes(want))) {
+            Some(owner) => {
+                owner.lost = true;
+                self.ask(false)
             }
-            _ => Next::Wait,
+            None => Next::Wait,
         }
+    }
+
+    /// The answers are late: everybody is asked.
+    pub fn hedge(&mut self) -> Next {
+        self.ask(true)
     }
 
     /// Owners whose record we hold, or whose digest equals a record that we hold, count.
@@ -118,7 +141,7 @@ impl ReadOp {
     }
 
     fn holds(&self, digest: u64) -> bool {
-        self.owners.iter().any(|o| matches!(o.heard, Heard::Record(d, _) if d == digest))
+        self.owners.iter().any(|o| o.held() == Some(digest))
     }
 
     fn next(&mut self, resolve: &dyn Resolve, wall_ms: u64) -> Next {
@@ -132,40 +155,45 @@ impl ReadOp {
                 owners: tally.owners(),
                 refused: reasons(&self.refusals),
             })),
-            Verdict::Pending => self.ask(),
+            Verdict::Pending => self.ask(false),
         }
     }
 
-    /// Digests that match nothing we hold have to be looked at; one record at least must be on its way.
-    fn ask(&mut self) -> Next {
-        let waiting = self.owners.iter().any(|o| o.record_asked);
-        let holding = self.owners.iter().any(|o| matches!(o.heard, Heard::Record(..)));
-        if waiting && !holding {
-            return Next::Wait;
-        }
-        let mut asked = Vec::new();
-        for i in 0..self.owners.len() {
-            let digest = match self.owners[i].heard {
-                Heard::Digest(digest) => digest,
-                // With nothing held and nothing on its way, anybody silent is asked as well.
-                Heard::Nothing if !holding => 0,
-                _ => continue,
-            };
-            if !self.owners[i].record_asked && !(holding && self.holds(digest)) {
-                self.owners[i].record_asked = true;
-                asked.push(self.owners[i].node);
+    /// Questions that the answers so far lead to; with `everybody` also to owners that nobody needs yet.
+    fn ask(&mut self, everybody: bool) -> Next {
+        let mut asks = Vec::new();
+        let mut put = |owner: &mut Owner, want| {
+            owner.asked = Some(want);
+            asks.push((owner.node, want));
+        };
+        let held: Vec<u64> = self.owners.iter().filter_map(Owner::held).collect();
+        if held.is_empty() {
+            // One record at least must be on its way: from whoever gave a digest, or else from somebody new.
+            if !self.owners.iter().any(|o| o.owes(Want::Record) && !o.lost) {
+                let known = self.owners.iter().position(|o| matches!(o.heard, Heard::Digest(_)));
+                let fresh = || self.owners.iter().position(|o| o.asked.is_none());
+                if let Some(i) = known.or_else(fresh) {
+                    put(&mut self.owners[i], Want::Record);
+                }
             }
+        } else {
+            // A digest that matches nothing we hold has to be looked at.
+            let odd = |o: &&mut Owner| matches!(o.heard, Heard::Digest(d) if !held.contains(&d));
+            self.owners.iter_mut().filter(odd).filter(|o| o.asked != Some(Want::Record)).for_each(|o| put(o, Want::Record));
         }
-        if asked.is_empty() { Next::Wait } else { Next::Ask(asked) }
+        let in_play = |o: &&Owner| o.asked.is_some() && !o.lost && !matches!(o.heard, Heard::Refused);
+        let in_play = self.owners.iter().filter(in_play).count();
+        let missing = if everybody { usize::MAX } else { usize::from(self.needed).saturating_sub(in_play) };
+        self.owners.iter_mut().filter(|o| o.asked.is_none()).take(missing).for_each(|o| put(o, Want::Digest));
+        if asks.is_empty() { Next::Wait } else { Next::Ask(asks) }
     }
 
     fn answer(&self, resolve: &dyn Resolve, wall_ms: u64) -> Answer {
-        let mut records = self.owners.iter().filter_map(|o| match &o.heard {
-            Heard::Record(_, record) => Some(record),
-            _ => None,
+        let records = self.owners.iter().filter_map(|o| match &o.heard {
+            Heard::Record(_, record) => Some(record.clone()),
+            Heard::Nothing | Heard::Digest(_) | Heard::Refused => None,
         });
-        let (first, rest) = (records.next(), records);
-        let merged = replica::merge(resolve, self.resolver, first.into_iter().chain(rest).cloned());
+        let merged = replica::merge(resolve, self.resolver, records);
         let versions = merged.into_versions().into_iter().filter(|v| !v.is_absent(wall_ms)).collect();
         Answer::Found { versions }
     }
@@ -230,7 +258,7 @@ mod tests {
     fn one_record_and_digests_that_equal_it_are_a_quorum() {
         let mut op = op(2);
         let asked: Vec<_> = op.unanswered().collect();
-        assert_eq!(asked, [(ME, Want::Record), (N2, Want::Digest), (N3, Want::Digest)]);
+        assert_eq!(asked, [(ME, Want::Record), (N2, Want::Digest)], "no more than are needed");
         assert_eq!(digest(&mut op, N2, 5), Next::Wait, "a digest alone shows nothing to a reader");
         assert_eq!(sees(holds(&mut op, ME, 5)), 5);
     }
@@ -239,16 +267,16 @@ mod tests {
     fn with_r_1_others_are_asked_only_when_the_first_can_not() {
         let mut op = op(1);
         assert_eq!(op.unanswered().collect::<Vec<_>>(), [(ME, Want::Record)]);
-        assert_eq!(refuses(&mut op, ME), Next::Ask(vec![N2, N3]));
-        assert_eq!(sees(holds(&mut op, N3, 5)), 5);
+        assert_eq!(refuses(&mut op, ME), Next::Ask(vec![(N2, Want::Record)]));
+        assert_eq!(sees(holds(&mut op, N2, 5)), 5);
     }
 
     #[test]
     fn a_digest_that_differs_is_looked_at_and_the_later_version_wins() {
         let mut op = op(2);
         assert_eq!(holds(&mut op, ME, 5), Next::Wait);
-        assert_eq!(digest(&mut op, N2, 6), Next::Ask(vec![N2]));
-        assert_eq!(op.unanswered().collect::<Vec<_>>(), [(N2, Want::Record), (N3, Want::Digest)]);
+        assert_eq!(digest(&mut op, N2, 6), Next::Ask(vec![(N2, Want::Record)]));
+        assert_eq!(op.unanswered().collect::<Vec<_>>(), [(N2, Want::Record)]);
         assert_eq!(digest(&mut op, N2, 6), Next::Wait, "asked already");
         assert_eq!(sees(holds(&mut op, N2, 6)), 6);
     }
@@ -256,6 +284,8 @@ mod tests {
     #[test]
     fn owners_that_agree_with_what_is_held_need_not_be_waited_for() {
         let mut op = op(2);
+        assert_eq!(op.hedge(), Next::Ask(vec![(N3, Want::Digest)]));
+        assert_eq!(op.hedge(), Next::Wait, "everybody was asked");
         holds(&mut op, ME, 5);
         digest(&mut op, N2, 6);
         assert_eq!(sees(digest(&mut op, N3, 5)), 5, "two of three agree, whatever the third has");
@@ -265,7 +295,7 @@ mod tests {
     fn without_the_first_owner_the_others_make_the_quorum() {
         let mut op = op(2);
         digest(&mut op, N2, 6);
-        assert_eq!(op.lost(ME, &Rules::Work, 0), Next::Ask(vec![ME, N2, N3]));
+        assert_eq!(op.lost(ME), Next::Ask(vec![(N2, Want::Record), (N3, Want::Digest)]));
         assert_eq!(holds(&mut op, N2, 6), Next::Wait);
         assert_eq!(sees(digest(&mut op, N3, 6)), 6);
     }
@@ -273,7 +303,7 @@ mod tests {
     #[test]
     fn a_quorum_that_refused_is_lost_with_its_reason() {
         let mut op = op(2);
-        assert_eq!(refuses(&mut op, N2), Next::Wait);
+        assert_eq!(refuses(&mut op, N2), Next::Ask(vec![(N3, Want::Digest)]));
         let Next::Done(Err(error)) = refuses(&mut op, N3) else { panic!("one of three can't make two") };
         let expected = OpError::QuorumLost { write: false, acks: 0, needed: 2, owners: 3, refused: "it is busy".into() };
         assert_eq!(error, expected);

@@ -19,6 +19,8 @@ pub struct Limits {
     pub deadline_default_ms: u64,
     /// Longest deadline that a request may ask for, milliseconds.
     pub deadline_max_ms: u64,
+    /// A read that has no quorum after this asks all owners, milliseconds.
+    pub hedge_after_ms: u64,
     /// Request ids remembered by a coordinator, so that a retry is answered and not applied again.
     pub request_ids_max: usize,
     /// A stamp further ahead of our clock than this is refused, milliseconds.
@@ -40,6 +42,7 @@ impl Default for Limits {
             operations_bytes_max: 256 << 20,
             deadline_default_ms: 5_000,
             deadline_max_ms: 60_000,
+            hedge_after_ms: 20,
             request_ids_max: 65_536,
             clock_offset_max_ms: 500,
             disk_jobs_max: 65_536,

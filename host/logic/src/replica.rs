@@ -276,7 +276,7 @@ pub fn merge(resolve: &dyn Resolve, resolver: ResolverHash, records: impl IntoIt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Disk, FIRST, PARTITION_BITS, Rules, formed, job, key, version};
+    use crate::testing::{Disk, FIRST, Rules, formed, job, key, version};
     use crate::time::Hlc;
     use crate::version::Version;
     use proptest::prelude::*;
@@ -418,6 +418,7 @@ mod tests {
         let (outcomes, _) = absorbed(&disk, Rules::Work, &[damaged, put("k", 1, 11)]);
         assert_eq!(outcomes, [WriteOutcome::Refused(Refused::Damaged), WriteOutcome::Held]);
         disk.damage(&key("k"));
+        disk.restart();
         let (outcomes, figures) = absorbed(&disk, Rules::Work, &[put("k", 1, 12), put("other", 1, 1)]);
         assert_eq!(outcomes, [WriteOutcome::Refused(Refused::Store), WriteOutcome::Held]);
         assert_eq!(figures.written, 1, "a damaged record is not replaced by what one write knows");

@@ -75,6 +75,11 @@ impl Disk {
         self.platter().broken = error;
     }
 
+    /// The process starts anew: what it remembered is gone.
+    pub(crate) fn restart(&self) {
+        self.platter().outlines = None;
+    }
+
     /// What was not synced is gone.
     pub(crate) fn lose_power(&self) {
         let mut platter = self.platter();

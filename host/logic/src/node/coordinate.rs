@@ -150,13 +150,17 @@ impl Node {
     ) -> Result<(), OpError> {
         let resolver = self.keyspace(key.keyspace)?.resolver_hash;
         let me = self.me;
-        // Ourselves first: the whole record from our own disk, digests from the others.
-        let owners = core::iter::once(me).chain(owners.iter().copied().filter(|o| *o != me));
-        let op = ReadOp::new(key, owners, needed, resolver);
+        // Ourselves first: the whole record from our own disk. Then whoever will answer; which of those takes turns.
+        let mut others: Vec<NodeId> = owners.iter().copied().filter(|o| *o != me).collect();
+        let turn = self.serial as usize % others.len().max(1);
+        others.rotate_left(turn);
+        others.sort_by_key(|o| (!self.is_linked(*o), !self.is_alive(*o)));
+        let op = ReadOp::new(key, core::iter::once(me).chain(others), needed, resolver);
         let tag = self.tag();
         let asks: Vec<_> = op.unanswered().collect();
         let key = op.key.clone();
         self.insert(tag, Op { waiter, deadline, bytes: 0, kind: Kind::Read(op) });
+        self.hedges.push_back((step.now.mono_us + self.limits.hedge_after_ms * 1_000, tag));
         for (owner, want) in asks {
             self.read_from(step, tag, owner, key.clone(), want);
         }
@@ -295,12 +299,12 @@ impl Node {
         match next {
             get::Next::Wait => {}
             get::Next::Done(reply) => self.finish(step, tag, reply),
-            get::Next::Ask(owners) => {
+            get::Next::Ask(asks) => {
                 let Some(Op { kind: Kind::Read(op), .. }) = self.ops.get(&tag) else { return };
                 let key = op.key.clone();
-                self.figures.digest_mismatches += 1;
-                for owner in owners {
-                    self.read_from(step, tag, owner, key.clone(), Want::Record);
+                for (owner, want) in asks {
+                    self.figures.records_fetched += u64::from(want == Want::Record);
+                    self.read_from(step, tag, owner, key.clone(), want);
                 }
             }
         }
@@ -370,7 +374,7 @@ impl Node {
         for tag in tags {
             match self.ops.get_mut(&tag).map(|op| &mut op.kind) {
                 Some(Kind::Read(op)) => {
-                    let next = op.lost(peer, step.resolve, step.now.wall_ms);
+                    let next = op.lost(peer);
                     self.read_on(step, tag, next);
                 }
                 Some(Kind::Forward { to, .. }) if *to == peer => self.forward_lost(step, tag),
@@ -415,6 +419,18 @@ impl Node {
             }
         };
         self.finish(step, tag, Err(error));
+    }
+
+    /// Reads whose answers are late ask everybody.
+    pub(super) fn hedge(&mut self, step: &mut Step<'_>) {
+        while let Some((_, tag)) = self.hedges.front().copied().filter(|(at, _)| *at <= step.now.mono_us) {
+            self.hedges.pop_front();
+            if let Some(Op { kind: Kind::Read(op), .. }) = self.ops.get_mut(&tag) {
+                let next = op.hedge();
+                self.figures.hedges += 1;
+                self.read_on(step, tag, next);
+            }
+        }
     }
 
     fn insert(&mut self, tag: Tag, op: Op) {

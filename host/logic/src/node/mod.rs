@@ -91,8 +91,10 @@ pub struct Figures {
     pub restamps: u64,
     /// Requests handed to an owner.
     pub forwards: u64,
-    /// Reads whose owners did not agree at first.
-    pub digest_mismatches: u64,
+    /// Whole records asked for because digests differed, or because an owner did not give its own.
+    pub records_fetched: u64,
+    /// Reads whose answers were late, so that everybody was asked.
+    pub hedges: u64,
     /// Messages that made no sense here: unknown nodes, keys out of bounds.
     pub nonsense: u64,
     /// Gossip datagrams that were dropped.
@@ -115,6 +117,8 @@ pub struct Node {
     ops: BTreeMap<Tag, Op>,
     ops_bytes: usize,
     deadlines: BTreeSet<(MonoUs, Tag)>,
+    /// When reads ask everybody, in order: the delay is the same for all. Finished ones stay until their time.
+    hedges: VecDeque<(MonoUs, Tag)>,
     jobs: BTreeMap<JobId, JobFor>,
     peers: BTreeMap<NodeId, Peer>,
     membership: Option<Membership>,
@@ -154,6 +158,7 @@ impl Node {
             ops: BTreeMap::new(),
             ops_bytes: 0,
             deadlines: BTreeSet::new(),
+            hedges: VecDeque::new(),
             jobs: BTreeMap::new(),
             peers: BTreeMap::new(),
             membership: None,
@@ -194,7 +199,8 @@ impl Node {
     pub fn next_wake(&self) -> Option<MonoUs> {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let gossip = self.membership.as_ref().and_then(Membership::next_wake);
-        deadline.into_iter().chain(gossip).min()
+        let hedge = self.hedges.front().map(|(at, _)| *at);
+        deadline.into_iter().chain(gossip).chain(hedge).min()
     }
 
     /// This node's hybrid clock: it rides on every frame.
@@ -348,6 +354,7 @@ impl Node {
             membership.tick(step.now, &mut datagrams);
             step.datagrams(datagrams);
         }
+        self.hedge(step);
         while let Some((at, tag)) = self.deadlines.first().copied() {
             if at > step.now.mono_us {
                 break;

@@ -20,7 +20,8 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536), value_name = "COUNT")]
     pub(super) concurrency: u32,
     /// Bytes of each value
-    #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(0..=1 << 26), value_name = "BYTES")]
+    #[arg(long, default_value_t = 1_024, value_name = "BYTES")]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=1 << 26))]
     pub(super) value_size: u32,
     /// Number of different keys
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "COUNT")]

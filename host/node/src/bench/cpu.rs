@@ -195,7 +195,8 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn sockets_of_the_kernel_tables_read_well() {
         let table = "  sl  local_address rem_address   st\n   0: 0100007F:1CE8 00000000:0000 0A 00000000:00000000 \
-                     00:00000000 00000000     0        0 1234 1\n   1: 0100007F:1CE9 00000000:0000 01 0:0 0:0 0 0 0 99 1\n";
+                     00:00000000 00000000     0        0 1234 1\n   1: 0100007F:1CE9 00000000:0000 01 0:0 0:0 0 0 0 \
+                     99 1\n";
         assert_eq!(listening(table), [("127.0.0.1:7400".parse().unwrap(), 1_234)]);
         let v6 = socket_address("00000000000000000000000001000000:1CE8").unwrap();
         assert_eq!(v6, "[::1]:7400".parse().unwrap());

@@ -46,7 +46,8 @@ pub(super) struct BatchArgs {
     #[arg(long, value_parser = units::time_to_live, value_name = "TIME")]
     ttl: Option<Duration>,
     /// Items in one request
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000), value_name = "COUNT")]
+    #[arg(long, default_value_t = 500, value_name = "COUNT")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     items: u32,
     #[command(flatten)]
     write: WriteArgs,

@@ -53,8 +53,8 @@ pub enum Failure {
     Unreachable(Vec<(String, String)>),
     /// The connection broke after a write was sent.
     #[error(
-        "lost {address} before it answered ({reason}); the write may have happened. With --request-id, sending it again \
-         to the same node is safe; without, sending it again makes a new version"
+        "lost {address} before it answered ({reason}); the write may have happened. With --request-id, sending it \
+         again to the same node is safe; without, sending it again makes a new version"
     )]
     Lost {
         /// Who was asked.

@@ -61,7 +61,10 @@ impl Config {
             } else if socket.ip().is_unspecified() && listen.advertise.is_none() {
                 out.push((
                     *fields,
-                    format!("{socket} means every interface, which nobody can dial; set listen.advertise to this host's name or IP"),
+                    format!(
+                        "{socket} means every interface, which nobody can dial; set listen.advertise to this host's \
+                         name or IP"
+                    ),
                 ));
             }
         }
@@ -83,7 +86,9 @@ impl Config {
         if cluster.bootstrap && !cluster.join.is_empty() {
             out.push((
                 &["cluster.bootstrap", "cluster.join"],
-                "founds a new cluster, cluster.join enters an old one; keep bootstrap on one node only, and join on all others".into(),
+                "founds a new cluster, cluster.join enters an old one; keep bootstrap on one node only, and join on \
+                 all others"
+                    .into(),
             ));
         }
         for address in &cluster.join {
@@ -101,7 +106,9 @@ impl Config {
         match &storage.adapter {
             Adapter::Rocksdb if !cfg!(feature = "rocksdb") => out.push((
                 &["storage.adapter"],
-                "is \"rocksdb\", which this binary was built without; use \"fjall\", or build with `--features rocksdb` (`./dev up --adapter rocksdb` does)".into(),
+                "is \"rocksdb\", which this binary was built without; use \"fjall\", or build with \
+                 `--features rocksdb` (`./dev up --adapter rocksdb` does)"
+                    .into(),
             )),
             Adapter::Component(path) if !Path::is_file(path) => {
                 out.push((&["storage.adapter"], format!("names {}, and there is no such file", path.display())));
@@ -148,6 +155,7 @@ fn check_limits(limits: &Limits, out: &mut Vec<Complaint>) {
     in_range(out, &["limits.operations_max"], limits.operations_max as u64, 1, 1 << 24);
     in_range(out, &["limits.deadline_default_ms"], limits.deadline_default_ms, 1, all);
     in_range(out, &["limits.deadline_max_ms"], limits.deadline_max_ms, 1, 3_600_000);
+    in_range(out, &["limits.hedge_after_ms"], limits.hedge_after_ms, 1, 60_000);
     in_range(out, &["limits.request_ids_max"], limits.request_ids_max as u64, 1, 1 << 24);
     in_range(out, &["limits.clock_offset_max_ms"], limits.clock_offset_max_ms, 1, 60_000);
     in_range(out, &["limits.disk_jobs_max"], limits.disk_jobs_max as u64, 16, 1 << 24);

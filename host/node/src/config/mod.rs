@@ -212,7 +212,8 @@ impl TryFrom<String> for Adapter {
             "memory" => Ok(Self::Memory),
             path if path.contains('/') || path.ends_with(".wasm") => Ok(Self::Component(path.into())),
             _ => Err(format!(
-                "there is no adapter named {name:?}; use fjall, rocksdb, memory, or the path of a component file (./my-adapter.wasm)"
+                "there is no adapter named {name:?}; use fjall, rocksdb, memory, or the path of a component file \
+                 (./my-adapter.wasm)"
             )),
         }
     }
@@ -282,6 +283,7 @@ struct LimitFields {
     operations_bytes_max: usize,
     deadline_default_ms: u64,
     deadline_max_ms: u64,
+    hedge_after_ms: u64,
     request_ids_max: usize,
     clock_offset_max_ms: u64,
     disk_jobs_max: usize,

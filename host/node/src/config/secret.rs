@@ -31,11 +31,12 @@ impl fmt::Debug for ClusterKey {
 pub enum KeyError {
     /// Neither in the config nor in the data directory.
     #[error(
-        "no cluster key: set cluster.key_file to a copy of the key file of the cluster (`mks keygen FILE` makes one for a new cluster)"
+        "no cluster key: set cluster.key_file to a copy of the key file of the cluster (`mks keygen FILE` makes one \
+         for a new cluster)"
     )]
     Missing,
     /// Others could read it.
-    #[error("the cluster key file {} is open to others (mode {mode:03o}); run: chmod 600 {}", .path.display(), .path.display())]
+    #[error("the cluster key file {0} is open to others (mode {mode:03o}); run: chmod 600 {0}", .path.display())]
     Open {
         /// Which file.
         path: PathBuf,

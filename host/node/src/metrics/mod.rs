@@ -43,7 +43,8 @@ pub struct Metrics {
     peer_messages_received: Counter,
     restamps: Counter,
     forwards: Counter,
-    digest_mismatches: Counter,
+    records_fetched: Counter,
+    hedges: Counter,
     peer_messages_dropped: Counter,
     commits: Histogram,
     connections: [Gauge<u64, AtomicU64>; Surface::ALL.len()],
@@ -93,7 +94,8 @@ impl Metrics {
             ),
             restamps: counter(r, "restamps", "Writes sent again above a later stamp of their key"),
             forwards: counter(r, "forwards", "Requests handed to a node that owns their key"),
-            digest_mismatches: counter(r, "digest_mismatches", "Reads whose owners did not agree at first"),
+            records_fetched: counter(r, "records_fetched", "Whole records fetched from other owners because digests differed"),
+            hedges: counter(r, "hedges", "Reads that asked all owners because the answers were late"),
             peer_messages_dropped: counter(
                 r,
                 "peer_messages_dropped",
@@ -181,7 +183,8 @@ impl Metrics {
     pub fn logic(&self, before: Figures, now: Figures) {
         self.restamps.inc_by(now.restamps - before.restamps);
         self.forwards.inc_by(now.forwards - before.forwards);
-        self.digest_mismatches.inc_by(now.digest_mismatches - before.digest_mismatches);
+        self.records_fetched.inc_by(now.records_fetched - before.records_fetched);
+        self.hedges.inc_by(now.hedges - before.hedges);
         self.malformed[Surface::Peer as usize].inc_by(now.nonsense - before.nonsense);
         self.gossip_strangers.inc_by(now.gossip_dropped - before.gossip_dropped);
     }
