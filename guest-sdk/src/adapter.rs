@@ -52,7 +52,10 @@ pub struct OptionDoc {
 pub const TUNING_OPTIONS: &[OptionDoc] = &[
     OptionDoc { name: "cache", help: "block cache, a size such as 64 MiB; a share of the memory budget by default" },
     OptionDoc { name: "memtable", help: "a memtable is flushed at this size; a share of the memory budget by default" },
-    OptionDoc { name: "separate_values_from", help: "values of this size and above lie apart from their keys, or never" },
+    OptionDoc {
+        name: "separate_values_from",
+        help: "values of this size and above lie apart from their keys, or never",
+    },
     OptionDoc { name: "compression", help: "none or lz4" },
     OptionDoc { name: "workers", help: "threads for flushing and compaction, 2 to 64" },
 ];
@@ -91,7 +94,11 @@ impl Config {
         let Some(text) = self.text(name) else { return Ok(None) };
         match parse_size(text) {
             Some(size) if range.contains(&size) => Ok(Some(size)),
-            _ => Err(bad(name, text, format!("a size from {} to {}", show_size(*range.start()), show_size(*range.end())))),
+            _ => Err(bad(
+                name,
+                text,
+                format!("a size from {} to {}", show_size(*range.start()), show_size(*range.end())),
+            )),
         }
     }
 

@@ -83,7 +83,8 @@ fn main() -> Result<()> {
     build(&find_toolchain()?, &root, &target_dir)?;
     for (package, name) in GUESTS {
         let module = target_dir.join(TARGET).join("release").join(format!("{}.wasm", package.replace('-', "_")));
-        encode(&module, &out.join(format!("{name}.wasm"))).with_context(|| format!("cannot make the component `{name}`"))?;
+        encode(&module, &out.join(format!("{name}.wasm")))
+            .with_context(|| format!("cannot make the component `{name}`"))?;
     }
     Ok(())
 }
@@ -141,7 +142,10 @@ fn debian_lacks() -> Vec<&'static str> {
 
 fn build(toolchain: &Toolchain, root: &Path, target_dir: &Path) -> Result<()> {
     let mut cargo = Command::new(&toolchain.cargo);
-    cargo.current_dir(root).args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"]).arg(target_dir);
+    cargo
+        .current_dir(root)
+        .args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"])
+        .arg(target_dir);
     for (package, _) in GUESTS {
         cargo.args(["--package", package]);
     }

@@ -179,7 +179,11 @@ impl ReadOp {
         } else {
             // A digest that matches nothing we hold has to be looked at.
             let odd = |o: &&mut Owner| matches!(o.heard, Heard::Digest(d) if !held.contains(&d));
-            self.owners.iter_mut().filter(odd).filter(|o| o.asked != Some(Want::Record)).for_each(|o| put(o, Want::Record));
+            self.owners
+                .iter_mut()
+                .filter(odd)
+                .filter(|o| o.asked != Some(Want::Record))
+                .for_each(|o| put(o, Want::Record));
         }
         let in_play = |o: &&Owner| o.asked.is_some() && !o.lost && !matches!(o.heard, Heard::Refused);
         let in_play = self.owners.iter().filter(in_play).count();
@@ -305,7 +309,8 @@ mod tests {
         let mut op = op(2);
         assert_eq!(refuses(&mut op, N2), Next::Ask(vec![(N3, Want::Digest)]));
         let Next::Done(Err(error)) = refuses(&mut op, N3) else { panic!("one of three can't make two") };
-        let expected = OpError::QuorumLost { write: false, acks: 0, needed: 2, owners: 3, refused: "it is busy".into() };
+        let expected =
+            OpError::QuorumLost { write: false, acks: 0, needed: 2, owners: 3, refused: "it is busy".into() };
         assert_eq!(error, expected);
     }
 

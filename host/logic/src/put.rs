@@ -84,9 +84,7 @@ impl WriteOp {
         }
         match self.tally.verdict() {
             Verdict::Pending => Next::Wait,
-            Verdict::Won => {
-                Next::Done(Ok(Answer::Written { written: self.version.written, acks: self.tally.acks() }))
-            }
+            Verdict::Won => Next::Done(Ok(Answer::Written { written: self.version.written, acks: self.tally.acks() })),
             Verdict::Lost => Next::Done(Err(self.lost())),
         }
     }

@@ -110,9 +110,13 @@ pub enum OpError {
     #[error("no owner of this key can be reached from this node; nothing was written")]
     NoOwner,
     /// The same request id is being worked on.
-    #[error("a request with this id is still under way on this node; nothing new was started, ask again for its outcome")]
+    #[error(
+        "a request with this id is still under way on this node; nothing new was started, ask again for its outcome"
+    )]
     UnderWay,
     /// This node's clock and the others' differ by more than is allowed, so its stamps would be refused.
-    #[error("this node's clock is {offset_ms} ms off the other nodes' clocks; nothing was written, ask another node and mend the clock")]
+    #[error(
+        "this node's clock is {offset_ms} ms off the other nodes' clocks; nothing was written, ask another node and mend the clock"
+    )]
     ClockOff { offset_ms: i64 },
 }

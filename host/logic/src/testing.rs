@@ -3,11 +3,11 @@
 use crate::cluster::{Addresses, Keyspace, Member, State};
 use crate::event::{JobId, Operation, Request, WriteJob};
 use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
+use crate::outline::{Outline, OutlineTable, Outlines};
 use crate::port::{
     Batch, Change, Columns, Durability, Read, Resolve, ResolveError, ResolverHash, Store, StoreError, StoreStats,
     Table, Verdict, Visit,
 };
-use crate::outline::{Outline, OutlineTable, Outlines};
 use crate::record::Record;
 use crate::replica::Ports;
 use crate::ring::{Candidate, Ring};

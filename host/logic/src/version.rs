@@ -59,12 +59,7 @@ impl Version {
     /// Where this version stands in the strict total order of all writes of its key.
     #[must_use]
     pub fn stamp(&self) -> Stamp {
-        Stamp {
-            written: self.written,
-            node: self.dot.node,
-            tombstone: self.is_tombstone(),
-            digest: self.digest,
-        }
+        Stamp { written: self.written, node: self.dot.node, tombstone: self.is_tombstone(), digest: self.digest }
     }
 
     /// True for a delete.

@@ -70,9 +70,8 @@ impl Disk {
         let (reads, read_queue) = channel();
         let mut threads = Vec::new();
         let writer = parts.clone();
-        threads.push(
-            thread::Builder::new().name("mks-writer".into()).spawn(move || write_jobs(&writer, &write_queue))?,
-        );
+        threads
+            .push(thread::Builder::new().name("mks-writer".into()).spawn(move || write_jobs(&writer, &write_queue))?);
         let read_queue = Arc::new(Mutex::new(read_queue));
         for i in 0..readers.max(1) {
             let (parts, queue) = (parts.clone(), Arc::clone(&read_queue));
@@ -161,7 +160,8 @@ fn read_jobs(parts: &DiskParts, queue: &Mutex<Receiver<ReadJob>>) {
                 group.push(job);
             }
         }
-        let done: Vec<(JobId, ReadOutcome)> = group.drain(..).map(|job| (job.job, replica::find(parts.ports(), &job.key, job.want))).collect();
+        let done: Vec<(JobId, ReadOutcome)> =
+            group.drain(..).map(|job| (job.job, replica::find(parts.ports(), &job.key, job.want))).collect();
         let damaged = |(_, outcome): &&(JobId, ReadOutcome)| *outcome == ReadOutcome::Refused(Refused::Store);
         let failed = done.iter().filter(damaged).count();
         if failed > 0 {

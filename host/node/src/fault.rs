@@ -80,7 +80,7 @@ impl Reason {
             Self::Timeout | Self::Unconfirmed => Code::DeadlineExceeded,
             Self::QuorumLost | Self::NoOwner | Self::Forming | Self::NotAdmitted | Self::NoLeader | Self::ClockOff => {
                 Code::Unavailable
-            },
+            }
             Self::UnderWay => Code::Aborted,
             Self::Exists => Code::AlreadyExists,
             Self::Internal => Code::Internal,

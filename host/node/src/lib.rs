@@ -1,6 +1,7 @@
 //! The shell around `mks-logic`: sockets, disks, clocks, processes. It acts, and decides nothing about data.
 
 pub mod bench;
+pub mod boot;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -16,4 +17,3 @@ pub mod net;
 pub mod peer;
 pub mod pump;
 pub mod status;
-pub mod boot;

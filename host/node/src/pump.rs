@@ -292,6 +292,13 @@ impl Pump {
 
     /// Says how it is, for surfaces and metrics.
     fn publish(&mut self) {
+        for (node, alive) in self.parts.node.take_liveness_changes() {
+            if alive {
+                tracing::info!(%node, "answers gossip again");
+            } else {
+                tracing::warn!(%node, "does not answer gossip; requests go to the other owners");
+            }
+        }
         let node = &self.parts.node;
         let peer = |(node, alive, linked, clock_offset_ms)| PeerView { node, alive, linked, clock_offset_ms };
         self.parts.view.store(Arc::new(PumpView {

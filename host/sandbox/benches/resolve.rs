@@ -25,9 +25,8 @@ fn conflicts(count: u64) -> Columns {
 fn native(conflicts: &Columns) -> Vec<Verdict> {
     let settle = |i: usize| {
         let rows = conflicts.rows(i);
-        let key = |&row: &usize| {
-            (conflicts.written[row], conflicts.marks[row], conflicts.nodes[row], conflicts.digests[row])
-        };
+        let key =
+            |&row: &usize| (conflicts.written[row], conflicts.marks[row], conflicts.nodes[row], conflicts.digests[row]);
         let start = rows.start;
         rows.max_by_key(key).map_or(Verdict::KeepAll, |row| Verdict::Keep((row - start) as u32))
     };

@@ -77,10 +77,8 @@ pub(crate) fn plan(
     let linked = loader.linker().instantiate_pre(&loaded.component).map_err(wrong)?;
     let component = StorageAdapterPre::new(linked).map_err(wrong)?;
 
-    let failed = |error: wasmtime::Error| SandboxError::Failed {
-        component: name.clone(),
-        reason: deadline.explain(&error),
-    };
+    let failed =
+        |error: wasmtime::Error| SandboxError::Failed { component: name.clone(), reason: deadline.explain(&error) };
     let mut store = engine.store(deadline);
     let exports = component.instantiate(&mut store).map_err(failed)?;
     let interface: &Interface = exports.my_key_store_storage_adapter_adapter();

@@ -54,10 +54,8 @@ struct Tree {
 impl Cache {
     /// Opens the cache and brings directory and record into agreement.
     pub(crate) fn open(directory: &Path, tag: String) -> Result<(Self, CacheState), SandboxError> {
-        let unusable = |error: io::Error| SandboxError::Directory {
-            directory: directory.to_owned(),
-            reason: error.to_string(),
-        };
+        let unusable =
+            |error: io::Error| SandboxError::Directory { directory: directory.to_owned(), reason: error.to_string() };
         let cache = Self {
             native: directory.join("native"),
             record: directory.join("fingerprint"),
@@ -96,7 +94,10 @@ impl Cache {
     pub(crate) fn keep(&self, component: &blake3::Hash, code: &[u8]) {
         let mut known = self.lock();
         if known.files.len() >= FILES_MAX {
-            tracing::warn!(files = known.files.len(), "the plugin cache is full; this component is compiled every time");
+            tracing::warn!(
+                files = known.files.len(),
+                "the plugin cache is full; this component is compiled every time"
+            );
             return;
         }
         let name = self.name(component);

@@ -7,8 +7,8 @@
 //! - It imports nothing. What asks for a clock, random numbers or files is refused when it is loaded.
 //! - A call has a deadline, its memory, tables, stack and answer have a cap, and an instance that trapped or ran out of
 //!   time is thrown away. A failure is an error for the caller and never decides anything.
-//! - Native code is compiled here, never taken from elsewhere. It is cached by content and engine, and [checked against
-//!   a fingerprint](cache) before it is used again.
+//! - Native code is compiled here, never taken from elsewhere. It is cached by content and engine, and checked against
+//!   a fingerprint before it is used again.
 //!
 //! [`Sandbox`] is the way in; it implements [`mks_logic::port::Resolve`].
 

@@ -50,10 +50,8 @@ impl Loader {
     /// Reads a component's file, whose size is checked first.
     pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>, SandboxError> {
         let name = path.display().to_string();
-        let unreadable = |error: std::io::Error| SandboxError::Unreadable {
-            component: name.clone(),
-            reason: error.to_string(),
-        };
+        let unreadable =
+            |error: std::io::Error| SandboxError::Unreadable { component: name.clone(), reason: error.to_string() };
         let about = std::fs::metadata(path).map_err(unreadable)?;
         if !about.is_file() {
             return Err(SandboxError::Unreadable { component: name, reason: "it is no file".into() });

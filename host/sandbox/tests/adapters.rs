@@ -125,7 +125,9 @@ fn interception_is_refused_and_said_to_be_missing() {
 #[test]
 fn a_plan_beyond_the_budget_or_the_possible_is_refused() {
     let (home, sandbox) = sandbox();
-    for (cache, memtable, workers) in [(65 * MIB, 0, 2), (0, 10 * MIB, 2), (u64::MAX, u64::MAX, 2), (0, 0, 1), (0, 0, 65)] {
+    for (cache, memtable, workers) in
+        [(65 * MIB, 0, 2), (0, 10 * MIB, 2), (u64::MAX, u64::MAX, 2), (0, 0, 1), (0, 0, 65)]
+    {
         let error = from_file(&sandbox, &home, &adapter(&plan(0, cache, memtable, workers))).expect_err("impossible");
         assert!(matches!(error, SandboxError::BadPlan { .. }), "{error}");
     }

@@ -72,11 +72,10 @@ fn a_cache_of_garbage_is_replaced() {
 }
 
 #[test]
-fn code_that_the_engine_refuses_is_compiled_again_although_its_hash_is_right() {
+fn native_code_under_another_components_name_is_not_used() {
     let home = tempfile::tempdir().expect("a directory");
     drop(sandbox_in(&home));
     let files = native_files(&home);
-    // Both files change places: recorded and intact as far as hashes go once the record is made anew.
     let (one, two) = (fs::read(&files[0]).expect("readable"), fs::read(&files[1]).expect("readable"));
     fs::write(&files[0], &two).expect("writable");
     fs::write(&files[1], &one).expect("writable");

@@ -114,10 +114,7 @@ const RESOLVE: &Interface = &Interface {
              (field \"marks\" (list u8)) (field \"digests\" (list u64)))",
         ),
     ],
-    functions: &[
-        ("describe", "(result $info)"),
-        ("by-metadata", "(param \"batch\" $columns) (result (list u32))"),
-    ],
+    functions: &[("describe", "(result $info)"), ("by-metadata", "(param \"batch\" $columns) (result (list u32))")],
 };
 
 const ADAPTER: &Interface = &Interface {
@@ -135,10 +132,7 @@ const ADAPTER: &Interface = &Interface {
              (field \"workers\" u32))",
         ),
         ("plan", "(record (field \"engine\" string) (field \"sees\" $sees) (field \"tuning\" $tuning))"),
-        (
-            "bad-value",
-            "(record (field \"name\" string) (field \"value\" string) (field \"expected\" string))",
-        ),
+        ("bad-value", "(record (field \"name\" string) (field \"value\" string) (field \"expected\" string))"),
         (
             "refusal",
             "(variant (case \"unknown-option\" string) (case \"bad-value\" $bad-value)

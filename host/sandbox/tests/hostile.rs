@@ -70,7 +70,8 @@ fn memory_out_of_bounds_is_a_trap() {
 
 #[test]
 fn an_answer_outside_of_the_guests_memory_is_refused() {
-    let body = "(i32.store (i32.const 64) (i32.const 0x7ffffff0)) (i32.store (i32.const 68) (i32.const 2)) (i32.const 64)";
+    let body =
+        "(i32.store (i32.const 64) (i32.const 0x7ffffff0)) (i32.store (i32.const 68) (i32.const 2)) (i32.const 64)";
     assert_fails(body, "");
 }
 
@@ -126,7 +127,10 @@ fn imports_are_refused_by_name() {
         ),
         (r#"(component (import "random-u64" (func (result u64))))"#, "random-u64"),
         (r#"(component (import "my-key-store:debug/log@0.1.0" (instance (export "log" (func)))))"#, "`log`"),
-        (r#"(component (import "my-key-store:common/types@0.1.0" (instance (export "r" (type (sub resource))))))"#, "`r`"),
+        (
+            r#"(component (import "my-key-store:common/types@0.1.0" (instance (export "r" (type (sub resource))))))"#,
+            "`r`",
+        ),
         (r#"(component (import "wasi:io/types@0.2.0" (instance)))"#, "wasi:io/types@0.2.0"),
         (r#"(component (import "code" (core module)))"#, "code"),
     ];
@@ -141,16 +145,19 @@ fn imports_are_refused_by_name() {
 #[test]
 fn a_component_of_another_kind_is_refused_with_what_it_is() {
     let (_home, sandbox) = sandbox();
-    let SandboxError::WrongWorld { expected, found, .. } = refusal(&sandbox, guests::FJALL) else { panic!("no adapter") };
+    let SandboxError::WrongWorld { expected, found, .. } = refusal(&sandbox, guests::FJALL) else {
+        panic!("no adapter")
+    };
     assert_eq!(expected, "my-key-store:resolver/resolve@0.1.0");
     assert_eq!(found, "my-key-store:storage-adapter/adapter@0.1.0");
     let empty = wat::parse_str("(component)").expect("a component");
     assert!(matches!(refusal(&sandbox, &empty), SandboxError::WrongWorld { found, .. } if found == "nothing"));
-    let other_types = wat::parse_str(
-        r#"(component (instance $i) (export "my-key-store:resolver/resolve@0.1.0" (instance $i)))"#,
-    );
+    let other_types =
+        wat::parse_str(r#"(component (instance $i) (export "my-key-store:resolver/resolve@0.1.0" (instance $i)))"#);
     let other_types = refusal(&sandbox, &other_types.expect("a component"));
-    assert!(matches!(&other_types, SandboxError::WrongWorld { found, .. } if found.contains("not as this node knows it")));
+    assert!(
+        matches!(&other_types, SandboxError::WrongWorld { found, .. } if found.contains("not as this node knows it"))
+    );
 }
 
 #[test]

@@ -100,7 +100,8 @@ pub fn play(contents: &mut Contents, batch: &Batch) {
                 contents.remove(&(*table, key.to_vec()));
             }
             Change::DeleteRange { table, start, end } => {
-                contents.retain(|(of, key), _| of != table || key.as_slice() < &start[..] || key.as_slice() >= &end[..]);
+                contents
+                    .retain(|(of, key), _| of != table || key.as_slice() < &start[..] || key.as_slice() >= &end[..]);
             }
         }
     }

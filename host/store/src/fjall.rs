@@ -101,11 +101,8 @@ impl Fjall {
             }
             database.keyspace(table.name(), || create_options(options, table)).map_err(|e| read_error(&e))
         };
-        let tables = Tables {
-            records: keyspace(Table::Records)?,
-            log: keyspace(Table::Log)?,
-            meta: keyspace(Table::Meta)?,
-        };
+        let tables =
+            Tables { records: keyspace(Table::Records)?, log: keyspace(Table::Log)?, meta: keyspace(Table::Meta)? };
         if birth == Birth::New {
             files::sync_tree(directory).map_err(|e| io_error(&e))?;
         }

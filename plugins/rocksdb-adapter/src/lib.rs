@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn an_option_is_obeyed_and_an_unknown_one_refused_by_name() {
-        let plan = open::<RocksdbAdapter>(&[("separate_values_from", "64 KiB"), ("workers", "7")], 256 * MIB).expect("a plan");
+        let plan =
+            open::<RocksdbAdapter>(&[("separate_values_from", "64 KiB"), ("workers", "7")], 256 * MIB).expect("a plan");
         assert_eq!((plan.tuning.separate_values_from, plan.tuning.workers), (Some(64 << 10), 7));
         assert_eq!(open::<RocksdbAdapter>(&[("turbo", "1")], 256 * MIB), Err(Refusal::UnknownOption("turbo".into())));
     }

@@ -475,9 +475,8 @@ fn too_large(what: &'static str, bytes: usize, max: usize) -> Result<(), OpError
 }
 
 fn request_bytes(request: &Request) -> usize {
-    let of = |key: &Key, value: Option<&Bytes>| {
-        key.partition_key.len() + key.sort_key.len() + value.map_or(0, Bytes::len)
-    };
+    let of =
+        |key: &Key, value: Option<&Bytes>| key.partition_key.len() + key.sort_key.len() + value.map_or(0, Bytes::len);
     match &request.operation {
         Operation::Put { key, value } => of(key, Some(value)),
         Operation::Get { key } | Operation::Delete { key } => of(key, None),

@@ -14,7 +14,7 @@ use crate::event::{Effect, Input, JobId, Ticket};
 use crate::get::ReadOp;
 use crate::id::{Dot, Incarnation, NodeId};
 use crate::limits::Limits;
-use crate::member::{GossipSettings, Membership};
+use crate::member::{Dropped, GossipSettings, Membership};
 use crate::message::{Message, Tag};
 use crate::port::Resolve;
 use crate::put::WriteOp;
@@ -62,11 +62,18 @@ struct Op {
 
 #[derive(Debug)]
 enum Kind {
-    Write { op: WriteOp, request: Option<RequestId> },
+    Write {
+        op: WriteOp,
+        request: Option<RequestId>,
+    },
     Read(ReadOp),
     Batch(BatchOp),
     /// Handed to an owner; a read may be handed to another one if the link breaks.
-    Forward { to: NodeId, request: Request, tried: BTreeSet<NodeId> },
+    Forward {
+        to: NodeId,
+        request: Request,
+        tried: BTreeSet<NodeId>,
+    },
 }
 
 /// Whose job the disk does.
@@ -97,8 +104,8 @@ pub struct Figures {
     pub hedges: u64,
     /// Messages that made no sense here: unknown nodes, keys out of bounds.
     pub nonsense: u64,
-    /// Gossip datagrams that were dropped.
-    pub gossip_dropped: u64,
+    /// Gossip datagrams that were dropped although their seal was right, by [`Dropped`] reason.
+    pub gossip_dropped: [u64; Dropped::ALL.len()],
 }
 
 /// See the module's own words.
@@ -242,6 +249,11 @@ impl Node {
         })
     }
 
+    /// Members that seem dead now and did not when this was last asked, or the other way round: `true` means alive.
+    pub fn take_liveness_changes(&mut self) -> Vec<(NodeId, bool)> {
+        self.membership.as_mut().map(Membership::take_changes).unwrap_or_default()
+    }
+
     fn is_alive(&self, node: NodeId) -> bool {
         self.membership.as_ref().is_some_and(|m| m.is_alive(node))
     }
@@ -322,8 +334,8 @@ impl Node {
     fn gossiped(&mut self, step: &mut Step<'_>, from: NodeId, incarnation: Incarnation, data: &[u8]) {
         let Some(membership) = &mut self.membership else { return };
         let mut datagrams = Vec::new();
-        if membership.datagram(step.now, from, incarnation, data, &mut datagrams).is_err() {
-            self.figures.gossip_dropped += 1;
+        if let Err(dropped) = membership.datagram(step.now, from, incarnation, data, &mut datagrams) {
+            self.figures.gossip_dropped[dropped as usize] += 1;
         }
         step.datagrams(datagrams);
     }

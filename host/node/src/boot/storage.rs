@@ -67,9 +67,9 @@ pub(super) fn open(config: &Config, sandbox: &Sandbox, metrics: &Metrics) -> any
             (planned(defaults, &plan)?, name)
         }
     };
-    let store = mks_store::open(&options).map_err(anyhow::Error::from).with_context(|| {
-        format!("can't open the {} store in {}", options.engine, options.directory.display())
-    })?;
+    let store = mks_store::open(&options)
+        .map_err(anyhow::Error::from)
+        .with_context(|| format!("can't open the {} store in {}", options.engine, options.directory.display()))?;
     metrics.register_store(Arc::clone(&store));
     Ok(Opened { store, adapter })
 }
@@ -108,9 +108,19 @@ fn samples(sandbox: &Sandbox) -> Vec<Sample> {
     for resolver in counters.resolvers {
         let labels = || vec![("resolver", resolver.name.clone()), ("hash", format!("{:?}", resolver.hash))];
         samples.extend([
-            sample("resolver_calls", "Batches of conflicts that a resolver was asked to settle", labels(), resolver.calls),
+            sample(
+                "resolver_calls",
+                "Batches of conflicts that a resolver was asked to settle",
+                labels(),
+                resolver.calls,
+            ),
             sample("resolver_conflicts", "Conflicts that a resolver settled", labels(), resolver.conflicts),
-            sample("resolver_failures", "Batches without a verdict; all versions were kept", labels(), resolver.failures),
+            sample(
+                "resolver_failures",
+                "Batches without a verdict; all versions were kept",
+                labels(),
+                resolver.failures,
+            ),
         ]);
     }
     samples

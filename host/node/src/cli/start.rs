@@ -157,9 +157,17 @@ fn runtime(workers: usize) -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(workers).thread_name("mks-worker").enable_all().build()
 }
 
+/// A plain level is about this program; the libraries below it speak up only when something is wrong.
+fn directives(level: &str) -> String {
+    if level.contains([',', '=']) {
+        return level.to_owned();
+    }
+    format!("warn,openraft=error,mks={level},mks_store={level},mks_sandbox={level}")
+}
+
 /// Log lines go to stderr: stdout stays free for whoever pipes it.
 fn start_log(config: &Config) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::builder().parse(&config.log.level)?;
+    let filter = tracing_subscriber::EnvFilter::builder().parse(directives(&config.log.level))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match config.log.format {
         LogFormat::People => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),

@@ -57,7 +57,8 @@ impl From<Fault> for Refusal {
             | Reason::NoOwner
             | Reason::Busy
             | Reason::Forming
-            | Reason::NotAdmitted | Reason::ClockOff
+            | Reason::NotAdmitted
+            | Reason::ClockOff
             | Reason::NoLeader => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self {

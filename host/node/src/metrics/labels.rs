@@ -114,9 +114,9 @@ impl Outcome {
             Err(OpError::Busy { .. }) => Self::Busy,
             Err(OpError::Timeout { .. }) => Self::Timeout,
             Err(OpError::QuorumLost { .. }) => Self::QuorumLost,
-            Err(
-                OpError::Forming { .. } | OpError::NotAdmitted | OpError::NoOwner | OpError::ClockOff { .. },
-            ) => Self::Unavailable,
+            Err(OpError::Forming { .. } | OpError::NotAdmitted | OpError::NoOwner | OpError::ClockOff { .. }) => {
+                Self::Unavailable
+            }
             Err(OpError::UnderWay) => Self::UnderWay,
         }
     }

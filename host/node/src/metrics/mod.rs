@@ -14,6 +14,7 @@ use crate::gossip::DropReason;
 use histogram::Histogram;
 use labels::{Labels, each};
 use mks_logic::event::Reply;
+use mks_logic::member::Dropped;
 use mks_logic::node::Figures;
 use mks_logic::port::Store;
 use prometheus_client::encoding::text;
@@ -34,7 +35,7 @@ pub struct Metrics {
     latency: [Histogram; Kind::ALL.len()],
     malformed: [Counter; Surface::ALL.len()],
     gossip_dropped: [Counter; DropReason::ALL.len()],
-    gossip_strangers: Counter,
+    gossip_disbelieved: [Counter; Dropped::ALL.len()],
     gossip_sent: Counter,
     gossip_received: Counter,
     peer_frames_sent: Counter,
@@ -81,7 +82,13 @@ impl Metrics {
             gossip_dropped: family(r, "gossip_dropped", "Datagrams that were dropped", DropReason::ALL, |d| {
                 [("reason", d.name())]
             }),
-            gossip_strangers: counter(r, "gossip_strangers", "Datagrams of senders that are not in the roster"),
+            gossip_disbelieved: family(
+                r,
+                "gossip_disbelieved",
+                "Datagrams whose seal was right and whose sender or content does not fit the roster",
+                Dropped::ALL,
+                |d| [("reason", d.name())],
+            ),
             gossip_sent: counter(r, "gossip_sent", "Datagrams sent"),
             gossip_received: counter(r, "gossip_received", "Datagrams received and opened"),
             peer_frames_sent: counter(r, "peer_frames_sent", "Frames sent to other nodes"),
@@ -94,7 +101,11 @@ impl Metrics {
             ),
             restamps: counter(r, "restamps", "Writes sent again above a later stamp of their key"),
             forwards: counter(r, "forwards", "Requests handed to a node that owns their key"),
-            records_fetched: counter(r, "records_fetched", "Whole records fetched from other owners because digests differed"),
+            records_fetched: counter(
+                r,
+                "records_fetched",
+                "Whole records fetched from other owners because digests differed",
+            ),
             hedges: counter(r, "hedges", "Reads that asked all owners because the answers were late"),
             peer_messages_dropped: counter(
                 r,
@@ -186,7 +197,11 @@ impl Metrics {
         self.records_fetched.inc_by(now.records_fetched - before.records_fetched);
         self.hedges.inc_by(now.hedges - before.hedges);
         self.malformed[Surface::Peer as usize].inc_by(now.nonsense - before.nonsense);
-        self.gossip_strangers.inc_by(now.gossip_dropped - before.gossip_dropped);
+        for (counter, (now, before)) in
+            self.gossip_disbelieved.iter().zip(now.gossip_dropped.into_iter().zip(before.gossip_dropped))
+        {
+            counter.inc_by(now - before);
+        }
     }
 
     /// A message was dropped because too many wait for its peer.

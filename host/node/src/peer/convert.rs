@@ -159,7 +159,13 @@ mod tests {
             request_id: Some(7),
         };
         let mut samples = vec![
-            Message::Write { tag, key: key.clone(), version: version.clone(), fresh: true, durability: Durability::Sync },
+            Message::Write {
+                tag,
+                key: key.clone(),
+                version: version.clone(),
+                fresh: true,
+                durability: Durability::Sync,
+            },
             Message::Written { tag, outcome: WriteOutcome::Held },
             Message::Written { tag, outcome: WriteOutcome::StaleStamp { latest: Hlc(9) } },
             Message::Written { tag, outcome: WriteOutcome::StaleEpoch { current: Epoch(9) } },

@@ -58,7 +58,8 @@ impl Trust {
 
     /// Who calls, if the caller knows the key.
     fn check(&self, metadata: &MetadataMap) -> Result<NodeId, tonic::Status> {
-        let refused = || tonic::Status::unauthenticated("this port is for nodes of this cluster: the cluster key differs");
+        let refused =
+            || tonic::Status::unauthenticated("this port is for nodes of this cluster: the cluster key differs");
         let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
         let from = text(FROM).and_then(|id| id.parse().ok()).map(NodeId).ok_or_else(refused)?;
         let given = text(PROOF).ok_or_else(refused)?;

@@ -62,7 +62,8 @@ impl Wire for PeerWire {
                 .max_encoding_message_size(FRAME_BYTES_LIMIT);
             let mut request = Request::new(ControlRequest { kind: kind as u32, body: body.into() });
             self.trust.sign(request.metadata_mut());
-            let answer = tokio::time::timeout(timeout, client.control(request)).await.map_err(|_| WireError::Timeout)?;
+            let answer =
+                tokio::time::timeout(timeout, client.control(request)).await.map_err(|_| WireError::Timeout)?;
             answer.map(|answer| answer.into_inner().body).map_err(|status| match status.code() {
                 Code::FailedPrecondition | Code::Unauthenticated => WireError::Refused(status.message().to_owned()),
                 Code::DeadlineExceeded | Code::Cancelled => WireError::Timeout,

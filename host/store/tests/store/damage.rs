@@ -57,7 +57,8 @@ fn damages(path: &Path) -> Vec<(String, Option<Vec<u8>>)> {
 /// What the damaged store answers: the contents, or why not.
 fn look(engine: Engine, directory: &Path) -> Result<Contents, String> {
     let store = open(&small(engine, directory)).map_err(|e| {
-        let typed = matches!(e, OpenError::Corrupt { .. } | OpenError::FutureFormat { .. } | OpenError::WrongEngine { .. });
+        let typed =
+            matches!(e, OpenError::Corrupt { .. } | OpenError::FutureFormat { .. } | OpenError::WrongEngine { .. });
         assert!(typed, "damage is called damage, not: {e:?}");
         e.to_string()
     })?;

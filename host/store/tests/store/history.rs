@@ -42,7 +42,11 @@ pub(crate) fn batch(n: u64) -> Batch {
     let entry = n.to_be_bytes();
     batch.push(Change::Put { table: Table::Log, key: Bytes::copy_from_slice(&entry), value: vec![7; 200].into() });
     if n.is_multiple_of(50) {
-        batch.push(Change::DeleteRange { table: Table::Log, start: vec![0].into(), end: Bytes::copy_from_slice(&entry) });
+        batch.push(Change::DeleteRange {
+            table: Table::Log,
+            start: vec![0].into(),
+            end: Bytes::copy_from_slice(&entry),
+        });
     }
     batch.push(Change::Put { table: Table::Meta, key: LAST.into(), value: Bytes::copy_from_slice(&n.to_le_bytes()) });
     batch

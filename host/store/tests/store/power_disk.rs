@@ -11,7 +11,6 @@ use fuser::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -465,7 +464,8 @@ impl Filesystem for PowerDisk {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let outcome = if flags.is_empty() { self.state().rename(parent, name, to, as_name) } else { Err(Errno::EINVAL) };
+        let outcome =
+            if flags.is_empty() { self.state().rename(parent, name, to, as_name) } else { Err(Errno::EINVAL) };
         self.done(outcome, reply);
     }
 

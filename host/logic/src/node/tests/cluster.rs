@@ -75,20 +75,54 @@ struct Stream {
 }
 
 enum Event {
-    Arrive { from: NodeId, to: NodeId, connection: u64, clock: Hlc, message: Option<Message> },
-    Broken { from: NodeId, to: NodeId, opening: u128 },
-    Connect { from: NodeId, to: NodeId },
-    Datagram { from: NodeId, incarnation: Incarnation, to: NodeId, data: Bytes },
+    Arrive {
+        from: NodeId,
+        to: NodeId,
+        connection: u64,
+        clock: Hlc,
+        message: Option<Message>,
+    },
+    Broken {
+        from: NodeId,
+        to: NodeId,
+        opening: u128,
+    },
+    Connect {
+        from: NodeId,
+        to: NodeId,
+    },
+    Datagram {
+        from: NodeId,
+        incarnation: Incarnation,
+        to: NodeId,
+        data: Bytes,
+    },
     /// Something for one process, if it still is that one.
-    Local { node: NodeId, opening: u128, what: Local },
+    Local {
+        node: NodeId,
+        opening: u128,
+        what: Local,
+    },
     /// Frames without messages.
     Idle,
     Trouble,
-    Client { client: usize },
-    Publish { node: NodeId, state: Arc<State> },
-    Start { node: NodeId },
-    Mend { node: NodeId },
-    Heal { a: NodeId, b: NodeId },
+    Client {
+        client: usize,
+    },
+    Publish {
+        node: NodeId,
+        state: Arc<State>,
+    },
+    Start {
+        node: NodeId,
+    },
+    Mend {
+        node: NodeId,
+    },
+    Heal {
+        a: NodeId,
+        b: NodeId,
+    },
 }
 
 enum Local {

@@ -115,7 +115,10 @@ fn a_lost_link_sends_a_read_to_another_owner_and_leaves_a_write_unknown() {
     assert_ne!(first, *second);
     let out = solo.link(*second, false);
     let [(third, Message::Forward { .. })] = &sends(&out)[..] else { panic!("{out:?}") };
-    assert_eq!(reply(&solo.link(*third, false)), Some(Err(OpError::Timeout { write: false, acks: 0, needed: 2, owners: 3 })));
+    assert_eq!(
+        reply(&solo.link(*third, false)),
+        Some(Err(OpError::Timeout { write: false, acks: 0, needed: 2, owners: 3 }))
+    );
     assert_eq!(solo.refusal(put("v")), Err(OpError::NoOwner), "nobody is left to ask");
 
     solo.link(first, true);
@@ -276,9 +279,11 @@ fn a_batch_is_answered_in_order_whatever_each_item_met() {
     let item = |name, value: Option<&'static str>| Item { key: key(name), value: value.map(Bytes::from) };
     let items = vec![item("good", Some("v")), item("full", Some("v")), item("slow", None)];
     let out = solo.ask(Request { deadline_ms: Some(100), ..request(Operation::Batch { items }) });
-    let jobs: Vec<_> = out.iter().filter_map(|e| if let Effect::Write(job) = e { Some(job.job) } else { None }).collect();
+    let jobs: Vec<_> =
+        out.iter().filter_map(|e| if let Effect::Write(job) = e { Some(job.job) } else { None }).collect();
     let to_n2 = sends(&out).into_iter().filter(|(to, _)| *to == N2);
-    let tags: Vec<_> = to_n2.filter_map(|(_, m)| if let Message::Write { tag, .. } = m { Some(tag) } else { None }).collect();
+    let tags: Vec<_> =
+        to_n2.filter_map(|(_, m)| if let Message::Write { tag, .. } = m { Some(tag) } else { None }).collect();
     solo.feed(Input::Written { job: jobs[2], outcome: WriteOutcome::Held });
     for peer in [N2, N3] {
         solo.written(peer, tags[1], WriteOutcome::Refused(Refused::DiskFull));
@@ -294,13 +299,8 @@ fn a_batch_is_answered_in_order_whatever_each_item_met() {
 
 #[test]
 fn whatever_is_too_large_is_refused_before_anything_is_done() {
-    let limits = Limits {
-        key_bytes_max: 8,
-        value_bytes_max: 16,
-        batch_items_max: 3,
-        batch_bytes_max: 40,
-        ..Limits::default()
-    };
+    let limits =
+        Limits { key_bytes_max: 8, value_bytes_max: 16, batch_items_max: 3, batch_bytes_max: 40, ..Limits::default() };
     let mut solo = Solo::bounded(1, &formed(3, (3, 2, 2)), limits);
     let long = Key { partition_key: vec![b'k'; 9].into(), ..key("") };
     let long_sort = Key { sort_key: vec![b's'; 9].into(), ..key("k") };
