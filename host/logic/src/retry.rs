@@ -5,10 +5,16 @@ use crate::request::Reply;
 use crate::time::Hlc;
 use alloc::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128_with_seed};
 
-/// Chosen by the client; item `i` of a batch has the batch's id + `i`.
+/// Chosen by the client, or derived from one: see [`item_id`].
 pub type RequestId = u128;
+
+/// The id of item `item` of the batch `batch`: far from every id that a client that counts would choose next.
+#[must_use]
+pub fn item_id(batch: RequestId, item: u32) -> RequestId {
+    xxh3_128_with_seed(&batch.to_le_bytes(), u64::from(item) + 1)
+}
 
 /// The name under which a write went out: a retry goes out under the same one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

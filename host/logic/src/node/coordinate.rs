@@ -10,7 +10,7 @@ use crate::id::{Key, KeyspaceId, NodeId};
 use crate::message::{Message, ReadOutcome, Tag, Want, WriteOutcome};
 use crate::put::{self, WriteOp};
 use crate::request::{Item, OpError, Operation, Reply, Request};
-use crate::retry::{Name, Seen, fingerprint};
+use crate::retry::{Name, Seen, fingerprint, item_id};
 use crate::time::{Hlc, MonoUs};
 use crate::version::{Version, value_digest};
 use alloc::collections::BTreeSet;
@@ -131,7 +131,7 @@ impl Node {
                 None => Operation::Delete { key },
             };
             // Each item is the same request under an id of its own, so that a batch sent again finds its items.
-            let request_id = request.request_id.map(|id| id.wrapping_add(i as u128));
+            let request_id = request.request_id.map(|id| item_id(id, i as u32));
             let request = Request { operation, deadline_ms: Some(remaining_ms.max(1)), request_id, ..request };
             if let Err(error) = self.start(step, item, request) {
                 self.reply(step, item, Err(error));
