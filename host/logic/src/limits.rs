@@ -29,6 +29,17 @@ pub struct Limits {
     pub disk_jobs_max: usize,
     /// Messages kept for when this node reaches the epoch that they were sent in.
     pub early_messages_max: usize,
+    /// Operations whose client has its reply, and that stay for the answers of late owners.
+    pub lingering_max: usize,
+    /// Bytes of values that those may hold.
+    pub lingering_bytes_max: usize,
+    /// A read waits this long after its reply for late owners, to mend them too; and a repair for its answer,
+    /// milliseconds.
+    pub repair_after_ms: u64,
+    /// Repairs by reads that were sent and not answered yet; beyond it differences are left to later reads.
+    pub repairs_max: usize,
+    /// Bytes of their values.
+    pub repairs_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -47,6 +58,11 @@ impl Default for Limits {
             clock_offset_max_ms: 500,
             disk_jobs_max: 65_536,
             early_messages_max: 4_096,
+            lingering_max: 8_192,
+            lingering_bytes_max: 64 << 20,
+            repair_after_ms: 500,
+            repairs_max: 256,
+            repairs_bytes_max: 16 << 20,
         }
     }
 }

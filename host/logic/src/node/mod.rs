@@ -1,10 +1,13 @@
 //! One node: composes the operations, the owner's side and the membership into one state machine.
 //!
 //! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give equal
-//! effects. `coordinate` is the side that serves clients, `own` the side that holds partitions.
+//! effects. `coordinate` is the side that serves clients, `linger` what is left to do after the reply, `repair` what reads
+//! mend, `own` the side that holds partitions.
 
 mod coordinate;
+mod linger;
 mod own;
+mod repair;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +27,8 @@ use crate::time::{Clock, Hlc, MonoUs, Now};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+pub use repair::Cause;
+use repair::Repairs;
 
 /// What a node is made of, besides what the world tells it later.
 #[derive(Clone, Debug)]
@@ -49,6 +54,8 @@ enum Waiter {
     Peer { node: NodeId, tag: Tag },
     /// A batch of this node.
     Item { batch: Tag, item: u32 },
+    /// Everybody has a reply; the operation stays for the answers of late owners.
+    Nobody,
 }
 
 /// An operation that this node coordinates.
@@ -102,6 +109,10 @@ pub struct Figures {
     pub records_fetched: u64,
     /// Reads whose answers were late, so that everybody was asked.
     pub hedges: u64,
+    /// Owners that a read found behind and sent what they lack, by [`Cause`].
+    pub repairs: [u64; Cause::ALL.len()],
+    /// The same, but left as they are, because as many repairs as are allowed were under way.
+    pub repairs_dropped: u64,
     /// Messages that made no sense here: unknown nodes, keys out of bounds.
     pub nonsense: u64,
     /// Gossip datagrams that were dropped although their seal was right, by [`Dropped`] reason.
@@ -123,6 +134,9 @@ pub struct Node {
     serial: u64,
     ops: BTreeMap<Tag, Op>,
     ops_bytes: usize,
+    /// Operations in `ops` that wait for late owners only, and the bytes of those: not part of `ops_bytes`.
+    lingering: usize,
+    lingering_bytes: usize,
     deadlines: BTreeSet<(MonoUs, Tag)>,
     /// When reads ask everybody, in order: the delay is the same for all. Finished ones stay until their time.
     hedges: VecDeque<(MonoUs, Tag)>,
@@ -134,6 +148,7 @@ pub struct Node {
     awaiting_epoch: BTreeSet<Tag>,
     /// Messages from an epoch that this node has not reached yet.
     early: VecDeque<(NodeId, Message)>,
+    repairs: Repairs,
     figures: Figures,
 }
 
@@ -164,6 +179,8 @@ impl Node {
             serial: (options.opening as u64) >> 1,
             ops: BTreeMap::new(),
             ops_bytes: 0,
+            lingering: 0,
+            lingering_bytes: 0,
             deadlines: BTreeSet::new(),
             hedges: VecDeque::new(),
             jobs: BTreeMap::new(),
@@ -172,6 +189,7 @@ impl Node {
             memory,
             awaiting_epoch: BTreeSet::new(),
             early: VecDeque::new(),
+            repairs: Repairs::default(),
             figures: Figures::default(),
         }
     }
@@ -207,7 +225,7 @@ impl Node {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let gossip = self.membership.as_ref().and_then(Membership::next_wake);
         let hedge = self.hedges.front().map(|(at, _)| *at);
-        deadline.into_iter().chain(gossip).chain(hedge).min()
+        deadline.into_iter().chain(gossip).chain(hedge).chain(self.repairs.next_wake()).min()
     }
 
     /// This node's hybrid clock: it rides on every frame.
@@ -229,10 +247,10 @@ impl Node {
         self.incarnation.0 != 0 && member.is_none_or(|m| m.opening != self.opening)
     }
 
-    /// Operations that this node coordinates now.
+    /// Operations that this node coordinates now and that somebody waits for.
     #[must_use]
     pub fn operations(&self) -> usize {
-        self.ops.len()
+        self.ops.len() - self.lingering
     }
 
     /// Figures since the start.
@@ -367,6 +385,7 @@ impl Node {
             step.datagrams(datagrams);
         }
         self.hedge(step);
+        self.repairs.expire(step.now.mono_us);
         while let Some((at, tag)) = self.deadlines.first().copied() {
             if at > step.now.mono_us {
                 break;

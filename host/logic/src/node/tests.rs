@@ -7,6 +7,7 @@ mod cluster;
 mod coordinator;
 mod dice;
 mod owner;
+mod repair;
 mod solo;
 
 use crate::event::{Answer, Operation};
@@ -74,12 +75,12 @@ fn clocks_that_jump_cost_availability_and_nothing_else() {
 
 #[test]
 fn without_the_restamp_rule_skewed_clocks_lose_acknowledged_writes() {
-    let lost = (0..20).filter(|seed| {
+    let lost = (0..60).filter(|seed| {
         let plan = Plan { nodes: 5, skew_ms: 240, faults: true, load_ms: 1_500, fresh: false, ..Plan::default() };
         !violations(Cluster::new(plan, *seed).run().clients.history()).is_empty()
     });
     let lost = lost.count();
-    assert!(lost >= 5, "only {lost} of 20 seeds show it: the checker does not bite");
+    assert!(lost >= 3, "only {lost} of 60 seeds show it: the checker does not bite");
 }
 
 #[test]

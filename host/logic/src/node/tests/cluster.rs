@@ -550,8 +550,8 @@ impl Cluster {
         let left = |(id, machine): (&NodeId, &Machine)| {
             let node = machine.node.as_ref()?;
             let counts = [node.ops.len(), node.deadlines.len(), node.jobs.len(), node.early.len()];
-            let counts = (counts, node.ops_bytes, node.awaiting_epoch.len(), machine.waiting.len());
-            (counts != ([0; 4], 0, 0, 0)).then(|| format!("{id}: {counts:?}"))
+            let counts = (counts, node.ops_bytes, node.awaiting_epoch.len(), machine.waiting.len(), node.repairs.len());
+            (counts != ([0; 4], 0, 0, 0, 0)).then(|| format!("{id}: {counts:?}"))
         };
         self.machines.iter().filter_map(left).collect()
     }
