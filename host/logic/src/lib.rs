@@ -13,6 +13,7 @@ pub mod batch;
 pub mod cluster;
 pub mod event;
 pub mod get;
+pub mod hint;
 pub mod id;
 pub mod limits;
 pub mod member;

@@ -40,6 +40,20 @@ pub struct Limits {
     pub repairs_max: usize,
     /// Bytes of their values.
     pub repairs_bytes_max: usize,
+    /// An owner that has not answered a write this long after the client's reply is owed a hint, milliseconds.
+    pub hint_after_ms: u64,
+    /// Bytes of hints kept for one owner, keys and values; beyond it hints are dropped and the place needs sync.
+    pub hint_bytes_per_owner_max: u64,
+    /// Bytes of all hints.
+    pub hint_bytes_max: u64,
+    /// Hints that are on their way to one owner at the same time.
+    pub hint_window_max: usize,
+    /// Bytes of those; one hint alone may be larger.
+    pub hint_window_bytes_max: usize,
+    /// Pause after an owner refused hints or did not answer, and before the first one is tried, milliseconds.
+    pub hint_retry_ms: u64,
+    /// Places that are remembered as needing sync; beyond it everything does.
+    pub needs_sync_max: usize,
 }
 
 impl Default for Limits {
@@ -63,6 +77,13 @@ impl Default for Limits {
             repair_after_ms: 500,
             repairs_max: 256,
             repairs_bytes_max: 16 << 20,
+            hint_after_ms: 500,
+            hint_bytes_per_owner_max: 256 << 20,
+            hint_bytes_max: 1 << 30,
+            hint_window_max: 256,
+            hint_window_bytes_max: 1 << 20,
+            hint_retry_ms: 1_000,
+            needs_sync_max: 4_096,
         }
     }
 }

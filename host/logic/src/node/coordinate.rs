@@ -260,7 +260,9 @@ impl Node {
     /// An owner answered a write.
     pub(super) fn written(&mut self, step: &mut Step<'_>, tag: Tag, owner: NodeId, outcome: &WriteOutcome) {
         let Some(Op { kind: Kind::Write { op, .. }, waiter, .. }) = self.ops.get_mut(&tag) else {
-            self.mended(tag);
+            if !self.hint_answered(step, tag, owner, outcome) {
+                self.mended(tag);
+            }
             return;
         };
         if *waiter == Waiter::Nobody {
@@ -424,7 +426,7 @@ impl Node {
 
     pub(super) fn timed_out(&mut self, step: &mut Step<'_>, at: MonoUs, tag: Tag) {
         if self.ops.get(&tag).is_some_and(|op| op.waiter == Waiter::Nobody) {
-            self.lingered(step, tag);
+            self.lingered(step, tag, After::Success);
             return;
         }
         let error = match self.ops.get(&tag).map(|op| &op.kind) {

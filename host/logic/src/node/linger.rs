@@ -38,7 +38,7 @@ impl Node {
                 // A link that comes up soon gets the write as well; without any, there is nothing to wait for.
                 let late = |o: NodeId| o == self.me || self.is_linked(o);
                 let stays = after != After::Deadline && op.acks() > 0 && op.unanswered().any(late);
-                (stays, self.limits.repair_after_ms, None)
+                (stays, self.limits.hint_after_ms, None)
             }
             Kind::Read(op) if after == After::Success => {
                 let stays = op.unanswered().next().is_some();
@@ -53,7 +53,7 @@ impl Node {
         if stays && !full {
             self.stay(tag, step.now.mono_us + stay_ms * 1_000, bytes);
         } else {
-            self.lingered(step, tag);
+            self.lingered(step, tag, after);
         }
     }
 
@@ -68,8 +68,9 @@ impl Node {
         (op.deadline, op.bytes, op.waiter) = (until, bytes, Waiter::Nobody);
     }
 
-    /// Nothing more is waited for.
-    pub(super) fn lingered(&mut self, _step: &mut Step<'_>, tag: Tag) {
+    /// Nothing more is waited for. Owners that did not take a write are owed a hint.
+    pub(super) fn lingered(&mut self, step: &mut Step<'_>, tag: Tag, after: After) {
+        self.owe(step, tag, after);
         self.remove(tag);
     }
 
@@ -79,7 +80,7 @@ impl Node {
         if op.late(owner, outcome) {
             self.send_write(step, tag, Some(owner));
         } else if op.unanswered().next().is_none() {
-            self.lingered(step, tag);
+            self.lingered(step, tag, After::Success);
         }
     }
 
@@ -90,7 +91,7 @@ impl Node {
         let done = op.unanswered().next().is_none();
         self.repair(step, tag, After::Success);
         if done {
-            self.lingered(step, tag);
+            self.lingered(step, tag, After::Success);
         }
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give equal
 //! effects. `coordinate` is the side that serves clients, `linger` what is left to do after the reply, `repair` what reads
-//! mend, `own` the side that holds partitions.
+//! mend, `hints` what owners are owed, `own` the side that holds partitions.
 
 mod coordinate;
+mod hints;
 mod linger;
 mod own;
 mod repair;
@@ -27,6 +28,8 @@ use crate::time::{Clock, Hlc, MonoUs, Now};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use hints::Hints;
+pub use hints::{HintDropped, NeedsSync};
 pub use repair::Cause;
 use repair::Repairs;
 
@@ -113,6 +116,12 @@ pub struct Figures {
     pub repairs: [u64; Cause::ALL.len()],
     /// The same, but left as they are, because as many repairs as are allowed were under way.
     pub repairs_dropped: u64,
+    /// Hints kept for owners that did not take a write.
+    pub hints_kept: u64,
+    /// Hints that their owner holds now.
+    pub hints_replayed: u64,
+    /// Hints that nobody will get, by [`HintDropped`] reason.
+    pub hints_dropped: [u64; HintDropped::ALL.len()],
     /// Messages that made no sense here: unknown nodes, keys out of bounds.
     pub nonsense: u64,
     /// Gossip datagrams that were dropped although their seal was right, by [`Dropped`] reason.
@@ -149,6 +158,7 @@ pub struct Node {
     /// Messages from an epoch that this node has not reached yet.
     early: VecDeque<(NodeId, Message)>,
     repairs: Repairs,
+    hints: Hints,
     figures: Figures,
 }
 
@@ -190,6 +200,7 @@ impl Node {
             awaiting_epoch: BTreeSet::new(),
             early: VecDeque::new(),
             repairs: Repairs::default(),
+            hints: Hints::default(),
             figures: Figures::default(),
         }
     }
@@ -214,6 +225,7 @@ impl Node {
                 Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Found { tag, outcome }),
                 None => {}
             },
+            Input::Hinted { job, outcome } => self.hinted(&mut step, job, outcome),
             Input::Cluster(state) => self.cluster(&mut step, state),
             Input::Tick => self.tick(&mut step),
         }
@@ -225,7 +237,8 @@ impl Node {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let gossip = self.membership.as_ref().and_then(Membership::next_wake);
         let hedge = self.hedges.front().map(|(at, _)| *at);
-        deadline.into_iter().chain(gossip).chain(hedge).chain(self.repairs.next_wake()).min()
+        let hints = self.hints.next_wake(|owner| self.is_linked(owner));
+        deadline.into_iter().chain(gossip).chain(hedge).chain(self.repairs.next_wake()).chain(hints).min()
     }
 
     /// This node's hybrid clock: it rides on every frame.
@@ -347,6 +360,7 @@ impl Node {
         } else {
             self.link_lost(step, peer);
         }
+        self.hints_link(step, peer, up);
     }
 
     fn gossiped(&mut self, step: &mut Step<'_>, from: NodeId, incarnation: Incarnation, data: &[u8]) {
@@ -376,6 +390,7 @@ impl Node {
         for tag in core::mem::take(&mut self.awaiting_epoch) {
             self.restamp(step, tag, Hlc::ZERO);
         }
+        self.hints_of_members(step);
     }
 
     fn tick(&mut self, step: &mut Step<'_>) {
@@ -386,6 +401,7 @@ impl Node {
         }
         self.hedge(step);
         self.repairs.expire(step.now.mono_us);
+        self.hints_tick(step);
         while let Some((at, tag)) = self.deadlines.first().copied() {
             if at > step.now.mono_us {
                 break;

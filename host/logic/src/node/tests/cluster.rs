@@ -7,6 +7,7 @@ use super::clients::{Clients, keys, replies};
 use super::dice::Dice;
 use crate::cluster::State;
 use crate::event::{Answer, Effect, Input, OpError, Reply, Request, Ticket, WriteJob};
+use crate::hint;
 use crate::id::{Incarnation, Key, NodeId};
 use crate::limits::Limits;
 use crate::member::GossipSettings;
@@ -335,6 +336,11 @@ impl Cluster {
                 let outcome = replica::find(self.machine(id).disk.ports(&Rules::Work), &job.key, job.want);
                 let delay = self.dice.between(20, MS);
                 self.local(id, delay, Local::Input(Box::new(Input::Found { job: job.job, outcome })));
+            }
+            Effect::Hint(job) => {
+                let outcome = hint::work(&self.machine(id).disk, std::slice::from_ref(&job)).remove(0);
+                let delay = self.dice.between(20, MS);
+                self.local(id, delay, Local::Input(Box::new(Input::Hinted { job: job.job, outcome })));
             }
             Effect::Reply { ticket, reply } => self.replied(ticket, reply),
         }
