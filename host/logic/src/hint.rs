@@ -223,3 +223,124 @@ fn forget(store: &dyn Store, owner: NodeId) -> Result<HintOutcome, StoreError> {
     }
     Ok(HintOutcome::Forgotten { more })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{JobId, WriteJob};
+    use crate::replica::absorb;
+    use crate::testing::{Disk, Rules, job, key, version};
+    use crate::version::Version;
+    use proptest::prelude::*;
+
+    fn hint(owner: u64, counter: u64, value: &str) -> Hint {
+        let version = version(1, counter, Hlc(counter), Some(value));
+        let Version { dot, written, epoch, .. } = version.clone();
+        let (owner, partition) = (NodeId(owner), PartitionId(3));
+        let id = HintId { owner, partition, epoch, written, incarnation: dot.incarnation, counter };
+        Hint { id, key: key("k"), version }
+    }
+
+    fn done(disk: &Disk, work_: HintWork) -> HintOutcome {
+        work(disk, &[HintJob { job: JobId(1), work: work_ }]).remove(0)
+    }
+
+    fn loaded(disk: &Disk, after: Option<HintId>, count_max: usize, bytes_max: usize) -> Vec<Hint> {
+        match done(disk, HintWork::Load { owner: NodeId(3), after, count_max, bytes_max }) {
+            HintOutcome::Loaded { hints, damaged } if damaged.is_empty() => hints,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_hint_reads_back(owner: u64, counter in 0u64..1 << 40, value: String) {
+            let hint = hint(owner, counter, &value);
+            prop_assert_eq!(HintId::from_engine_key(&hint.id.engine_key()), Some(hint.id));
+            prop_assert_eq!(Hint::decode(hint.id, &hint.encode()), Some(hint));
+        }
+
+        #[test]
+        fn a_flipped_or_missing_bit_is_no_hint(at: prop::sample::Index, bit in 0u8..8, value: String) {
+            let hint = hint(3, 7, &value);
+            let mut bytes = hint.encode().to_vec();
+            let i = at.index(bytes.len());
+            prop_assert_eq!(Hint::decode(hint.id, &Bytes::copy_from_slice(&bytes[..i])), None);
+            bytes[i] ^= 1 << bit;
+            prop_assert_eq!(Hint::decode(hint.id, &bytes.into()), None);
+        }
+
+        #[test]
+        fn garbage_is_no_hint_and_no_panic(bytes: Vec<u8>) {
+            let _ = Hint::decode(hint(3, 7, "").id, &bytes.into());
+        }
+
+        /// Hints replayed twice, in any grouping, between newer writes, leave the record that the writes alone leave.
+        #[test]
+        fn replays_never_change_what_newer_writes_left(
+            counters in prop::collection::btree_set(1u64..40, 1..8),
+            steps in prop::collection::vec((any::<prop::sample::Index>(), 1usize..4, any::<bool>()), 1..20),
+        ) {
+            let jobs: Vec<WriteJob> = counters.iter().map(|c| {
+                let Hint { key, version, .. } = hint(3, *c, "v");
+                WriteJob { fresh: false, ..job(&key, version) }
+            }).collect();
+            let (plain, replayed) = (Disk::default(), Disk::default());
+            let mut newer = 100;
+            absorb(plain.ports(&Rules::Work), &jobs);
+            for (at, count, write) in steps {
+                if write {
+                    newer += 1;
+                    let fresh = job(&key("k"), version(2, newer, Hlc(newer), Some("newer")));
+                    absorb(plain.ports(&Rules::Work), std::slice::from_ref(&fresh));
+                    absorb(replayed.ports(&Rules::Work), &[fresh]);
+                }
+                let from = at.index(jobs.len());
+                absorb(replayed.ports(&Rules::Work), &jobs[from..jobs.len().min(from + count)]);
+            }
+            absorb(replayed.ports(&Rules::Work), &jobs);
+            prop_assert_eq!(plain.record(&key("k")), replayed.record(&key("k")));
+        }
+    }
+
+    #[test]
+    fn neighbours_are_one_batch_and_each_job_has_its_outcome() {
+        let disk = Disk::default();
+        let job = |work| HintJob { job: JobId(1), work };
+        let jobs = [
+            job(HintWork::Keep(hint(3, 1, "a"))),
+            job(HintWork::Keep(hint(3, 2, "b"))),
+            job(HintWork::Count),
+            job(HintWork::Drop(vec![hint(3, 1, "a").id])),
+        ];
+        let outcomes = work(&disk, &jobs);
+        assert_eq!((&outcomes[..2], &outcomes[3]), (&[HintOutcome::Done, HintOutcome::Done][..], &HintOutcome::Done));
+        let HintOutcome::Counted(counts) = &outcomes[2] else { panic!("{outcomes:?}") };
+        assert_eq!((counts[&NodeId(3)].count, counts[&NodeId(3)].oldest), (2, Hlc(1)));
+        assert_eq!((disk.stats().batches, disk.stats().fsyncs, disk.hints().len()), (2, 0, 1));
+    }
+
+    #[test]
+    fn hints_are_read_in_order_in_parts_and_per_owner() {
+        let disk = Disk::default();
+        for counter in [2, 1, 3] {
+            assert_eq!(done(&disk, HintWork::Keep(hint(3, counter, "value"))), HintOutcome::Done);
+            done(&disk, HintWork::Keep(hint(4, counter, "other")));
+        }
+        let all = loaded(&disk, None, 10, 1 << 20);
+        assert_eq!(all, [1, 2, 3].map(|counter| hint(3, counter, "value")));
+        assert_eq!(loaded(&disk, None, 2, 1 << 20), all[..2]);
+        assert_eq!(loaded(&disk, Some(all[1].id), 2, 1 << 20), all[2..]);
+        assert_eq!(loaded(&disk, None, 10, 1), all[..1], "one at least");
+        assert_eq!(done(&disk, HintWork::Forget { owner: NodeId(3) }), HintOutcome::Forgotten { more: false });
+        assert_eq!((loaded(&disk, None, 10, 1 << 20), disk.hints().len()), (Vec::new(), 3));
+    }
+
+    #[test]
+    fn a_store_that_fails_keeps_nothing_and_says_so() {
+        let disk = Disk::default();
+        disk.fail(Some(StoreError::Full("no room".into())));
+        let full = HintOutcome::Refused(crate::message::Refused::DiskFull);
+        assert_eq!(done(&disk, HintWork::Keep(hint(3, 1, "a"))), full);
+    }
+}

@@ -253,11 +253,15 @@ impl Node {
                 }
             }
             (For::Forget(owner), HintOutcome::Forgotten { more: false }) => self.forgotten(step, owner),
-            // Once more, unless the store can't: then when the roster changes, or this node starts.
+            // And so on, unless the store can't: then when the roster changes, or this node starts.
             (For::Forget(owner), HintOutcome::Forgotten { more: true }) => {
                 self.hint_job(step, For::Forget(owner), HintWork::Forget { owner });
             }
-            (For::Forget(owner), _) => self.rest(step, owner),
+            (For::Forget(owner), _) => {
+                if let Some(debt) = self.hints.debts.get_mut(&owner) {
+                    debt.phase = Phase::Idle;
+                }
+            }
         }
     }
 

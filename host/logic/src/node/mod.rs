@@ -237,7 +237,7 @@ impl Node {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let gossip = self.membership.as_ref().and_then(Membership::next_wake);
         let hedge = self.hedges.front().map(|(at, _)| *at);
-        let hints = self.hints.next_wake(|owner| self.is_linked(owner));
+        let hints = self.hints.next_wake(|owner| self.is_linked(owner) && self.state.members.contains_key(&owner));
         deadline.into_iter().chain(gossip).chain(hedge).chain(self.repairs.next_wake()).chain(hints).min()
     }
 

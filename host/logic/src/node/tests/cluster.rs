@@ -18,7 +18,7 @@ use crate::replica;
 use crate::testing::{Disk, Rules, formed, owners};
 use crate::time::{Hlc, Now};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -46,12 +46,15 @@ pub(super) struct Plan {
     pub(super) fresh: bool,
     /// Hash everything that happens.
     pub(super) traced: bool,
+    /// Of every node.
+    pub(super) limits: Limits,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        let quorums = (3, 2, 2);
-        Self { nodes: 3, quorums, skew_ms: 0, jumps: false, faults: false, load_ms: 600, fresh: true, traced: false }
+        let (quorums, limits) = ((3, 2, 2), Limits::default());
+        let (skew_ms, jumps, faults, load_ms, fresh, traced) = (0, false, false, 600, true, false);
+        Self { nodes: 3, quorums, skew_ms, jumps, faults, load_ms, fresh, traced, limits }
     }
 }
 
@@ -507,7 +510,7 @@ impl Cluster {
 
     fn open(&mut self, id: NodeId) {
         let opening = self.machine(id).opening;
-        let (limits, gossip) = (Limits::default(), GossipSettings::default());
+        let (limits, gossip) = (self.plan.limits.clone(), GossipSettings::default());
         let seed = self.dice.below(u64::MAX);
         self.machine(id).node = Some(Node::new(NodeOptions { me: id, opening, limits, gossip, seed }));
         let ids: Vec<NodeId> = self.machines.keys().copied().filter(|other| *other != id).collect();
@@ -560,6 +563,33 @@ impl Cluster {
             (counts != ([0; 4], 0, 0, 0, 0)).then(|| format!("{id}: {counts:?}"))
         };
         self.machines.iter().filter_map(left).collect()
+    }
+
+    /// Cuts a node off from all others, or lets it come back.
+    pub(super) fn separate(&mut self, node: NodeId, cut: bool) {
+        let others: Vec<NodeId> = self.machines.keys().copied().filter(|other| *other != node).collect();
+        for other in others {
+            self.cut(node, other, cut);
+        }
+    }
+
+    /// One line per written key whose owners hold different records, and per node that still owes hints.
+    pub(super) fn unequal(&self) -> Vec<String> {
+        let keys: BTreeSet<&Key> = self.clients.history().iter().map(|event| &event.key).collect();
+        let differ = |key: &&Key| {
+            let records: Vec<_> = owners(&self.state, key).iter().map(|o| self.machines[o].disk.record(key)).collect();
+            (records.windows(2).any(|pair| pair[0] != pair[1])).then(|| format!("{key:?}: {records:?}"))
+        };
+        let owes = |(id, machine): (&NodeId, &Machine)| {
+            let node = machine.node.as_ref()?;
+            (!node.owes_nothing()).then(|| format!("{id} owes {:?}", node.hints().collect::<Vec<_>>()))
+        };
+        keys.iter().filter_map(differ).chain(self.machines.iter().filter_map(owes)).collect()
+    }
+
+    /// Hints that their owners took.
+    pub(super) fn replayed(&self) -> u64 {
+        self.machines.values().filter_map(|m| m.node.as_ref()).map(|node| node.figures().hints_replayed).sum()
     }
 
     pub(super) fn trace(&self) -> u64 {
