@@ -3,6 +3,8 @@
 //! Streams go one way, as they do between processes: what is sent on one arrives in order, a break loses what is on its
 //! way, and only the sender hears of it. Disks take what waits as one group. Clocks are as wrong as the plan says.
 
+mod away;
+
 use super::clients::{Clients, keys, replies};
 use super::dice::Dice;
 use crate::cluster::State;
@@ -18,7 +20,7 @@ use crate::replica;
 use crate::testing::{Disk, Rules, formed, owners};
 use crate::time::{Hlc, Now};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -563,33 +565,6 @@ impl Cluster {
             (counts != ([0; 4], 0, 0, 0, 0)).then(|| format!("{id}: {counts:?}"))
         };
         self.machines.iter().filter_map(left).collect()
-    }
-
-    /// Cuts a node off from all others, or lets it come back.
-    pub(super) fn separate(&mut self, node: NodeId, cut: bool) {
-        let others: Vec<NodeId> = self.machines.keys().copied().filter(|other| *other != node).collect();
-        for other in others {
-            self.cut(node, other, cut);
-        }
-    }
-
-    /// One line per written key whose owners hold different records, and per node that still owes hints.
-    pub(super) fn unequal(&self) -> Vec<String> {
-        let keys: BTreeSet<&Key> = self.clients.history().iter().map(|event| &event.key).collect();
-        let differ = |key: &&Key| {
-            let records: Vec<_> = owners(&self.state, key).iter().map(|o| self.machines[o].disk.record(key)).collect();
-            (records.windows(2).any(|pair| pair[0] != pair[1])).then(|| format!("{key:?}: {records:?}"))
-        };
-        let owes = |(id, machine): (&NodeId, &Machine)| {
-            let node = machine.node.as_ref()?;
-            (!node.owes_nothing()).then(|| format!("{id} owes {:?}", node.hints().collect::<Vec<_>>()))
-        };
-        keys.iter().filter_map(differ).chain(self.machines.iter().filter_map(owes)).collect()
-    }
-
-    /// Hints that their owners took.
-    pub(super) fn replayed(&self) -> u64 {
-        self.machines.values().filter_map(|m| m.node.as_ref()).map(|node| node.figures().hints_replayed).sum()
     }
 
     pub(super) fn trace(&self) -> u64 {
