@@ -267,7 +267,7 @@ impl Node {
 
     fn changed(&mut self, owner: NodeId) {
         if let Some(debt) = self.hints.debts.get_mut(&owner) {
-            debt.changing -= 1;
+            debt.changing = debt.changing.saturating_sub(1);
         }
     }
 
