@@ -1,4 +1,5 @@
-//! Hinted handoff: what this node owes to owners that did not take a write, and how it pays (DDIA chapter 5; Dynamo 4.6).
+//! Hinted handoff: what this node owes to owners that did not take a write, and how it pays (DDIA chapter 5; the Dynamo
+//! paper, 4.6).
 //!
 //! The hints lie in the store ([`crate::hint`]); here are only counts, and the window of those that are on their way.
 //! A hint is paid when the owner holds it durably. One that can't be kept, or that can't be paid, is dropped: the place

@@ -1,8 +1,8 @@
 //! One node: composes the operations, the owner's side and the membership into one state machine.
 //!
-//! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give equal
-//! effects. `coordinate` is the side that serves clients, `linger` what is left to do after the reply, `repair` what reads
-//! mend, `hints` what owners are owed, `own` the side that holds partitions.
+//! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give
+//! equal effects. `coordinate` is the side that serves clients, `linger` what is left to do after the reply, `repair`
+//! what reads mend, `hints` what owners are owed, `own` the side that holds partitions.
 
 mod coordinate;
 mod hints;
