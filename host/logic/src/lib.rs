@@ -24,6 +24,7 @@ pub mod event;
 #[cfg(test)]
 mod testing;
 pub mod outline;
+pub mod hint;
 pub mod replica;
 pub mod member;
 pub mod retry;

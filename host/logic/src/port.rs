@@ -17,11 +17,13 @@ pub enum Table {
     Log,
     /// Small facts about this data directory.
     Meta,
+    /// Writes kept for other owners, by [`crate::event::HintId`].
+    Hints,
 }
 
 impl Table {
     /// All tables, in the order of their tags.
-    pub const ALL: [Self; 3] = [Self::Records, Self::Log, Self::Meta];
+    pub const ALL: [Self; 4] = [Self::Records, Self::Log, Self::Meta, Self::Hints];
 
     /// A stable name, part of the stored format.
     #[must_use]
@@ -30,6 +32,7 @@ impl Table {
             Self::Records => "records",
             Self::Log => "log",
             Self::Meta => "meta",
+            Self::Hints => "hints",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Doubles of the two ports, and builders of what tests need again and again. Only compiled for tests.
 
 use crate::cluster::{Addresses, Keyspace, Member, State};
-use crate::event::{JobId, Operation, Request, WriteJob};
+use crate::event::{HintId, JobId, Operation, Request, WriteJob};
 use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
 use crate::outline::{Outline, OutlineTable, Outlines};
 use crate::port::{
@@ -100,6 +100,13 @@ impl Disk {
     fn decode(&self, from: &BTreeMap<(Table, Bytes), Bytes>, key: &Key) -> Record {
         let bytes = from.get(&(Table::Records, key.engine_key(PARTITION_BITS).into()));
         Record::decode(&bytes.cloned().unwrap_or_default()).unwrap()
+    }
+
+    /// Names and bytes of the hints.
+    pub(crate) fn hints(&self) -> Vec<(HintId, Bytes)> {
+        let platter = self.platter();
+        let hints = platter.now.iter().filter(|((table, _), _)| *table == Table::Hints);
+        hints.map(|((_, key), value)| (HintId::from_engine_key(key).unwrap(), value.clone())).collect()
     }
 
     /// Overwrites the stored bytes of `key`, and nobody remembers what they were.

@@ -4,7 +4,7 @@ use crate::epoch_log::EpochLog;
 use crate::metrics::Metrics;
 use arc_swap::ArcSwap;
 use mks_logic::cluster::State;
-use mks_logic::event::{OpError, Reply, Request};
+use mks_logic::event::{HintCount, OpError, Reply, Request};
 use mks_logic::id::{Incarnation, NodeId};
 use mks_logic::limits::Limits;
 use mks_logic::port::{Store, StoreStats};
@@ -55,6 +55,8 @@ pub struct PeerView {
     pub linked: bool,
     /// Its hybrid clock minus our wall clock when its last frame arrived, milliseconds.
     pub clock_offset_ms: i64,
+    /// Writes that this node keeps for it.
+    pub owed: HintCount,
 }
 
 /// What the pump publishes about itself.

@@ -65,6 +65,7 @@ struct Tables {
     records: Keyspace,
     log: Keyspace,
     meta: Keyspace,
+    hints: Keyspace,
 }
 
 impl Tables {
@@ -73,6 +74,7 @@ impl Tables {
             Table::Records => &self.records,
             Table::Log => &self.log,
             Table::Meta => &self.meta,
+            Table::Hints => &self.hints,
         }
     }
 }
@@ -104,8 +106,12 @@ impl Fjall {
             }
             database.keyspace(table.name(), || create_options(options, table)).map_err(|e| read_error(&e))
         };
-        let tables =
-            Tables { records: keyspace(Table::Records)?, log: keyspace(Table::Log)?, meta: keyspace(Table::Meta)? };
+        let tables = Tables {
+            records: keyspace(Table::Records)?,
+            log: keyspace(Table::Log)?,
+            meta: keyspace(Table::Meta)?,
+            hints: keyspace(Table::Hints)?,
+        };
         if birth == Birth::New {
             files::sync_tree(directory).map_err(|e| io_error(&e))?;
         }

@@ -8,7 +8,7 @@ use mks::epoch_log::{EpochLog, LogStatus, ProposeError};
 use mks::handle::{Call, Handle, PeerView, PumpView};
 use mks::metrics::Metrics;
 use mks_logic::cluster::{Addresses, Applied, Entry, Keyspace, Member, Refusal, State};
-use mks_logic::event::{Answer, OpError, Operation, Reply, Request};
+use mks_logic::event::{Answer, HintCount, OpError, Operation, Reply, Request};
 use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
 use mks_logic::limits::Limits;
 use mks_logic::port::{self, Batch, Durability, ResolverHash, Store, StoreError, StoreStats, Table, Visit};
@@ -19,7 +19,6 @@ use mks_proto::v1;
 use mks_proto::v1::admin_client::AdminClient;
 use mks_proto::v1::kv_client::KvClient;
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -69,8 +68,13 @@ impl FakeNode {
     async fn with(state: State, incarnation: u64) -> Self {
         let (calls, front_door) = mpsc::channel(4_096);
         let log = FakeLog::new(state.clone());
-        let peer =
-            |node, alive, clock_offset_ms| PeerView { node: NodeId(node), alive, linked: alive, clock_offset_ms };
+        let peer = |node, alive, clock_offset_ms| PeerView {
+            node: NodeId(node),
+            alive,
+            linked: alive,
+            clock_offset_ms,
+            owed: HintCount::default(),
+        };
         let view = PumpView {
             incarnation: Incarnation(incarnation),
             peers: vec![peer(2, true, -3), peer(3, false, 900)],
@@ -165,8 +169,8 @@ async fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-fn stopped(mut stop: watch::Receiver<bool>) -> impl Future<Output = ()> {
-    async move { drop(stop.wait_for(|stop| *stop).await) }
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 fn resolver(name: &str, byte: u8) -> (String, ResolverHash) {
