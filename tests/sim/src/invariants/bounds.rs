@@ -1,0 +1,26 @@
+//! Nothing grows beyond its limit.
+
+use super::{Invariant, Verdict};
+use crate::world::Site;
+use mks_logic::event::Effect;
+use mks_logic::id::NodeId;
+
+#[derive(Debug, Default)]
+pub(super) struct Bounds;
+
+impl Invariant for Bounds {
+    fn name(&self) -> &'static str {
+        "bounds"
+    }
+
+    fn stepped(&mut self, site: &Site, node: NodeId, _effects: &[Effect]) -> Verdict {
+        let Some(process) = &site.machine(node).node else { return Ok(()) };
+        let (load, limits) = (process.load(), &site.plan.limits);
+        // A request that comes to an idle node may exceed the limit alone; a batch counts itself beside its items.
+        let batch = site.keys.len() + 1;
+        let operations = limits.operations_max.max(batch) + 1;
+        let fits = load.operations <= operations && load.jobs <= limits.disk_jobs_max && load.early <= limits.early_messages_max;
+        let fits = fits && load.deadlines == load.operations && load.awaiting_epoch <= load.operations;
+        if fits { Ok(()) } else { Err(format!("{node} holds {load:?}")) }
+    }
+}
