@@ -68,7 +68,8 @@ impl Platter {
                 Change::Put { table, key, value } => self.set(table, key, Some(value)),
                 Change::Delete { table, key } => self.set(table, key, None),
                 Change::DeleteRange { table, start, end } => {
-                    let gone: Vec<Bytes> = self.rows[table as usize].range(start..end).map(|(k, _)| k.clone()).collect();
+                    let gone: Vec<Bytes> =
+                        self.rows[table as usize].range(start..end).map(|(k, _)| k.clone()).collect();
                     gone.into_iter().for_each(|key| self.set(table, key, None));
                 }
             }
@@ -117,14 +118,17 @@ impl Disk {
         platter.flipped = None;
     }
 
-    /// The process died: what it remembered is gone.
-    pub fn die(&self) {
-        let mut platter = self.platter();
-        platter.outlines = None;
-        platter.stopped = false;
+    /// Another process opens it: a store that stopped goes on at what the disk holds.
+    pub fn open(&self) {
+        self.platter().stopped = false;
     }
 
-    /// What was not synced is gone. The memory of the process stays: see [`Disk::die`].
+    /// The process died: what it remembered is gone.
+    pub fn forget(&self) {
+        self.platter().outlines = None;
+    }
+
+    /// What was not synced is gone. The memory of the process stays: see [`Disk::forget`].
     pub fn lose_power(&self) {
         let mut platter = self.platter();
         for table in Table::ALL {
@@ -282,7 +286,7 @@ mod tests {
         disk.apply(put("a", "1"), Durability::Os).unwrap();
         assert!(disk.apply(put("a", "2"), Durability::Sync).is_err() && disk.is_stopped());
         assert!(Read::get(&disk, Table::Meta, b"a").is_err() && disk.apply(put("a", "3"), Durability::Os).is_err());
-        disk.die();
+        disk.open();
         assert_eq!(Read::get(&disk, Table::Meta, b"a").unwrap(), Some(Bytes::from("2")));
     }
 }

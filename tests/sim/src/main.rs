@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 const USAGE: &str = "\
 usage: mks-sim [--seeds N] [--from SEED] [--minutes M] [--jobs J]     fresh seeds (default: 2000, from the clock)
        mks-sim --seed SEED [--nodes N] [--operations N] [--without FAULT,...] [--trace]
+       mks-sim --measure [--seeds N]                                      figures of speed, on one thread
        either may have a deliberate bug: [--mutation NAME]";
 
 /// Lines of the trace that a failing seed shows.
@@ -30,13 +31,19 @@ struct Options {
     cuts: Cuts,
     mutation: Option<Mutation>,
     trace: bool,
+    measure: bool,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
     let mut options = Options::default();
     while let Some(word) = words.next() {
-        if word == "--trace" {
-            options.trace = true;
+        let switch = match word.as_str() {
+            "--trace" => Some(&mut options.trace),
+            "--measure" => Some(&mut options.measure),
+            _ => None,
+        };
+        if let Some(switch) = switch {
+            *switch = true;
             continue;
         }
         let value = words.next().ok_or_else(|| format!("{word} needs a value, or is unknown"))?;
@@ -72,7 +79,7 @@ fn main() -> ExitCode {
 }
 
 fn plan(seed: u64, options: &Options) -> Plan {
-    let plan = Plan::draw(seed).cut(&options.cuts);
+    let plan = if options.measure { Plan::measured(seed) } else { Plan::draw(seed) }.cut(&options.cuts);
     Plan { mutation: options.mutation, ..plan }
 }
 
@@ -99,9 +106,11 @@ fn one(options: &Options) -> ExitCode {
 fn many(options: &Options) -> ExitCode {
     let clock = || std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs() << 24);
     let from = options.from.unwrap_or_else(clock);
-    let seeds = options.seeds.unwrap_or(if options.minutes.is_some() { u64::MAX } else { 2_000 });
+    let usual = if options.measure { 100 } else { 2_000 };
+    let seeds = options.seeds.unwrap_or(if options.minutes.is_some() { u64::MAX } else { usual });
     let end = options.minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(minutes * 60.0));
-    let jobs = options.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = options.jobs.unwrap_or_else(|| if options.measure { 1 } else { cores() });
     let (next, total, failed) = (AtomicU64::new(0), Mutex::new(Report::default()), Mutex::new(Vec::new()));
     let (begin, bar) = (Instant::now(), bar(options, seeds));
     println!("seeds from {from}, {jobs} at a time");
@@ -166,7 +175,13 @@ fn summary(total: &Report, cpu: Duration) {
     let seconds = |us: u64| us as f64 / 1e6;
     println!(
         "{} runs, {} operations checked ({} good replies, {} bad), {} steps, {:.0} simulated seconds ({:.0} under load)",
-        total.runs, total.checked, total.good, total.bad, total.steps, seconds(total.simulated_us), seconds(total.load_us)
+        total.runs,
+        total.checked,
+        total.good,
+        total.bad,
+        total.steps,
+        seconds(total.simulated_us),
+        seconds(total.load_us)
     );
     let cpu = cpu.as_secs_f64();
     if cpu > 0.0 {

@@ -134,7 +134,7 @@ impl Plan {
             durability: if dice.chance(80) { Durability::Sync } else { Durability::Os },
             weak_percent: dice.pick(&[0, 0, 0, 20]),
             faults,
-            every_us: dice.between(load_us / 20, load_us),
+            every_us: dice.between(load_us / 30, load_us / 2),
             lasting_us: dice.between(20 * MS, load_us / 3),
             workload: dice.pick(Kind::ALL),
             keys: dice.between(1, 7),
@@ -150,6 +150,29 @@ impl Plan {
             mutation: None,
         }
         .possible()
+    }
+
+    /// The figures' load: five nodes, four clients and 13 requests per second for a minute, as nodes die and links
+    /// are cut both ways and one way.
+    #[must_use]
+    pub fn measured(seed: u64) -> Self {
+        let faults = [Fault::Kill, Fault::Cut, Fault::OneWay].into_iter().fold(FaultSet::default(), FaultSet::with);
+        Self {
+            nodes: 5,
+            quorums: (3, 2, 2),
+            durability: Durability::Sync,
+            weak_percent: 0,
+            faults,
+            every_us: 2_000 * MS,
+            lasting_us: 1_000 * MS,
+            keys: 6,
+            clients: 4,
+            operations: 800,
+            think_us: 600 * MS,
+            load_us: 60_000 * MS,
+            limits: Limits { deadline_default_ms: DEADLINE_MS, ..Limits::default() },
+            ..Self::draw(seed)
+        }
     }
 
     /// The same with less.

@@ -36,7 +36,7 @@ impl Trace {
         if self.keep == Keep::Nothing {
             return;
         }
-        let line = format!("{:>9}.{:03} {}", at_us / 1_000, at_us % 1_000, line());
+        let line = format!("{:>9}.{:03} {}", at_us / 1_000, at_us % 1_000, short(&line()));
         line.hash(&mut self.hash);
         if let Keep::Lines(max) = self.keep {
             if self.lines.len() >= max {
@@ -51,4 +51,20 @@ impl Trace {
     pub fn hash(&self) -> u64 {
         self.hash.finish()
     }
+}
+
+/// What is the same on every line is left out.
+fn short(line: &str) -> String {
+    const NOISE: [(&str, &str); 9] = [
+        ("Key { keyspace: k2, partition_key: b", ""),
+        (", sort_key: b\"\" }", ""),
+        (", sort_key: b\"sorted\" }", "/sorted"),
+        (", quorum: None", ""),
+        (", durability: None", ""),
+        (", deadline_ms: None", ""),
+        (", ttl_ms: None", ""),
+        (", request_id: None", ""),
+        (", expires_ms: 0", ""),
+    ];
+    NOISE.iter().fold(line.to_owned(), |line, (long, short)| line.replace(long, short))
 }

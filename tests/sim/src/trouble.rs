@@ -147,6 +147,7 @@ impl World {
     /// Ends all trouble: nodes run, ways are open, disks are whole, clocks nearly right.
     pub(crate) fn heal(&mut self) {
         self.site.phase = Phase::Settling;
+        self.site.healed_us = self.site.now_us;
         self.note(|| "HEAL".into());
         for id in (1..=self.site.plan.nodes).map(NodeId) {
             let (now_us, rules) = (self.site.now_us, self.healthy(id));

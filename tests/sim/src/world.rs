@@ -64,6 +64,8 @@ pub struct Site {
     pub history: History,
     /// Requests without a reply.
     pub waiting: usize,
+    /// When faults were over; `u64::MAX` before.
+    pub healed_us: u64,
 }
 
 impl Site {
@@ -103,6 +105,7 @@ pub(crate) enum Event {
 pub(crate) enum Local {
     Commit,
     Read(Box<ReadJob>),
+    Die,
     Input(Box<Input>),
 }
 
@@ -176,6 +179,7 @@ impl World {
             keys: (0..plan.keys).map(key).collect(),
             history: History::default(),
             waiting: 0,
+            healed_us: u64::MAX,
             plan,
         };
         let plan = &site.plan;
@@ -346,6 +350,10 @@ impl World {
                     match what {
                         Local::Commit => self.commit(node),
                         Local::Read(job) => self.read(node, &job, 0),
+                        Local::Die => {
+                            let lasts = self.dice.between(5 * MS, 100 * MS);
+                            self.crash(node, self.site.plan.loses_power(), lasts);
+                        }
                         Local::Input(input) => self.step(node, *input),
                     }
                 }
@@ -490,7 +498,8 @@ impl World {
                 }
             }
             (Some(Mutation::AckTwice), Message::Written { outcome: WriteOutcome::Held, .. }) => {
-                let other = (1..=self.site.plan.nodes).map(NodeId).filter(|id| *id != from && *id != to).collect::<Vec<_>>();
+                let other =
+                    (1..=self.site.plan.nodes).map(NodeId).filter(|id| *id != from && *id != to).collect::<Vec<_>>();
                 twice = Some((self.dice.pick(&other), message.clone()));
             }
             (Some(Mutation::AnyEpoch), Message::Write { version, .. }) => {
@@ -563,15 +572,9 @@ impl World {
         if stopped {
             // The pump ends the process once it hears of it; the answers before that may still get out.
             let after = self.dice.between(delay, delay + 5 * MS);
-            self.crash_after(id, after);
+            self.local(id, after, Local::Die);
         }
         self.commit_soon(id);
-    }
-
-    fn crash_after(&mut self, id: NodeId, after: u64) {
-        self.machine(id).paused_until = self.site.now_us + after;
-        let lasts = self.dice.between(5 * MS, 100 * MS);
-        self.crash(id, self.site.plan.loses_power(), lasts);
     }
 
     pub(crate) fn propose(&mut self, entry: Entry) {
@@ -642,8 +645,9 @@ impl World {
         if power {
             machine.disk.lose_power();
         }
+        machine.disk.open();
         if !remembers {
-            machine.disk.die();
+            machine.disk.forget();
         }
         for other in (1..=self.site.plan.nodes).map(NodeId).filter(|other| *other != id) {
             let stream = self.net.stream(id, other);

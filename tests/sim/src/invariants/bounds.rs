@@ -19,7 +19,9 @@ impl Invariant for Bounds {
         // A request that comes to an idle node may exceed the limit alone; a batch counts itself beside its items.
         let batch = site.keys.len() + 1;
         let operations = limits.operations_max.max(batch) + 1;
-        let fits = load.operations <= operations && load.jobs <= limits.disk_jobs_max && load.early <= limits.early_messages_max;
+        let fits = load.operations <= operations
+            && load.jobs <= limits.disk_jobs_max
+            && load.early <= limits.early_messages_max;
         let fits = fits && load.deadlines == load.operations && load.awaiting_epoch <= load.operations;
         if fits { Ok(()) } else { Err(format!("{node} holds {load:?}")) }
     }

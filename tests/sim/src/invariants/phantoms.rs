@@ -19,7 +19,10 @@ impl Invariant for Phantoms {
             let Ok(Answer::Found { versions }) = reply else { continue };
             for value in versions.iter().filter_map(|v| v.value.as_ref()) {
                 if !site.history.asked.contains(&(*key, number(value))) {
-                    return Err(format!("{} shows {value:?}, which nobody wrote to {:?}", replied.node, site.keys[*key]));
+                    return Err(format!(
+                        "{} shows {value:?}, which nobody wrote to {:?}",
+                        replied.node, site.keys[*key]
+                    ));
                 }
             }
         }

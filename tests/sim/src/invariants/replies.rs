@@ -16,7 +16,9 @@ impl Invariant for Replies {
     }
 
     fn replied(&mut self, site: &Site, replied: &Replied<'_>) -> Verdict {
-        let Some(asked) = replied.asked else { return Err(format!("{} answers twice: {:?}", replied.node, replied.reply)) };
+        let Some(asked) = replied.asked else {
+            return Err(format!("{} answers twice: {:?}", replied.node, replied.reply));
+        };
         let machine = site.machine(asked.node);
         // A process that does not run answers late.
         if machine.paused_until >= asked.sent_us && machine.paused_until > 0 {

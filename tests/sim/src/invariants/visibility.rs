@@ -19,8 +19,8 @@ impl Invariant for Visibility {
 
     fn ended(&mut self, site: &Site) -> Verdict {
         // While resolvers fail, readers get all siblings, and a tombstone among them can't be shown.
-        let lenient = site.plan.faults.has(Fault::Resolver);
-        match violations(&site.history.events, lenient).first() {
+        let lenient_until = if site.plan.faults.has(Fault::Resolver) { site.healed_us } else { 0 };
+        match violations(&site.history.events, lenient_until).first() {
             Some(read) => Err(format!("of {:?}, nothing explains {read:?}", site.keys[read.key])),
             None => Ok(()),
         }
@@ -79,9 +79,10 @@ impl Writes {
     }
 }
 
-/// All reads that a regular register would not have given.
+/// All reads that a regular register would not have given. Of those that began before `lenient_until` it is enough that
+/// one of the shown siblings is explained, or that the key might be absent.
 #[must_use]
-pub fn violations(events: &[Event], lenient: bool) -> Vec<Event> {
+pub fn violations(events: &[Event], lenient_until: At) -> Vec<Event> {
     let mut by_key: BTreeMap<usize, Vec<&Event>> = BTreeMap::new();
     for event in events {
         by_key.entry(event.key).or_default().push(event);
@@ -92,6 +93,7 @@ pub fn violations(events: &[Event], lenient: bool) -> Vec<Event> {
         for read in events {
             let (Act::Read(seen), Some(ended)) = (&read.act, read.ended) else { continue };
             let explained = |value: &Option<u64>| writes.explain(*value, read.began, ended);
+            let lenient = read.began < lenient_until;
             let single = lenient || seen.len() == 1;
             if !(single && (seen.iter().any(explained) || lenient && explained(&None))) {
                 found.push(read.clone());
@@ -111,7 +113,7 @@ mod tests {
 
     fn is_sound(writes: &[Event], value: Option<u64>, began: At, ended: At) -> bool {
         let read = event(Act::Read(vec![value]), began, ended);
-        violations(&[writes, &[read]].concat(), false).is_empty()
+        violations(&[writes, &[read]].concat(), 0).is_empty()
     }
 
     #[test]
