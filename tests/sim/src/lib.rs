@@ -20,6 +20,7 @@ pub mod network;
 pub mod plan;
 pub mod rules;
 pub mod run;
+pub mod site;
 pub mod trace;
 pub mod trouble;
 pub mod workloads;

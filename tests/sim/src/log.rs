@@ -1,8 +1,12 @@
 //! The epoch log as Raft promises it: the same entries in the same order on every node, after any delay.
 
+use crate::mutation::Mutation;
 use crate::plan::Plan;
 use crate::rules::LWW_CODE;
+use crate::world::{Event, World};
 use mks_logic::cluster::{Addresses, Entry, Keyspace, State};
+use mks_logic::event::Input;
+use mks_logic::id::Incarnation;
 use mks_logic::id::{KeyspaceId, NodeId};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -62,4 +66,59 @@ pub fn begin(plan: &Plan) -> Arc<State> {
     };
     state.apply(&Entry::CreateKeyspace { keyspace }).map(drop).expect("the keyspace fits the ring");
     Arc::new(state)
+}
+
+impl World {
+    pub(crate) fn propose(&mut self, entry: Entry) {
+        let delay = self.node_dice.between(100, self.site.plan.lag_us);
+        self.schedule(delay, Event::Propose(Box::new(entry)));
+    }
+
+    pub(crate) fn append(&mut self, entry: Entry) {
+        self.note(|| format!("LOG {entry:?}"));
+        self.site.log.entries.push(entry);
+        let upto = self.site.log.entries.len();
+        for node in (1..=self.site.plan.nodes).map(NodeId) {
+            let delay = self.node_dice.between(100, self.site.plan.lag_us);
+            self.schedule(delay, Event::Deliver { node, upto });
+        }
+    }
+
+    /// A node hears of the epoch log up to some entry.
+    pub(crate) fn deliver(&mut self, id: NodeId, upto: usize) {
+        let (now_us, mutation) = (self.site.now_us, self.site.plan.mutation);
+        let machine = self.machine(id);
+        if machine.node.is_none() {
+            return;
+        }
+        if machine.deaf_until > now_us {
+            let after = machine.deaf_until - now_us;
+            self.schedule(after, Event::Deliver { node: id, upto });
+            return;
+        }
+        for at in machine.applied..upto {
+            let entry = self.site.log.entries[at].clone();
+            let gap = mutation == Some(Mutation::LogGap) && id == NodeId(1) && at % 3 == 1;
+            let machine = self.machine(id);
+            if !gap {
+                // A refused entry changes nothing, on every node.
+                let _ = Arc::make_mut(&mut machine.state).apply(&entry);
+            }
+            machine.applied = at + 1;
+            self.learn(id);
+        }
+    }
+
+    pub(crate) fn learn(&mut self, id: NodeId) {
+        self.check(|invariant, site| invariant.learned(site, id));
+        let machine = self.site.machine(id);
+        let mut state = Arc::clone(&machine.state);
+        if self.site.plan.mutation == Some(Mutation::SameIncarnation)
+            && state.members.get(&id).is_some_and(|m| m.opening == machine.opening)
+            && let Some(member) = Arc::make_mut(&mut state).members.get_mut(&id)
+        {
+            member.incarnation = Incarnation(1);
+        }
+        self.step(id, Input::Cluster(state));
+    }
 }

@@ -1,12 +1,16 @@
 //! One process with its disk and its clock.
 
 use crate::disk::Disk;
+use crate::log;
+use crate::mutation::Mutation;
 use crate::plan::MS;
 use crate::rules::Rules;
+use crate::world::{Event, World};
 use mks_logic::cluster::State;
 use mks_logic::event::WriteJob;
 use mks_logic::id::NodeId;
 use mks_logic::node::Node;
+use mks_logic::node::NodeOptions;
 use mks_logic::replica::Ports;
 use mks_logic::time::Now;
 use std::sync::Arc;
@@ -101,5 +105,68 @@ impl Machine {
     pub fn ports(&self) -> Ports<'_> {
         let partition_bits = self.state.partition_bits;
         Ports { store: &self.disk, outlines: &self.disk, resolve: &self.rules, partition_bits }
+    }
+}
+
+impl World {
+    /// A process ends, and comes back a while later.
+    pub(crate) fn crash(&mut self, id: NodeId, power: bool, lasts: u64) {
+        self.note(|| format!("{id} dies{}", if power { " without power" } else { "" }));
+        let remembers = self.site.plan.mutation == Some(Mutation::StaleOutline);
+        let machine = self.machine(id);
+        if machine.node.take().is_none() {
+            return;
+        }
+        machine.waiting.clear();
+        machine.committing = false;
+        machine.wake_us = u64::MAX;
+        machine.paused_until = 0;
+        if power {
+            machine.disk.lose_power();
+        }
+        machine.disk.open();
+        if !remembers {
+            machine.disk.forget();
+        }
+        for other in (1..=self.site.plan.nodes).map(NodeId).filter(|other| *other != id) {
+            let stream = self.net.stream(id, other);
+            stream.connected = false;
+            stream.held.clear();
+            self.break_stream(other, id);
+        }
+        for client in self.clients.lost(id) {
+            self.schedule(MS, Event::Client(client));
+        }
+        self.schedule(lasts, Event::Start { node: id });
+    }
+
+    pub(crate) fn start(&mut self, id: NodeId) {
+        if self.machine(id).node.is_some() {
+            return;
+        }
+        self.openings += 1;
+        let opening = self.openings;
+        self.machine(id).opening = opening;
+        self.open(id);
+        // It starts from the log that it has, hears the rest, and is granted its incarnation.
+        let upto = self.site.log.entries.len();
+        let delay = self.node_dice.between(100, self.site.plan.lag_us);
+        self.schedule(delay, Event::Deliver { node: id, upto });
+        self.propose(log::open(id, opening));
+    }
+
+    pub(crate) fn open(&mut self, id: NodeId) {
+        let (limits, gossip) = (self.site.plan.limits.clone(), self.site.plan.gossip);
+        let seed = self.node_dice.draw();
+        let machine = self.machine(id);
+        let opening = machine.opening;
+        machine.node = Some(Node::new(NodeOptions { me: id, opening, limits, gossip, seed }));
+        self.note(|| format!("{id} starts as {opening}"));
+        self.learn(id);
+        for to in (1..=self.site.plan.nodes).map(NodeId).filter(|other| *other != id) {
+            self.net.stream(id, to).breaking = false;
+            let delay = self.node_dice.between(MS, 10 * MS);
+            self.schedule(delay, Event::Connect { from: id, to });
+        }
     }
 }

@@ -3,9 +3,10 @@
 use crate::fault::{Fault, FaultSet};
 use crate::history::Event;
 use crate::plan::{Cuts, DEADLINE_MS, MS, Plan};
+use crate::site::Phase;
 use crate::trace::Keep;
 use crate::trouble::JUMP_MS;
-use crate::world::{Phase, World};
+use crate::world::World;
 use bytes::Bytes;
 use mks_logic::id::NodeId;
 use mks_logic::request::{Operation, Request};
@@ -119,6 +120,9 @@ fn liveness(world: &mut World) {
     let (nodes, keys) = (world.site.plan.nodes, world.site.keys.clone());
     for (i, key) in keys.iter().enumerate() {
         for node in (1..=nodes).filter(|node| i == 0 || node % keys.len() as u64 == i as u64).map(NodeId) {
+            if world.violation.is_some() {
+                return;
+            }
             let value = Bytes::copy_from_slice(&world.clients.value().to_be_bytes());
             world.ask(node, request(Operation::Get { key: key.clone() }));
             world.ask(node, request(Operation::Put { key: key.clone(), value }));

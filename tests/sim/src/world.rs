@@ -12,14 +12,14 @@ use crate::network::{Frame, Network};
 use crate::plan::{MS, Plan, part};
 use crate::rules::Rules;
 use crate::run::{Report, Violation};
+use crate::site::{Phase, Site};
 use crate::trace::{Keep, Trace};
 use crate::trouble::End;
 use bytes::Bytes;
-use mks_logic::cluster::{Entry, State};
+use mks_logic::cluster::Entry;
 use mks_logic::event::{Effect, Input, ReadJob, Ticket, WriteJob};
 use mks_logic::id::{Incarnation, Key, NodeId};
 use mks_logic::message::{Message, WriteOutcome};
-use mks_logic::node::{Node, NodeOptions};
 use mks_logic::replica;
 use mks_logic::request::{Reply, Request};
 use mks_logic::time::Hlc;
@@ -29,58 +29,6 @@ use std::sync::Arc;
 
 /// How often a frame is sent when there is nothing to say, microseconds.
 const IDLE_US: u64 = 500 * MS;
-/// How long a connection is tried again after, microseconds.
-const RECONNECT_US: u64 = 20 * MS;
-
-/// Where a run is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Phase {
-    /// Load under faults.
-    Safety,
-    /// Faults are over.
-    Settling,
-    /// Everything must work.
-    Liveness,
-}
-
-/// Everything that invariants may look at.
-#[derive(Debug)]
-pub struct Site {
-    /// True time, microseconds.
-    pub now_us: u64,
-    /// What the run is made of.
-    pub plan: Plan,
-    /// Where it is.
-    pub phase: Phase,
-    /// By node id, from 1.
-    pub machines: Vec<Machine>,
-    /// The epoch log.
-    pub log: Log,
-    /// The state in which the run began; the ring is as it was.
-    pub birth: Arc<State>,
-    /// All keys of the run.
-    pub keys: Vec<Key>,
-    /// What clients did and saw.
-    pub history: History,
-    /// Requests without a reply.
-    pub waiting: usize,
-    /// When faults were over; `u64::MAX` before.
-    pub healed_us: u64,
-}
-
-impl Site {
-    /// Who owns a key.
-    #[must_use]
-    pub fn owners(&self, key: &Key) -> &[NodeId] {
-        self.birth.owners(key.place(self.birth.partition_bits).partition, self.plan.quorums.0)
-    }
-
-    /// One machine.
-    #[must_use]
-    pub fn machine(&self, id: NodeId) -> &Machine {
-        &self.machines[id.0 as usize - 1]
-    }
-}
 
 /// What will happen.
 #[derive(Debug)]
@@ -149,11 +97,11 @@ pub struct World {
     pub violation: Option<Violation>,
     pub(crate) net: Network,
     pub(crate) fault_dice: Vec<Dice>,
-    dice: Dice,
-    node_dice: Dice,
+    pub(crate) dice: Dice,
+    pub(crate) node_dice: Dice,
     heap: BinaryHeap<Timed>,
     scheduled: u64,
-    openings: u128,
+    pub(crate) openings: u128,
     invariants: Vec<Box<dyn Invariant>>,
     effects: Vec<Effect>,
 }
@@ -288,6 +236,9 @@ impl World {
     /// The last look.
     pub fn end(&mut self) {
         self.site.waiting = self.clients.waiting();
+        if self.violation.is_some() {
+            return;
+        }
         self.check(|invariant, site| invariant.ended(site));
     }
 
@@ -295,7 +246,7 @@ impl World {
         self.trace.line(self.site.now_us, line);
     }
 
-    fn check(&mut self, look: impl Fn(&mut dyn Invariant, &Site) -> Verdict) {
+    pub(crate) fn check(&mut self, look: impl Fn(&mut dyn Invariant, &Site) -> Verdict) {
         for invariant in &mut self.invariants {
             if let Err(text) = look(invariant.as_mut(), &self.site) {
                 let violation = Violation { invariant: invariant.name(), text, at_us: self.site.now_us };
@@ -314,7 +265,7 @@ impl World {
         &mut self.site.machines[id.0 as usize - 1]
     }
 
-    fn local(&mut self, node: NodeId, after_us: u64, what: Local) {
+    pub(crate) fn local(&mut self, node: NodeId, after_us: u64, what: Local) {
         let opening = self.machine(node).opening;
         self.schedule(after_us, Event::Local { node, opening, what });
     }
@@ -334,6 +285,7 @@ impl World {
             Event::Arrive { from, to, connection, clock, frame } => self.arrive((from, to), connection, clock, frame),
             Event::Broken { from, to, opening } => {
                 if self.machine(from).opening == opening && self.machine(from).node.is_some() {
+                    self.net.stream(from, to).breaking = false;
                     self.step(from, Input::Link { peer: to, up: false });
                     let pause = self.dice.between(2 * MS, 60 * MS);
                     self.schedule(pause, Event::Connect { from, to });
@@ -378,7 +330,7 @@ impl World {
     }
 
     /// One node takes one input.
-    fn step(&mut self, id: NodeId, input: Input) {
+    pub(crate) fn step(&mut self, id: NodeId, input: Input) {
         let now_us = self.site.now_us;
         let machine = &mut self.site.machines[id.0 as usize - 1];
         let now = machine.now(now_us);
@@ -435,112 +387,6 @@ impl World {
         }
     }
 
-    fn datagram(&mut self, id: NodeId, to: NodeId, data: &Bytes) {
-        let incarnation = self.machine(id).node.as_ref().map_or(Incarnation(0), Node::incarnation);
-        let rough = self.site.plan.faults.has(Fault::Datagrams);
-        let copies = match self.dice.below(100) {
-            0..15 if rough => 0,
-            15..25 if rough => 2,
-            _ => 1,
-        };
-        for _ in 0..copies {
-            let delay = self.dice.between(100, self.site.plan.delay_us * if rough { 5 } else { 1 });
-            let event = Event::Datagram { from: id, incarnation, to, data: data.clone() };
-            self.schedule(delay, event);
-        }
-    }
-
-    fn send(&mut self, from: NodeId, to: NodeId, frame: Frame) {
-        let now_us = self.site.now_us;
-        let machine = self.site.machine(from);
-        let Some(node) = &machine.node else { return };
-        let clock = node.clock().max(Hlc::from_ms(machine.now(now_us).wall_ms));
-        let stream = self.net.stream(from, to);
-        if stream.connected && stream.cuts > 0 {
-            stream.held.push((clock, frame));
-        } else {
-            self.transmit(from, to, clock, frame);
-        }
-    }
-
-    pub(crate) fn transmit(&mut self, from: NodeId, to: NodeId, clock: Hlc, frame: Frame) {
-        let now_us = self.site.now_us;
-        let usual = self.site.plan.delay_us;
-        let longest = if self.dice.chance(8) { 5 * usual } else { usual };
-        let delay = self.dice.between(100, longest);
-        let stream = self.net.stream(from, to);
-        if stream.connected {
-            stream.last_arrival = stream.last_arrival.max(now_us + delay + stream.slow_us);
-            let (after, connection) = (stream.last_arrival - now_us, stream.connection);
-            self.schedule(after, Event::Arrive { from, to, connection, clock, frame });
-        }
-    }
-
-    fn arrive(&mut self, (from, to): (NodeId, NodeId), connection: u32, clock: Hlc, frame: Frame) {
-        let stream = self.net.stream(from, to);
-        if !stream.connected || stream.connection != connection {
-            return;
-        }
-        match frame {
-            Frame::Opened => self.step(to, Input::Arrived { peer: from }),
-            Frame::Clock => self.step(to, Input::Clock { from, clock }),
-            Frame::Message(message) => self.hear(from, to, clock, *message),
-        }
-    }
-
-    /// A message arrives; mutations make another one of it.
-    fn hear(&mut self, from: NodeId, to: NodeId, clock: Hlc, mut message: Message) {
-        let mut twice = None;
-        match (self.site.plan.mutation, &mut message) {
-            (Some(Mutation::RefusalAsAck), Message::Written { outcome, .. }) => {
-                if matches!(outcome, WriteOutcome::Refused(_)) {
-                    *outcome = WriteOutcome::Held;
-                }
-            }
-            (Some(Mutation::AckTwice), Message::Written { outcome: WriteOutcome::Held, .. }) => {
-                let other =
-                    (1..=self.site.plan.nodes).map(NodeId).filter(|id| *id != from && *id != to).collect::<Vec<_>>();
-                twice = Some((self.dice.pick(&other), message.clone()));
-            }
-            (Some(Mutation::AnyEpoch), Message::Write { version, .. }) => {
-                version.epoch = version.epoch.max(self.site.machine(to).state.epoch);
-            }
-            _ => {}
-        }
-        self.step(to, Input::Peer { from, clock, message });
-        if let Some((other, message)) = twice {
-            self.step(to, Input::Peer { from: other, clock, message });
-        }
-    }
-
-    fn connect(&mut self, from: NodeId, to: NodeId) {
-        let there = self.machine(to).node.is_some() && self.machine(to).paused_until <= self.site.now_us;
-        if self.machine(from).node.is_none() || self.net.stream(from, to).connected {
-            return;
-        }
-        // A handshake needs both ways.
-        let open = self.net.stream(from, to).cuts == 0 && self.net.stream(to, from).cuts == 0;
-        if there && open {
-            let stream = self.net.stream(from, to);
-            stream.connected = true;
-            stream.connection += 1;
-            self.send(from, to, Frame::Opened);
-            self.step(from, Input::Link { peer: to, up: true });
-        } else {
-            self.schedule(RECONNECT_US, Event::Connect { from, to });
-        }
-    }
-
-    pub(crate) fn break_stream(&mut self, from: NodeId, to: NodeId) {
-        let stream = self.net.stream(from, to);
-        if stream.connected {
-            stream.connected = false;
-            stream.held.clear();
-            let (opening, delay) = (self.machine(from).opening, self.dice.below(20 * MS));
-            self.schedule(delay, Event::Broken { from, to, opening });
-        }
-    }
-
     fn read(&mut self, id: NodeId, job: &ReadJob, delay: u64) {
         let outcome = replica::find(self.machine(id).ports(), &job.key, job.want);
         self.local(id, delay, Local::Input(Box::new(Input::Found { job: job.job, outcome })));
@@ -575,119 +421,6 @@ impl World {
             self.local(id, after, Local::Die);
         }
         self.commit_soon(id);
-    }
-
-    pub(crate) fn propose(&mut self, entry: Entry) {
-        let delay = self.node_dice.between(100, self.site.plan.lag_us);
-        self.schedule(delay, Event::Propose(Box::new(entry)));
-    }
-
-    fn append(&mut self, entry: Entry) {
-        self.note(|| format!("LOG {entry:?}"));
-        self.site.log.entries.push(entry);
-        let upto = self.site.log.entries.len();
-        for node in (1..=self.site.plan.nodes).map(NodeId) {
-            let delay = self.node_dice.between(100, self.site.plan.lag_us);
-            self.schedule(delay, Event::Deliver { node, upto });
-        }
-    }
-
-    /// A node hears of the epoch log up to some entry.
-    fn deliver(&mut self, id: NodeId, upto: usize) {
-        let (now_us, mutation) = (self.site.now_us, self.site.plan.mutation);
-        let machine = self.machine(id);
-        if machine.node.is_none() {
-            return;
-        }
-        if machine.deaf_until > now_us {
-            let after = machine.deaf_until - now_us;
-            self.schedule(after, Event::Deliver { node: id, upto });
-            return;
-        }
-        for at in machine.applied..upto {
-            let entry = self.site.log.entries[at].clone();
-            let gap = mutation == Some(Mutation::LogGap) && id == NodeId(1) && at % 3 == 1;
-            let machine = self.machine(id);
-            if !gap {
-                // A refused entry changes nothing, on every node.
-                let _ = Arc::make_mut(&mut machine.state).apply(&entry);
-            }
-            machine.applied = at + 1;
-            self.learn(id);
-        }
-    }
-
-    fn learn(&mut self, id: NodeId) {
-        self.check(|invariant, site| invariant.learned(site, id));
-        let machine = self.site.machine(id);
-        let mut state = Arc::clone(&machine.state);
-        if self.site.plan.mutation == Some(Mutation::SameIncarnation)
-            && state.members.get(&id).is_some_and(|m| m.opening == machine.opening)
-            && let Some(member) = Arc::make_mut(&mut state).members.get_mut(&id)
-        {
-            member.incarnation = Incarnation(1);
-        }
-        self.step(id, Input::Cluster(state));
-    }
-
-    /// A process ends, and comes back a while later.
-    pub(crate) fn crash(&mut self, id: NodeId, power: bool, lasts: u64) {
-        self.note(|| format!("{id} dies{}", if power { " without power" } else { "" }));
-        let remembers = self.site.plan.mutation == Some(Mutation::StaleOutline);
-        let machine = self.machine(id);
-        if machine.node.take().is_none() {
-            return;
-        }
-        machine.waiting.clear();
-        machine.committing = false;
-        machine.wake_us = u64::MAX;
-        machine.paused_until = 0;
-        if power {
-            machine.disk.lose_power();
-        }
-        machine.disk.open();
-        if !remembers {
-            machine.disk.forget();
-        }
-        for other in (1..=self.site.plan.nodes).map(NodeId).filter(|other| *other != id) {
-            let stream = self.net.stream(id, other);
-            stream.connected = false;
-            stream.held.clear();
-            self.break_stream(other, id);
-        }
-        for client in self.clients.lost(id) {
-            self.schedule(MS, Event::Client(client));
-        }
-        self.schedule(lasts, Event::Start { node: id });
-    }
-
-    fn start(&mut self, id: NodeId) {
-        if self.machine(id).node.is_some() {
-            return;
-        }
-        self.openings += 1;
-        let opening = self.openings;
-        self.machine(id).opening = opening;
-        self.open(id);
-        // It starts from the log that it has, hears the rest, and is granted its incarnation.
-        let upto = self.site.log.entries.len();
-        let delay = self.node_dice.between(100, self.site.plan.lag_us);
-        self.schedule(delay, Event::Deliver { node: id, upto });
-        self.propose(log::open(id, opening));
-    }
-
-    fn open(&mut self, id: NodeId) {
-        let (limits, gossip) = (self.site.plan.limits.clone(), self.site.plan.gossip);
-        let seed = self.node_dice.draw();
-        let machine = self.machine(id);
-        let opening = machine.opening;
-        machine.node = Some(Node::new(NodeOptions { me: id, opening, limits, gossip, seed }));
-        self.note(|| format!("{id} starts as {opening}"));
-        self.learn(id);
-        for to in (1..=self.site.plan.nodes).map(NodeId).filter(|other| *other != id) {
-            let delay = self.node_dice.between(MS, 10 * MS);
-            self.schedule(delay, Event::Connect { from: id, to });
-        }
     }
 
     fn client(&mut self, client: usize) {

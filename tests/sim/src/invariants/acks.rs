@@ -3,7 +3,7 @@
 
 use super::{Invariant, Replied, Verdict};
 use crate::log::PARTITION_BITS;
-use crate::world::Site;
+use crate::site::Site;
 use mks_logic::port::Durability;
 use mks_logic::request::Answer;
 

@@ -1,7 +1,7 @@
 //! Nothing grows beyond its limit.
 
 use super::{Invariant, Verdict};
-use crate::world::Site;
+use crate::site::Site;
 use mks_logic::event::Effect;
 use mks_logic::id::NodeId;
 

@@ -1,7 +1,7 @@
 //! A dot names one write, for ever: the same value of the same key, with the same stamp.
 
 use super::{Invariant, Verdict, carried};
-use crate::world::Site;
+use crate::site::Site;
 use mks_logic::event::Effect;
 use mks_logic::id::{Dot, NodeId};
 use mks_logic::time::Hlc;

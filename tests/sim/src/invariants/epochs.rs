@@ -2,7 +2,7 @@
 //! fresh write from before the epoch that came before its own.
 
 use super::{Invariant, Verdict, carried};
-use crate::world::Site;
+use crate::site::Site;
 use mks_logic::cluster::State;
 use mks_logic::event::Effect;
 use mks_logic::id::{Dot, Epoch, NodeId};

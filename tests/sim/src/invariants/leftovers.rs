@@ -1,7 +1,7 @@
 //! When everybody has had time to end, nothing is left of any operation.
 
 use super::{Invariant, Verdict};
-use crate::world::{Phase, Site};
+use crate::site::{Phase, Site};
 use mks_logic::node::Load;
 
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! Once faults are over, every request gets a good answer.
 
 use super::{Invariant, Replied, Verdict};
-use crate::world::{Phase, Site};
+use crate::site::{Phase, Site};
 
 #[derive(Debug, Default)]
 pub(super) struct Liveness;

@@ -13,7 +13,7 @@ mod stamps;
 pub mod visibility;
 
 use crate::clients::{Asked, replies};
-use crate::world::Site;
+use crate::site::Site;
 use mks_logic::event::{Effect, WriteJob};
 use mks_logic::id::NodeId;
 use mks_logic::message::Message;
@@ -71,7 +71,7 @@ pub trait Invariant {
         Ok(())
     }
 
-    /// The run is over.
+    /// The run is over, and nothing was wrong before.
     fn ended(&mut self, _site: &Site) -> Verdict {
         Ok(())
     }

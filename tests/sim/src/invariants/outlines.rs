@@ -2,7 +2,7 @@
 
 use super::{Invariant, Verdict};
 use crate::log::PARTITION_BITS;
-use crate::world::Site;
+use crate::site::Site;
 use mks_logic::event::WriteJob;
 use mks_logic::id::{Key, NodeId};
 

@@ -2,7 +2,7 @@
 
 use super::{Invariant, Replied, Verdict};
 use crate::plan::{DEADLINE_MS, MS};
-use crate::world::{Phase, Site};
+use crate::site::{Phase, Site};
 
 /// Ticks come at the very moment that they were asked for; clocks count whole microseconds.
 const LATE_US_MAX: u64 = 10;

@@ -3,7 +3,7 @@
 
 use super::{Invariant, Replied, Verdict};
 use crate::log::PARTITION_BITS;
-use crate::world::Site;
+use crate::site::Site;
 use mks_logic::event::WriteJob;
 use mks_logic::id::NodeId;
 use mks_logic::request::Answer;

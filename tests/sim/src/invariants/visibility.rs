@@ -6,7 +6,7 @@
 use super::{Invariant, Verdict};
 use crate::fault::Fault;
 use crate::history::{Act, At, Event};
-use crate::world::Site;
+use crate::site::Site;
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
