@@ -144,8 +144,8 @@ impl World {
         if self.machine(id).node.is_some() {
             return;
         }
-        self.openings += 1;
-        let opening = self.openings;
+        // Random, as the logic asks for: it counts its tags from there, and answers to the process before still come.
+        let opening = u128::from(self.node_dice.draw()) << 64 | u128::from(self.node_dice.draw());
         self.machine(id).opening = opening;
         self.open(id);
         // It starts from the log that it has, hears the rest, and is granted its incarnation.

@@ -101,7 +101,6 @@ pub struct World {
     pub(crate) node_dice: Dice,
     heap: BinaryHeap<Timed>,
     scheduled: u64,
-    pub(crate) openings: u128,
     invariants: Vec<Box<dyn Invariant>>,
     effects: Vec<Effect>,
 }
@@ -142,7 +141,6 @@ impl World {
             node_dice: Dice::new(seed, part::NODES),
             heap: BinaryHeap::new(),
             scheduled: 0,
-            openings: u128::from(plan.nodes),
             invariants: invariants::all(),
             effects: Vec::new(),
             site,

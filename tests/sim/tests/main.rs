@@ -6,7 +6,7 @@ use mks_tests_sim::run::{Report, run, shrink};
 use mks_tests_sim::trace::Keep;
 
 /// Fresh seeds of a usual test run; `SIM_SEEDS` asks for more.
-const FRESH: u64 = 600;
+const FRESH: u64 = 2_000;
 /// A mutation that so many seeds do not show is not caught.
 const MUTANT_SEEDS_MAX: u64 = 2_000;
 
