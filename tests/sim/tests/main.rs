@@ -29,7 +29,7 @@ fn kept(line: &str) -> (Plan, Cuts) {
     let words: Vec<&str> = line.split_whitespace().collect();
     let value = |name: &str| words.iter().position(|word| *word == name).and_then(|at| words.get(at + 1)).copied();
     let number = |name: &str| value(name).map(|text| text.parse().unwrap_or_else(|error| panic!("{line}: {error}")));
-    let without = value("--without").unwrap_or_default().parse().unwrap();
+    let without = value("--without").unwrap_or_default().parse().unwrap_or_else(|error| panic!("{line}: {error}"));
     let cuts = Cuts { nodes: number("--nodes"), operations: number("--operations"), without };
     (Plan::draw(number("--seed").expect("a kept line names its seed")), cuts)
 }
