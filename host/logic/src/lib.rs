@@ -9,25 +9,25 @@
 
 extern crate alloc;
 
-pub mod batch;
-pub mod cluster;
-pub mod event;
-pub mod get;
 pub mod id;
 pub mod limits;
-pub mod member;
-pub mod message;
-pub mod node;
-pub mod outline;
+pub mod time;
 pub mod port;
-pub mod put;
-pub mod quorum;
+pub mod version;
 pub mod record;
-pub mod replica;
-pub mod request;
-pub mod retry;
 pub mod ring;
+pub mod cluster;
+pub mod quorum;
+pub mod request;
+pub mod message;
+pub mod event;
 #[cfg(test)]
 mod testing;
-pub mod time;
-pub mod version;
+pub mod outline;
+pub mod replica;
+pub mod member;
+pub mod retry;
+pub mod put;
+pub mod get;
+pub mod batch;
+pub mod node;

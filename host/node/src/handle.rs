@@ -112,6 +112,11 @@ impl Handle {
 
     /// Asks on behalf of `waiter`, which is answered exactly once, at once if the front door is full.
     pub fn submit(&self, request: Request, waiter: Waiter) {
+        // The pump starts when the cluster is known: before that nobody would answer.
+        if let Some((joined, expected)) = self.state.load().forming() {
+            waiter.answer(Err(OpError::Forming { joined, expected }));
+            return;
+        }
         if let Err(refused) = self.calls.try_send(Call { request, waiter }) {
             let (mpsc::error::TrySendError::Full(call) | mpsc::error::TrySendError::Closed(call)) = refused;
             call.waiter.answer(Err(OpError::Busy { operations: self.calls.max_capacity() as u64 }));

@@ -377,7 +377,8 @@ impl Node {
         }
     }
 
-    /// The link broke: answers under way are lost. Reads look elsewhere; a forwarded write may or may not have happened.
+    /// The link broke: answers under way are lost. Reads look elsewhere; a forwarded write may or may not have
+    /// happened.
     pub(super) fn link_lost(&mut self, step: &mut Step<'_>, peer: NodeId) {
         let tags: Vec<Tag> = self.ops.keys().copied().collect();
         for tag in tags {

@@ -1,7 +1,7 @@
 //! One node: composes the operations, the owner's side and the membership into one state machine.
 //!
-//! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give equal
-//! effects. `coordinate` is the side that serves clients, `own` the side that holds partitions.
+//! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give
+//! equal effects. `coordinate` is the side that serves clients, `own` the side that holds partitions.
 
 mod coordinate;
 mod own;

@@ -389,7 +389,7 @@ mod tests {
             };
             vec![sample("lww"), sample("say \"hi\"")]
         }));
-        metrics.encode();
+        let _ = metrics.encode();
         let page = metrics.encode();
         assert!(page.contains("mks_resolver_calls_total{resolver=\"lww\"} 2"), "{page}");
         assert!(page.contains(r#"mks_resolver_calls_total{resolver="say \"hi\""} 2"#), "{page}");
