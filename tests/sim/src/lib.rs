@@ -2,8 +2,8 @@
 //! network, disks, clocks, resolvers and the epoch log. Every seed draws its own cluster, faults and load.
 //!
 //! A run has phases: load under faults (safety), healing, and a bounded time in which everything must work (liveness).
-//! What must hold is in [`invariants`], one file each; what clients do is in [`workloads`]; what goes wrong is a variant
-//! of [`fault::Fault`]; what must be caught is a variant of [`mutation::Mutation`].
+//! What must hold is in [`invariants`], one file each; what clients do is in [`workloads`]; what goes wrong is a
+//! variant of [`fault::Fault`]; what must be caught is a variant of [`mutation::Mutation`].
 //!
 //! **What is absent:** a real clock, thread, socket or disk, and any decision about data.
 
