@@ -25,7 +25,8 @@ pub struct Limits {
     pub request_ids_max: usize,
     /// A stamp further ahead of our clock than this is refused, milliseconds.
     pub clock_offset_max_ms: u64,
-    /// Jobs that wait for this node's disk; beyond it the node refuses its peers' writes and reads.
+    /// Jobs that wait for this node's disk; beyond it the node refuses writes and reads of its
+    /// records, its peers' and its own clients' alike.
     pub disk_jobs_max: usize,
     /// Messages kept for when this node reaches the epoch that they were sent in.
     pub early_messages_max: usize,

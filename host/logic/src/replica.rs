@@ -5,7 +5,7 @@
 //! its outline where that is remembered: the values that a write replaces are not read.
 
 use crate::event::WriteJob;
-use crate::id::Key;
+use crate::id::{Dot, Key};
 use crate::message::{ReadOutcome, Refused, Want, WriteOutcome};
 use crate::outline::{Outline, Outlines, Row};
 use crate::port::{Batch, Change, Columns, Durability, Resolve, ResolverHash, Store, StoreError, Table, Verdict};
@@ -143,8 +143,9 @@ impl Slot {
         Self { resolver, candidates, changed: false, jobs: Vec::new(), failed }
     }
 
-    fn latest(&self) -> Option<Hlc> {
-        self.candidates.iter().map(|c| c.row.written).max()
+    /// The latest clock of any version but this one.
+    fn latest_beside(&self, dot: Dot) -> Option<Hlc> {
+        self.candidates.iter().filter(|c| c.row.dot != dot).map(|c| c.row.written).max()
     }
 
     /// Puts the job's version beside what is there, unless there is a reason not to.
@@ -152,10 +153,11 @@ impl Slot {
         if !job.version.is_intact() {
             return WriteOutcome::Refused(Refused::Damaged);
         }
+        // Also where the version itself is here already: a hint or a late copy may have brought it, below what is here.
+        if let Some(latest) = self.latest_beside(job.version.dot).filter(|at| job.fresh && *at >= job.version.written) {
+            return WriteOutcome::StaleStamp { latest };
+        }
         if let Err(at) = self.candidates.binary_search_by_key(&job.version.dot, |c| c.row.dot) {
-            if let Some(latest) = self.latest().filter(|latest| job.fresh && *latest >= job.version.written) {
-                return WriteOutcome::StaleStamp { latest };
-            }
             let candidate = Candidate { row: Row::of(&job.version), fresh: Some(job.version.clone()) };
             self.candidates.insert(at, candidate);
             self.changed = true;
@@ -192,14 +194,21 @@ impl Slot {
     }
 }
 
+/// The digest of what this owner holds of `key`, where that takes no disk.
+#[must_use]
+pub fn remembered(outlines: &dyn Outlines, key: &Key, partition_bits: u8) -> Option<ReadOutcome> {
+    outlines.get(&key.engine_key(partition_bits)).map(|outline| ReadOutcome::Digest(outline.digest))
+}
+
 /// What this owner holds of `key`. A digest that is remembered costs no disk.
 #[must_use]
 pub fn find(ports: Ports<'_>, key: &Key, want: Want) -> ReadOutcome {
-    let key = key.engine_key(ports.partition_bits);
-    let remembered = || ports.outlines.get(&key).map(|outline| outline.digest);
-    if let Some(digest) = (want == Want::Digest).then(remembered).flatten() {
-        return ReadOutcome::Digest(digest);
+    if let Some(digest) =
+        (want == Want::Digest).then(|| remembered(ports.outlines, key, ports.partition_bits)).flatten()
+    {
+        return digest;
     }
+    let key = key.engine_key(ports.partition_bits);
     match (read(ports.store, &key), want) {
         (Ok(record), Want::Record) => ReadOutcome::Record(record),
         (Ok(record), Want::Digest) => ReadOutcome::Digest(record.digest()),
@@ -465,6 +474,15 @@ mod tests {
         assert_eq!(outcomes, vec![WriteOutcome::Held; 4]);
         assert_eq!(disk.record(&jobs[0].key).versions()[0].written, Hlc(10));
         assert_eq!(settled(&disk, "k")[0].written, Hlc(11));
+    }
+
+    #[test]
+    fn a_fresh_write_is_told_the_stamp_although_a_late_copy_of_it_came_first() {
+        let disk = Disk::default();
+        absorbed(&disk, Rules::Work, &[put("k", 1, 20)]);
+        let late = put("k", 2, 10);
+        let (outcomes, _) = absorbed(&disk, Rules::Work, &[old(late.clone()), late]);
+        assert_eq!(outcomes, [WriteOutcome::Held, WriteOutcome::StaleStamp { latest: Hlc(20) }]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use crate::pump::Event;
 use mks_logic::event::{HintJob, HintWork, JobId, ReadJob, WriteJob};
 use mks_logic::hint;
-use mks_logic::message::{ReadOutcome, Refused, WriteOutcome};
+use mks_logic::message::{ReadOutcome, Refused, Want, WriteOutcome};
 use mks_logic::outline::{Outline, OutlineTable, Outlines};
 use mks_logic::port::{Resolve, Store, StoreError, Table};
 use mks_logic::replica::{self, Ports};
@@ -72,8 +72,10 @@ impl DiskParts {
 }
 
 /// The queues in front of the threads. The pump bounds what it puts in: see `disk_jobs_max`.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "made of trait objects")]
 pub struct Disk {
+    outlines: Arc<dyn Outlines>,
+    partition_bits: u8,
     writes: Option<Sender<Work>>,
     reads: Option<Sender<ReadJob>>,
     threads: Vec<JoinHandle<()>>,
@@ -97,7 +99,8 @@ impl Disk {
             let name = format!("mks-reader-{i}");
             threads.push(thread::Builder::new().name(name).spawn(move || read_jobs(&parts, &queue))?);
         }
-        Ok(Self { writes: Some(writes), reads: Some(reads), threads })
+        let (outlines, partition_bits) = (Arc::clone(&parts.outlines), parts.partition_bits);
+        Ok(Self { outlines, partition_bits, writes: Some(writes), reads: Some(reads), threads })
     }
 
     /// Queues a write.
@@ -117,11 +120,19 @@ impl Disk {
         }
     }
 
-    /// Queues a read.
-    pub fn read(&self, job: ReadJob) {
+    /// Queues a read, or answers it at once where it takes no disk: two threads need not wake up for a digest that is
+    /// remembered.
+    #[must_use]
+    pub fn read(&self, job: ReadJob) -> Option<(JobId, ReadOutcome)> {
+        if job.want == Want::Digest
+            && let Some(outcome) = replica::remembered(&*self.outlines, &job.key, self.partition_bits)
+        {
+            return Some((job.job, outcome));
+        }
         if let Some(queue) = &self.reads {
             drop(queue.send(job));
         }
+        None
     }
 
     /// Lets the threads finish what is queued, and waits for them. Blocks.

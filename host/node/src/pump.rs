@@ -14,7 +14,7 @@ use mks_logic::message::{Message, ReadOutcome, WriteOutcome};
 use mks_logic::node::{Figures, Node};
 use mks_logic::port::Resolve;
 use mks_logic::time::Hlc;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,6 +105,8 @@ struct Waiting {
 struct Pump {
     parts: PumpParts,
     effects: Vec<Effect>,
+    /// Reads that needed no disk.
+    found: VecDeque<(JobId, ReadOutcome)>,
     tickets: u64,
     waiting: BTreeMap<Ticket, Waiting>,
     links: BTreeMap<NodeId, Link>,
@@ -120,6 +122,7 @@ pub async fn run(parts: PumpParts, mut stop: watch::Receiver<bool>) -> Ended {
     let (resolver, resolved) = mpsc::unbounded_channel();
     let mut pump = Pump {
         effects: Vec::new(),
+        found: VecDeque::new(),
         tickets: 0,
         waiting: BTreeMap::new(),
         links: BTreeMap::new(),
@@ -226,10 +229,14 @@ impl Pump {
 
     fn step(&mut self, input: Input) {
         let mut effects = std::mem::take(&mut self.effects);
-        self.parts.node.step(self.parts.links.clock.now(), input, &*self.parts.resolve, &mut effects);
-        self.parts.links.clock.note(self.parts.node.clock());
-        for effect in effects.drain(..) {
-            self.act(effect);
+        let mut next = Some(input);
+        while let Some(input) = next {
+            self.parts.node.step(self.parts.links.clock.now(), input, &*self.parts.resolve, &mut effects);
+            self.parts.links.clock.note(self.parts.node.clock());
+            for effect in effects.drain(..) {
+                self.act(effect);
+            }
+            next = self.found.pop_front().map(|(job, outcome)| Input::Found { job, outcome });
         }
         self.effects = effects;
     }
@@ -248,7 +255,7 @@ impl Pump {
                 }
             }
             Effect::Write(job) => self.parts.disk.write(job),
-            Effect::Read(job) => self.parts.disk.read(job),
+            Effect::Read(job) => self.found.extend(self.parts.disk.read(job)),
             Effect::Hint(job) => self.parts.disk.hint(job),
             Effect::Reply { ticket, reply } => self.reply(ticket, reply),
         }

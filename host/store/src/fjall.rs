@@ -37,6 +37,11 @@ use std::sync::Arc;
 /// All sealed journals together, bytes: what a start replays at most, beside the active one of 64 MiB.
 const JOURNALS_BYTES_MAX: u64 = 128 << 20;
 
+/// fjall's first worker never compacts: while compactions wait and the others are busy, it hands them back to the queue
+/// in a loop that takes a whole core. Each flush asks for as many compactions as there are workers, so with two of them
+/// that is all through every long compaction, with four hardly ever.
+const WORKERS_MIN: usize = 4;
+
 /// Files kept open. A file beyond that is opened again when it is read.
 const FILES_MAX: usize = 512;
 
@@ -94,7 +99,7 @@ impl Fjall {
         }
         let database = Database::builder(directory)
             .cache_size(options.cache_bytes)
-            .worker_threads(options.workers.max(2) as usize)
+            .worker_threads((options.workers as usize).max(WORKERS_MIN))
             .max_journaling_size(JOURNALS_BYTES_MAX)
             .journal_compression(CompressionType::None)
             .max_cached_files(Some(FILES_MAX))

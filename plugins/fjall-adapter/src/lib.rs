@@ -30,7 +30,7 @@ impl StorageAdapter for FjallAdapter {
             memtable_bytes: (budget / 16).min(64 * MIB),
             separate_values_from: Some(4 << 10),
             compression: Compression::Lz4,
-            workers: 2,
+            workers: 4,
         })?;
         Ok(Plan { engine: "fjall".into(), sees: Sees::None, tuning })
     }

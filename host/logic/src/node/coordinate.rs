@@ -8,7 +8,7 @@ use crate::cluster::Keyspace;
 use crate::event::Effect;
 use crate::get::{self, ReadOp};
 use crate::id::{Key, KeyspaceId, NodeId};
-use crate::message::{Message, ReadOutcome, Tag, Want, WriteOutcome};
+use crate::message::{Message, ReadOutcome, Refused, Tag, Want, WriteOutcome};
 use crate::put::{self, WriteOp};
 use crate::request::{Item, OpError, Operation, Reply, Request};
 use crate::retry::{Name, Seen, fingerprint, item_id};
@@ -170,7 +170,9 @@ impl Node {
     }
 
     fn read_from(&mut self, step: &mut Step<'_>, tag: Tag, owner: NodeId, key: Key, want: Want) {
-        if owner == self.me {
+        if owner == self.me && self.disk_is_busy() {
+            self.found(step, tag, owner, ReadOutcome::Refused(Refused::Busy));
+        } else if owner == self.me {
             self.read_here(step, tag, key, want);
         } else {
             let epoch = self.state.epoch;
@@ -247,13 +249,20 @@ impl Node {
         let asked = || WriteAsked { key: op.key.clone(), version: op.version.clone(), fresh, durability };
         let wanted = |o: &NodeId| only.is_none_or(|only| only == *o);
         let jobs: Vec<_> = op.unanswered().filter(wanted).map(|owner| (owner, asked())).collect();
+        let mut refused = false;
         for (owner, asked) in jobs {
-            if owner == self.me {
+            if owner == self.me && self.disk_is_busy() {
+                refused = true;
+            } else if owner == self.me {
                 self.write_here(step, JobFor::Own(tag), asked, resolver);
             } else {
                 let WriteAsked { key, version, fresh, durability } = asked;
                 self.send(step, owner, Message::Write { tag, key, version, fresh, durability });
             }
+        }
+        // Last: it may be the end of the operation.
+        if refused {
+            self.written(step, tag, self.me, &WriteOutcome::Refused(Refused::Busy));
         }
     }
 

@@ -133,6 +133,11 @@ impl Hints {
         self.debts.iter().filter_map(due).chain(count).min()
     }
 
+    /// Work that the store has not answered.
+    pub(super) fn jobs(&self) -> usize {
+        self.jobs.len()
+    }
+
     fn forget(&mut self, owner: NodeId, bytes: u64) {
         let Some(debt) = self.debts.get_mut(&owner) else { return };
         debt.owed.count = debt.owed.count.saturating_sub(1);

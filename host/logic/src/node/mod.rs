@@ -128,6 +128,31 @@ pub struct Figures {
     pub gossip_dropped: [u64; Dropped::ALL.len()],
 }
 
+/// What a node holds of work under way: see [`Node::load`]. All zero once nobody waits for anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Load {
+    /// Operations that it coordinates and that somebody waits for.
+    pub operations: usize,
+    /// Operations that stay for the answers of late owners.
+    pub lingering: usize,
+    /// Bytes of keys and values that these hold.
+    pub operations_bytes: usize,
+    /// Deadlines that are set.
+    pub deadlines: usize,
+    /// Jobs that its disk has not answered.
+    pub jobs: usize,
+    /// Messages from an epoch that it has not reached.
+    pub early: usize,
+    /// Writes that wait for an epoch that other owners have reached.
+    pub awaiting_epoch: usize,
+    /// Reads that may still ask everybody.
+    pub hedges: usize,
+    /// Repairs without an answer.
+    pub repairs: usize,
+    /// Work on the hints that the store has not answered.
+    pub hint_jobs: usize,
+}
+
 /// See the module's own words.
 #[derive(Debug)]
 pub struct Node {
@@ -264,6 +289,23 @@ impl Node {
     #[must_use]
     pub fn operations(&self) -> usize {
         self.ops.len() - self.lingering
+    }
+
+    /// What it holds of work under way.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load {
+            operations: self.operations(),
+            lingering: self.lingering,
+            operations_bytes: self.ops_bytes,
+            deadlines: self.deadlines.len(),
+            jobs: self.jobs.len(),
+            early: self.early.len(),
+            awaiting_epoch: self.awaiting_epoch.len(),
+            hedges: self.hedges.len(),
+            repairs: self.repairs.len(),
+            hint_jobs: self.hints.jobs(),
+        }
     }
 
     /// Figures since the start.

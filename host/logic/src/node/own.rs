@@ -82,13 +82,18 @@ impl Node {
             self.figures.nonsense += 1;
             return Err(Refused::Damaged);
         }
-        if self.jobs.len() >= self.limits.disk_jobs_max {
+        if self.disk_is_busy() {
             return Err(Refused::Busy);
         }
         let keyspace = self.state.keyspaces.get(&key.keyspace).ok_or(Refused::UnknownKeyspace)?;
         let partition = key.place(self.state.partition_bits).partition;
         let owners = self.state.owners(partition, keyspace.n);
         if owners.contains(&self.me) { Ok(keyspace.resolver_hash) } else { Err(Refused::NotOwner) }
+    }
+
+    /// Whether as many jobs wait for our disk as may, whoever they are for.
+    pub(super) fn disk_is_busy(&self) -> bool {
+        self.jobs.len() >= self.limits.disk_jobs_max
     }
 
     pub(super) fn write_here(&mut self, step: &mut Step<'_>, whose: JobFor, asked: WriteAsked, resolver: ResolverHash) {

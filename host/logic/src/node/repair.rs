@@ -76,7 +76,6 @@ impl Repairs {
     }
 
     /// Repairs without an answer.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.under_way.len()
     }

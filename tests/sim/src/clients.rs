@@ -1,0 +1,219 @@
+//! Clients that ask one thing after the other and remember what they heard.
+
+use crate::dice::Dice;
+use crate::history::{Act, History};
+use crate::machine::Machine;
+use crate::mutation::Mutation;
+use crate::plan::{Plan, part};
+use crate::site::{Phase, Site};
+use crate::workloads::Work;
+use mks_logic::event::Ticket;
+use mks_logic::id::{Key, NodeId};
+use mks_logic::port::Durability;
+use mks_logic::request::{Answer, Operation, Reply, Request};
+use std::collections::BTreeMap;
+
+/// Deadlines that clients choose, milliseconds; `None` leaves it to the node.
+const DEADLINES_MS: [Option<u64>; 4] = [Some(40), Some(150), Some(400), None];
+
+/// One request that waits for its reply.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// `None`: asked by the run itself.
+    pub client: Option<usize>,
+    /// What.
+    pub request: Request,
+    /// Whom.
+    pub node: NodeId,
+    /// When this attempt was sent, true time and that node's monotonic clock, microseconds.
+    pub sent_us: u64,
+    /// See [`Asked::sent_us`].
+    pub sent_mono_us: u64,
+    /// What it does to which key, as positions in the history.
+    pub events: Vec<usize>,
+}
+
+/// See the module's own words.
+#[derive(Debug)]
+pub struct Clients {
+    dice: Dice,
+    /// What each client shall ask once more, because the outcome was unknown.
+    again: Vec<Option<Asked>>,
+    open: BTreeMap<Ticket, Asked>,
+    tickets: u64,
+    serial: u64,
+    /// Requests asked so far.
+    pub asked: u64,
+}
+
+impl Clients {
+    /// Clients of this run.
+    #[must_use]
+    pub fn new(plan: &Plan) -> Self {
+        let dice = Dice::new(plan.seed, part::CLIENTS);
+        Self { dice, again: vec![None; plan.clients], open: BTreeMap::new(), tickets: 0, serial: 0, asked: 0 }
+    }
+
+    /// How long a client waits before it asks again, microseconds.
+    pub fn pause(&mut self, plan: &Plan) -> u64 {
+        self.dice.between(100, plan.think_us)
+    }
+
+    /// What this client asks next, and whom. `None`: nobody is there, or enough was asked.
+    pub fn next(&mut self, client: usize, site: &mut Site) -> Option<(NodeId, Ticket, Request)> {
+        let alive: Vec<NodeId> = site.machines.iter().filter(|m| m.node.is_some()).map(|m| m.id).collect();
+        if site.phase != Phase::Safety || alive.is_empty() || self.asked >= site.plan.operations {
+            return None;
+        }
+        self.asked += 1;
+        // A retry goes to the node that knows the request id, or nowhere.
+        if let Some(again) = self.again[client].take().filter(|asked| alive.contains(&asked.node)) {
+            let node = again.node;
+            let (sent_us, sent_mono_us) = sent(&site.machines[node.0 as usize - 1], site.now_us);
+            let request = again.request.clone();
+            let ticket = self.put(Asked { sent_us, sent_mono_us, ..again });
+            return Some((node, ticket, request));
+        }
+        let node = self.dice.pick(&alive);
+        let mut work = Work { dice: &mut self.dice, keys: &site.keys, serial: &mut self.serial };
+        let operation = site.plan.workload.invent(&mut work);
+        let writes = !matches!(operation, Operation::Get { .. });
+        let request = Request {
+            operation,
+            quorum: self.quorum(&site.plan, writes),
+            durability: (writes && self.dice.chance(site.plan.weak_percent)).then_some(Durability::Os),
+            deadline_ms: self.dice.pick(&DEADLINES_MS),
+            ttl_ms: None,
+            request_id: writes.then(|| u128::from(self.dice.draw())),
+        };
+        let ticket = self.ask(Some(client), node, request.clone(), site);
+        Some((node, ticket, request))
+    }
+
+    /// More than the keyspace asks for is always allowed.
+    fn quorum(&mut self, plan: &Plan, writes: bool) -> Option<u8> {
+        let (n, r, w) = plan.quorums;
+        let least = if writes { w } else { r };
+        let asked = self.dice.chance(10).then(|| self.dice.between(u64::from(least), u64::from(n) + 1) as u8);
+        match plan.mutation {
+            Some(Mutation::ReadQuorumShort) if !writes => Some(asked.unwrap_or(least).max(2) - 1),
+            Some(Mutation::WriteQuorumShort) if writes => Some(asked.unwrap_or(least).max(2) - 1),
+            _ => asked,
+        }
+    }
+
+    /// Remembers a request that is about to be sent.
+    pub fn ask(&mut self, client: Option<usize>, node: NodeId, request: Request, site: &mut Site) -> Ticket {
+        let parts = parts(&request);
+        let at = |key: &Key| site.keys.iter().position(|known| known == key).unwrap_or_default();
+        let parts: Vec<_> = parts.into_iter().map(|(key, act)| (at(key), act)).collect();
+        let events = parts.into_iter().map(|(key, act)| site.history.begin(key, act, site.now_us)).collect();
+        let (sent_us, sent_mono_us) = sent(&site.machines[node.0 as usize - 1], site.now_us);
+        self.put(Asked { client, request, node, sent_us, sent_mono_us, events })
+    }
+
+    fn put(&mut self, asked: Asked) -> Ticket {
+        self.tickets += 1;
+        self.open.insert(Ticket(self.tickets), asked);
+        Ticket(self.tickets)
+    }
+
+    /// A value for a write of the run itself.
+    pub fn value(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// Takes in a reply. `None`: nobody waits for it.
+    pub fn replied(&mut self, ticket: Ticket, reply: &Reply, site: &mut Site) -> Option<Asked> {
+        let asked = self.open.remove(&ticket)?;
+        let mut all_good = true;
+        for (at, reply) in asked.events.iter().zip(replies(&asked.request, reply)) {
+            all_good &= reply.is_ok();
+            heard(&mut site.history, *at, &reply, site.now_us, counts(&asked.request, &site.plan));
+        }
+        let retry = !all_good && may_retry(&asked, site) && self.dice.chance(60);
+        if let Some(client) = asked.client.filter(|_| retry) {
+            self.again[client] = Some(asked.clone());
+        }
+        Some(asked)
+    }
+
+    /// A node died: its clients hear nothing. Returns those who may go on.
+    pub fn lost(&mut self, node: NodeId) -> Vec<usize> {
+        let lost: Vec<Ticket> = self.open.iter().filter(|(_, a)| a.node == node).map(|(t, _)| *t).collect();
+        lost.iter().filter_map(|ticket| self.open.remove(ticket)?.client).collect()
+    }
+
+    /// True when this one was not answered.
+    #[must_use]
+    pub fn waits(&self, ticket: Ticket) -> bool {
+        self.open.contains_key(&ticket)
+    }
+
+    /// Requests that wait for a reply.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.open.len()
+    }
+}
+
+fn sent(machine: &Machine, now_us: u64) -> (u64, u64) {
+    (now_us, machine.now(now_us).mono_us)
+}
+
+/// Whether an ack of this request promises that the write stays, whatever the run does.
+fn counts(request: &Request, plan: &Plan) -> bool {
+    !plan.loses_power() || request.durability != Some(Durability::Os)
+}
+
+fn heard(history: &mut History, at: usize, reply: &Reply, now_us: u64, counts: bool) {
+    let event = &mut history.events[at];
+    match reply {
+        Ok(Answer::Found { versions }) => {
+            let seen = versions.iter().map(|v| v.value.as_ref().map(|value| number(value)));
+            event.act = Act::Read(if versions.is_empty() { vec![None] } else { seen.collect() });
+            event.ended = Some(now_us);
+        }
+        Ok(_) if counts => event.ended = Some(now_us),
+        Ok(_) | Err(_) => {}
+    }
+}
+
+/// A request id is known to the owner that coordinates. A client that asked another node can't be sure that its retry
+/// meets the same owner, and what was acknowledged in a batch would be written again by a restarted one.
+fn may_retry(asked: &Asked, site: &Site) -> bool {
+    match &asked.request.operation {
+        Operation::Put { key, .. } | Operation::Delete { key } => site.owners(key).contains(&asked.node),
+        Operation::Get { .. } | Operation::Batch { .. } => false,
+    }
+}
+
+/// The number in a value; zero, which nobody writes, where there is none.
+#[must_use]
+pub fn number(value: &[u8]) -> u64 {
+    value.try_into().map(u64::from_be_bytes).unwrap_or_default()
+}
+
+/// What a request does to which key.
+#[must_use]
+pub fn parts(request: &Request) -> Vec<(&Key, Act)> {
+    match &request.operation {
+        Operation::Get { key } => vec![(key, Act::Read(Vec::new()))],
+        Operation::Put { key, value } => vec![(key, Act::Write(Some(number(value))))],
+        Operation::Delete { key } => vec![(key, Act::Write(None))],
+        Operation::Batch { items } => {
+            items.iter().map(|i| (&i.key, Act::Write(i.value.as_ref().map(|v| number(v))))).collect()
+        }
+    }
+}
+
+/// The reply to each part of a request.
+#[must_use]
+pub fn replies(request: &Request, reply: &Reply) -> Vec<Reply> {
+    match reply {
+        Ok(Answer::Batch { replies }) => replies.clone(),
+        Ok(_) => vec![reply.clone()],
+        Err(error) => parts(request).iter().map(|_| Err(error.clone())).collect(),
+    }
+}

@@ -1,0 +1,56 @@
+//! A write is stamped above every write of its key that was acknowledged before it began, and what an owner has synced
+//! never gets older.
+
+use super::{Invariant, Replied, Verdict};
+use crate::log::PARTITION_BITS;
+use crate::site::Site;
+use mks_logic::event::WriteJob;
+use mks_logic::id::NodeId;
+use mks_logic::request::Answer;
+use mks_logic::time::Hlc;
+use std::collections::BTreeMap;
+
+#[derive(Debug, Default)]
+pub(super) struct Stamps {
+    /// Per owner and engine key.
+    synced: BTreeMap<(NodeId, Vec<u8>), Hlc>,
+    /// Per key, when a write was acknowledged, and the latest stamp that was until then. Both rise.
+    acked: BTreeMap<usize, Vec<(u64, Hlc)>>,
+}
+
+impl Invariant for Stamps {
+    fn name(&self) -> &'static str {
+        "stamps"
+    }
+
+    fn committed(&mut self, site: &Site, node: NodeId, group: &[WriteJob]) -> Verdict {
+        for job in group {
+            let key = job.key.engine_key(PARTITION_BITS);
+            let latest = site.machine(node).disk.synced_record(&key).latest().unwrap_or_default();
+            let known = self.synced.entry((node, key)).or_default();
+            if latest < *known {
+                return Err(format!("{node} held {known:?} of {:?}, now {latest:?}", job.key));
+            }
+            *known = latest;
+        }
+        Ok(())
+    }
+
+    fn replied(&mut self, site: &Site, replied: &Replied<'_>) -> Verdict {
+        for (at, key, reply) in &replied.parts {
+            let Ok(Answer::Written { written, .. }) = reply else { continue };
+            let event = &site.history.events[*at];
+            let acked = self.acked.entry(*key).or_default();
+            let before = acked.partition_point(|(when, _)| *when < event.began);
+            if let Some((_, above)) = before.checked_sub(1).map(|i| acked[i]).filter(|(_, above)| above >= written) {
+                let key = &site.keys[*key];
+                return Err(format!("{key:?}: {written:?} is acknowledged, {above:?} was before it began"));
+            }
+            if event.ended.is_some() {
+                let latest = acked.last().map_or(Hlc::ZERO, |(_, latest)| *latest).max(*written);
+                acked.push((site.now_us, latest));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! The epoch log as Raft promises it: the same entries in the same order on every node, after any delay.
+
+use crate::mutation::Mutation;
+use crate::plan::Plan;
+use crate::rules::LWW_CODE;
+use crate::world::{Event, World};
+use mks_logic::cluster::{Addresses, Entry, Keyspace, State};
+use mks_logic::event::Input;
+use mks_logic::id::Incarnation;
+use mks_logic::id::{KeyspaceId, NodeId};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Few partitions, so that a handful of keys shares some of them.
+pub const PARTITION_BITS: u8 = 4;
+/// The keyspace of every run.
+pub const KEYSPACE: KeyspaceId = KeyspaceId(2);
+
+/// All entries since the cluster was formed.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// In order.
+    pub entries: Vec<Entry>,
+}
+
+/// The entry by which a process joins or comes back.
+#[must_use]
+pub fn open(node: NodeId, opening: u128) -> Entry {
+    let at = |port: u64| format!("node-{}.test:{port}", node.0);
+    let addresses = Addresses { client: at(1), peer: at(2), http: at(3) };
+    Entry::Open { node, directory: u128::from(node.0), opening, addresses, zone: String::new(), weight: 100 }
+}
+
+/// Formed clusters by their number of nodes: solving a ring takes longer than many a run.
+static FORMED: Mutex<[Option<State>; 8]> = Mutex::new([const { None }; 8]);
+
+fn form(nodes: u64) -> State {
+    let mut state = State::default();
+    let mut apply = |entry: &Entry| state.apply(entry).map(drop).expect("a cluster can be formed");
+    let resolver = "lww".to_string();
+    let expect = nodes as u32;
+    apply(&Entry::Found { cluster: 1, partition_bits: PARTITION_BITS, expect, resolver, resolver_hash: LWW_CODE });
+    for node in 1..=nodes {
+        apply(&open(NodeId(node), u128::from(node)));
+    }
+    let entry = state.form_entry().expect("all have joined");
+    state.apply(&entry).map(drop).expect("the ring is right");
+    state
+}
+
+/// The state in which a run begins: all nodes have joined, and there is a keyspace as the plan wants it.
+#[must_use]
+pub fn begin(plan: &Plan) -> Arc<State> {
+    let mut formed = FORMED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut state = formed[plan.nodes as usize % 8].get_or_insert_with(|| form(plan.nodes)).clone();
+    drop(formed);
+    let (n, r, w) = plan.quorums;
+    let keyspace = Keyspace {
+        name: "sim".into(),
+        n,
+        r,
+        w,
+        durability: plan.durability,
+        ttl_ms: 0,
+        resolver: "lww".into(),
+        resolver_hash: LWW_CODE,
+    };
+    state.apply(&Entry::CreateKeyspace { keyspace }).map(drop).expect("the keyspace fits the ring");
+    Arc::new(state)
+}
+
+impl World {
+    pub(crate) fn propose(&mut self, entry: Entry) {
+        let delay = self.node_dice.between(100, self.site.plan.lag_us);
+        self.schedule(delay, Event::Propose(Box::new(entry)));
+    }
+
+    pub(crate) fn append(&mut self, entry: Entry) {
+        self.note(|| format!("LOG {entry:?}"));
+        self.site.log.entries.push(entry);
+        let upto = self.site.log.entries.len();
+        for node in (1..=self.site.plan.nodes).map(NodeId) {
+            let delay = self.node_dice.between(100, self.site.plan.lag_us);
+            self.schedule(delay, Event::Deliver { node, upto });
+        }
+    }
+
+    /// A node hears of the epoch log up to some entry.
+    pub(crate) fn deliver(&mut self, id: NodeId, upto: usize) {
+        let (now_us, mutation) = (self.site.now_us, self.site.plan.mutation);
+        let machine = self.machine(id);
+        if machine.node.is_none() {
+            return;
+        }
+        if machine.deaf_until > now_us {
+            let after = machine.deaf_until - now_us;
+            self.schedule(after, Event::Deliver { node: id, upto });
+            return;
+        }
+        for at in machine.applied..upto {
+            let entry = self.site.log.entries[at].clone();
+            let gap = mutation == Some(Mutation::LogGap) && id == NodeId(1) && at % 3 == 1;
+            let machine = self.machine(id);
+            if !gap {
+                // A refused entry changes nothing, on every node.
+                let _ = Arc::make_mut(&mut machine.state).apply(&entry);
+            }
+            machine.applied = at + 1;
+            self.learn(id);
+        }
+    }
+
+    pub(crate) fn learn(&mut self, id: NodeId) {
+        self.check(|invariant, site| invariant.learned(site, id));
+        let machine = self.site.machine(id);
+        let mut state = Arc::clone(&machine.state);
+        if self.site.plan.mutation == Some(Mutation::SameIncarnation)
+            && state.members.get(&id).is_some_and(|m| m.opening == machine.opening)
+            && let Some(member) = Arc::make_mut(&mut state).members.get_mut(&id)
+        {
+            member.incarnation = Incarnation(1);
+        }
+        self.step(id, Input::Cluster(state));
+    }
+}

@@ -1,0 +1,51 @@
+//! Deliberate bugs, to prove that the simulator bites. The harness carries out what the logic decides, so it can lie.
+
+macro_rules! mutations {
+    ($($(#[$doc:meta])* $mutation:ident, $name:literal;)*) => {
+        /// See the module's own words.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Mutation { $($(#[$doc])* $mutation,)* }
+
+        impl Mutation {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$mutation,)*];
+
+            /// As people write it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$mutation => $name,)* }
+            }
+        }
+    };
+}
+
+mutations! {
+    /// An owner says that it holds a write before its disk does.
+    AckBeforeCommit, "ack-before-commit";
+    /// A refusal is taken for an acknowledgement.
+    RefusalAsAck, "refusal-as-ack";
+    /// Nobody restamps: writes lose the mark that says that they are of this moment.
+    NoFreshMark, "no-fresh-mark";
+    /// A node that starts again keeps its incarnation, and counts its dots from 1.
+    SameIncarnation, "same-incarnation";
+    /// One owner's acknowledgement counts for two.
+    AckTwice, "ack-twice";
+    /// Owners take writes of any epoch.
+    AnyEpoch, "any-epoch";
+    /// Reads ask one owner less.
+    ReadQuorumShort, "read-quorum-short";
+    /// Writes ask one owner less.
+    WriteQuorumShort, "write-quorum-short";
+    /// What a process remembers of its records outlives a power cut.
+    StaleOutline, "stale-outline";
+    /// The disk says that it synced, and did not.
+    NoSync, "no-sync";
+    /// One node's resolver keeps the first write.
+    WrongWinner, "wrong-winner";
+    /// One node misses entries of the epoch log.
+    LogGap, "log-gap";
+    /// A reply is given twice.
+    ReplyTwice, "reply-twice";
+    /// Deadlines are not kept: ticks come late.
+    LateTick, "late-tick";
+}

@@ -1,0 +1,191 @@
+//! Streams go one way, as they do between processes: what is sent on one arrives in order, a break loses what is on its
+//! way, and only the sender hears of it. A cut link holds what is sent until it heals or the stream is given up.
+
+use crate::fault::Fault;
+use crate::mutation::Mutation;
+use crate::plan::MS;
+use crate::world::{Event, World};
+use bytes::Bytes;
+use mks_logic::event::Input;
+use mks_logic::id::Incarnation;
+use mks_logic::id::NodeId;
+use mks_logic::message::Message;
+use mks_logic::message::WriteOutcome;
+use mks_logic::node::Node;
+use mks_logic::time::Hlc;
+
+/// How long a connection is tried again after, microseconds.
+const RECONNECT_US: u64 = 20 * MS;
+
+/// What a stream carries.
+#[derive(Clone, Debug)]
+pub enum Frame {
+    /// It begins.
+    Opened,
+    /// Nothing to say.
+    Clock,
+    /// Something to say.
+    Message(Box<Message>),
+}
+
+/// The way from one node to another.
+#[derive(Clone, Debug, Default)]
+pub struct Stream {
+    /// Frames arrive.
+    pub connected: bool,
+    /// It broke, and the sender has not heard of it: before that it does not connect again.
+    pub breaking: bool,
+    /// Counts connections: what was sent on an earlier one never arrives.
+    pub connection: u32,
+    /// Nothing arrives before this.
+    pub last_arrival: u64,
+    /// Faults that stop it now.
+    pub cuts: u32,
+    /// Further delay, microseconds.
+    pub slow_us: u64,
+    /// Sent while it was cut.
+    pub held: Vec<(Hlc, Frame)>,
+}
+
+/// All streams.
+#[derive(Clone, Debug)]
+pub struct Network {
+    nodes: usize,
+    streams: Vec<Stream>,
+}
+
+impl Network {
+    /// Nobody is connected.
+    #[must_use]
+    pub fn new(nodes: usize) -> Self {
+        Self { nodes, streams: vec![Stream::default(); nodes * nodes] }
+    }
+
+    fn at(&self, from: NodeId, to: NodeId) -> usize {
+        (from.0 as usize - 1) * self.nodes + to.0 as usize - 1
+    }
+
+    /// The stream from one node to another.
+    pub fn stream(&mut self, from: NodeId, to: NodeId) -> &mut Stream {
+        let at = self.at(from, to);
+        &mut self.streams[at]
+    }
+
+    /// All pairs of different nodes.
+    #[must_use]
+    pub fn pairs(&self) -> Vec<(NodeId, NodeId)> {
+        let ids = 1..=self.nodes as u64;
+        ids.clone().flat_map(|a| ids.clone().map(move |b| (NodeId(a), NodeId(b)))).filter(|(a, b)| a != b).collect()
+    }
+}
+
+impl World {
+    pub(crate) fn datagram(&mut self, id: NodeId, to: NodeId, data: &Bytes) {
+        let incarnation = self.machine(id).node.as_ref().map_or(Incarnation(0), Node::incarnation);
+        let rough = self.site.plan.faults.has(Fault::Datagrams);
+        let copies = match self.dice.below(100) {
+            0..15 if rough => 0,
+            15..25 if rough => 2,
+            _ => 1,
+        };
+        for _ in 0..copies {
+            let delay = self.dice.between(100, self.site.plan.delay_us * if rough { 5 } else { 1 });
+            let event = Event::Datagram { from: id, incarnation, to, data: data.clone() };
+            self.schedule(delay, event);
+        }
+    }
+
+    pub(crate) fn send(&mut self, from: NodeId, to: NodeId, frame: Frame) {
+        let now_us = self.site.now_us;
+        let machine = self.site.machine(from);
+        let Some(node) = &machine.node else { return };
+        let clock = node.clock().max(Hlc::from_ms(machine.now(now_us).wall_ms));
+        let stream = self.net.stream(from, to);
+        if stream.connected && stream.cuts > 0 {
+            stream.held.push((clock, frame));
+        } else {
+            self.transmit(from, to, clock, frame);
+        }
+    }
+
+    pub(crate) fn transmit(&mut self, from: NodeId, to: NodeId, clock: Hlc, frame: Frame) {
+        let now_us = self.site.now_us;
+        let usual = self.site.plan.delay_us;
+        let longest = if self.dice.chance(8) { 5 * usual } else { usual };
+        let delay = self.dice.between(100, longest);
+        let stream = self.net.stream(from, to);
+        if stream.connected {
+            stream.last_arrival = stream.last_arrival.max(now_us + delay + stream.slow_us);
+            let (after, connection) = (stream.last_arrival - now_us, stream.connection);
+            self.schedule(after, Event::Arrive { from, to, connection, clock, frame });
+        }
+    }
+
+    pub(crate) fn arrive(&mut self, (from, to): (NodeId, NodeId), connection: u32, clock: Hlc, frame: Frame) {
+        let stream = self.net.stream(from, to);
+        if !stream.connected || stream.connection != connection {
+            return;
+        }
+        match frame {
+            Frame::Opened => self.step(to, Input::Arrived { peer: from }),
+            Frame::Clock => self.step(to, Input::Clock { from, clock }),
+            Frame::Message(message) => self.hear(from, to, clock, *message),
+        }
+    }
+
+    /// A message arrives; mutations make another one of it.
+    pub(crate) fn hear(&mut self, from: NodeId, to: NodeId, clock: Hlc, mut message: Message) {
+        let mut twice = None;
+        match (self.site.plan.mutation, &mut message) {
+            (Some(Mutation::RefusalAsAck), Message::Written { outcome, .. }) => {
+                if matches!(outcome, WriteOutcome::Refused(_)) {
+                    *outcome = WriteOutcome::Held;
+                }
+            }
+            (Some(Mutation::AckTwice), Message::Written { outcome: WriteOutcome::Held, .. }) => {
+                let other =
+                    (1..=self.site.plan.nodes).map(NodeId).filter(|id| *id != from && *id != to).collect::<Vec<_>>();
+                twice = Some((self.dice.pick(&other), message.clone()));
+            }
+            (Some(Mutation::AnyEpoch), Message::Write { version, .. }) => {
+                version.epoch = version.epoch.max(self.site.machine(to).state.epoch);
+            }
+            _ => {}
+        }
+        self.step(to, Input::Peer { from, clock, message });
+        if let Some((other, message)) = twice {
+            self.step(to, Input::Peer { from: other, clock, message });
+        }
+    }
+
+    pub(crate) fn connect(&mut self, from: NodeId, to: NodeId) {
+        let there = self.machine(to).node.is_some() && self.machine(to).paused_until <= self.site.now_us;
+        if self.machine(from).node.is_none() || self.net.stream(from, to).connected {
+            return;
+        }
+        // A handshake needs both ways.
+        let open = !self.net.stream(from, to).breaking
+            && self.net.stream(from, to).cuts == 0
+            && self.net.stream(to, from).cuts == 0;
+        if there && open {
+            let stream = self.net.stream(from, to);
+            stream.connected = true;
+            stream.connection += 1;
+            self.send(from, to, Frame::Opened);
+            self.step(from, Input::Link { peer: to, up: true });
+        } else {
+            self.schedule(RECONNECT_US, Event::Connect { from, to });
+        }
+    }
+
+    pub(crate) fn break_stream(&mut self, from: NodeId, to: NodeId) {
+        let stream = self.net.stream(from, to);
+        if stream.connected {
+            stream.connected = false;
+            stream.breaking = true;
+            stream.held.clear();
+            let (opening, delay) = (self.machine(from).opening, self.dice.below(20 * MS));
+            self.schedule(delay, Event::Broken { from, to, opening });
+        }
+    }
+}

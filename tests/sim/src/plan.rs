@@ -1,0 +1,248 @@
+//! What a run is made of: drawn from its seed, and cut down by whoever looks for the smallest run that fails.
+
+use crate::dice::Dice;
+use crate::fault::{Fault, FaultSet};
+use crate::mutation::Mutation;
+use crate::workloads::Kind;
+use mks_logic::limits::Limits;
+use mks_logic::member::GossipSettings;
+use mks_logic::port::Durability;
+
+/// Microseconds of a millisecond.
+pub const MS: u64 = 1_000;
+/// Deadline of a request that names none, milliseconds: short, so that a run may end soon.
+pub const DEADLINE_MS: u64 = 1_000;
+
+/// Which dice are whose.
+pub(crate) mod part {
+    pub(crate) const PLAN: u64 = 1;
+    pub(crate) const NET: u64 = 2;
+    pub(crate) const NODES: u64 = 3;
+    pub(crate) const CLIENTS: u64 = 4;
+    /// And one part per class of faults from here on.
+    pub(crate) const FAULTS: u64 = 100;
+}
+
+/// What to leave out of what a seed says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cuts {
+    /// At most so many nodes.
+    pub nodes: Option<u64>,
+    /// At most so many requests of clients.
+    pub operations: Option<u64>,
+    /// Not these faults.
+    pub without: FaultSet,
+}
+
+/// See the module's own words.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where all of it comes from.
+    pub seed: u64,
+    /// Nodes, 3 to 7.
+    pub nodes: u64,
+    /// N, R and W: every two write quorums meet, and every read quorum meets every write quorum.
+    pub quorums: (u8, u8, u8),
+    /// What an ack of the keyspace promises.
+    pub durability: Durability,
+    /// Writes that ask for less, percent.
+    pub weak_percent: u64,
+    /// What may go wrong, and the mean time between two faults of one class, microseconds.
+    pub faults: FaultSet,
+    /// See [`Plan::faults`].
+    pub every_us: u64,
+    /// Longest fault, microseconds.
+    pub lasting_us: u64,
+    /// What clients do.
+    pub workload: Kind,
+    /// Keys, clients, and requests of all clients together.
+    pub keys: u64,
+    /// See [`Plan::keys`].
+    pub clients: usize,
+    /// See [`Plan::keys`].
+    pub operations: u64,
+    /// Longest pause of a client, microseconds.
+    pub think_us: u64,
+    /// Longest time of load, microseconds.
+    pub load_us: u64,
+    /// Usual longest delay of a message, microseconds.
+    pub delay_us: u64,
+    /// Longest delay of an entry of the epoch log, microseconds.
+    pub lag_us: u64,
+    /// How far clocks may be off, milliseconds.
+    pub skew_ms: u64,
+    /// The nodes' bounds.
+    pub limits: Limits,
+    /// The nodes' gossip.
+    pub gossip: GossipSettings,
+    /// A deliberate bug.
+    pub mutation: Option<Mutation>,
+}
+
+fn quorums(dice: &mut Dice, nodes: u64) -> (u8, u8, u8) {
+    let n = if dice.chance(70) { 3 } else { dice.between(2, nodes.min(5) + 1) };
+    let (few_w, few_r) = (dice.chance(70), dice.chance(70));
+    let w = dice.between(n / 2 + 1, if few_w { n / 2 + 2 } else { n + 1 });
+    let r = dice.between(n + 1 - w, if few_r { n + 2 - w } else { n + 1 });
+    (n as u8, r as u8, w as u8)
+}
+
+fn limits(dice: &mut Dice) -> Limits {
+    let usual = Limits { deadline_default_ms: DEADLINE_MS, ..Limits::default() };
+    if dice.chance(80) {
+        return usual;
+    }
+    let (operations_max, disk_jobs_max) = (dice.between(2, 12) as usize, dice.between(2, 12) as usize);
+    Limits { operations_max, disk_jobs_max, early_messages_max: 3, request_ids_max: 20, ..usual }
+}
+
+/// The logic's own settings in some seeds; slower ones, which cost less to simulate, in the others.
+fn gossip(dice: &mut Dice) -> GossipSettings {
+    let slow = GossipSettings {
+        probe_period_ms: 1_000,
+        probe_timeout_ms: 400,
+        suspicion_ms: 2_000,
+        gossip_period_ms: 1_000,
+        announce_period_ms: 3_000,
+        fanout: 2,
+    };
+    if dice.chance(15) { GossipSettings::default() } else { slow }
+}
+
+impl Plan {
+    /// What this seed says.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let mut dice = Dice::new(seed, part::PLAN);
+        let nodes = dice.pick(&[3, 3, 3, 4, 5, 5, 6, 7]);
+        let mut faults = FaultSet::default();
+        // From calm to all at once.
+        let share = dice.pick(&[0, 15, 30, 30, 50, 80]);
+        for fault in Fault::ALL {
+            if dice.chance(share) {
+                faults = faults.with(*fault);
+            }
+        }
+        let think_us = dice.pick(&[2, 4, 10, 40]) * MS;
+        let operations = dice.between(60, 260);
+        let clients = dice.between(2, 6) as usize;
+        let load_us = (operations * (think_us + 20 * MS) / clients as u64).clamp(500 * MS, 6_000 * MS);
+        Self {
+            seed,
+            nodes,
+            quorums: quorums(&mut dice, nodes),
+            durability: if dice.chance(80) { Durability::Sync } else { Durability::Os },
+            weak_percent: dice.pick(&[0, 0, 0, 20]),
+            faults,
+            every_us: dice.between(load_us / 30, load_us / 2),
+            lasting_us: dice.between(20 * MS, load_us / 3),
+            workload: dice.pick(Kind::ALL),
+            keys: dice.between(1, 7),
+            clients,
+            operations,
+            think_us,
+            load_us,
+            delay_us: dice.pick(&[1, 3, 10]) * MS,
+            lag_us: dice.pick(&[1, 20, 200]) * MS,
+            skew_ms: dice.pick(&[20, 240, 240, 1_000]),
+            limits: limits(&mut dice),
+            gossip: gossip(&mut dice),
+            mutation: None,
+        }
+        .possible()
+    }
+
+    /// The figures' load: five nodes, four clients and 13 requests per second for a minute, as nodes die and links
+    /// are cut both ways and one way.
+    #[must_use]
+    pub fn measured(seed: u64) -> Self {
+        let faults = [Fault::Kill, Fault::Cut, Fault::OneWay].into_iter().fold(FaultSet::default(), FaultSet::with);
+        Self {
+            nodes: 5,
+            quorums: (3, 2, 2),
+            durability: Durability::Sync,
+            weak_percent: 0,
+            faults,
+            every_us: 2_000 * MS,
+            lasting_us: 1_000 * MS,
+            keys: 6,
+            clients: 4,
+            operations: 800,
+            think_us: 600 * MS,
+            load_us: 60_000 * MS,
+            limits: Limits { deadline_default_ms: DEADLINE_MS, ..Limits::default() },
+            ..Self::draw(seed)
+        }
+    }
+
+    /// The same with less.
+    #[must_use]
+    pub fn cut(mut self, cuts: &Cuts) -> Self {
+        self.nodes = self.nodes.min(cuts.nodes.unwrap_or(self.nodes)).max(u64::from(self.quorums.0));
+        self.operations = self.operations.min(cuts.operations.unwrap_or(self.operations));
+        self.faults = self.faults.without(cuts.without);
+        self.possible()
+    }
+
+    /// The same with a deliberate bug.
+    #[must_use]
+    pub fn with(mut self, mutation: Mutation) -> Self {
+        self.mutation = Some(mutation);
+        self
+    }
+
+    /// What is not synced may vanish here: then writes are synced unless they ask for less themselves.
+    #[must_use]
+    pub fn loses_power(&self) -> bool {
+        self.faults.has(Fault::PowerCut) || self.faults.has(Fault::Blackout)
+    }
+
+    fn possible(mut self) -> Self {
+        if self.loses_power() {
+            self.durability = Durability::Sync;
+        }
+        self
+    }
+
+    /// How to run this again.
+    #[must_use]
+    pub fn line(&self, cuts: &Cuts) -> String {
+        let mut line = format!("mks-sim --seed {}", self.seed);
+        if let Some(nodes) = cuts.nodes {
+            line += &format!(" --nodes {nodes}");
+        }
+        if let Some(operations) = cuts.operations {
+            line += &format!(" --operations {operations}");
+        }
+        if cuts.without != FaultSet::default() {
+            line += &format!(" --without {}", cuts.without);
+        }
+        if let Some(mutation) = self.mutation {
+            line += &format!(" --mutation {}", mutation.name());
+        }
+        line
+    }
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (n, r, w) = self.quorums;
+        write!(
+            f,
+            "seed {}: {} nodes, N={n} R={r} W={w} {:?}, {} x {} of {} requests on {} keys in {} ms, delays to {} ms, \
+             faults every {} ms for {} ms: {}",
+            self.seed,
+            self.nodes,
+            self.durability,
+            self.clients,
+            self.workload.name(),
+            self.operations,
+            self.keys,
+            self.load_us / MS,
+            self.delay_us / MS,
+            self.every_us / MS,
+            self.lasting_us / MS,
+            self.faults
+        )
+    }
+}

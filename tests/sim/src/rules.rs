@@ -1,0 +1,54 @@
+//! Native stand-ins for the resolver components, and the ways in which a component may fail.
+
+use mks_logic::port::{Columns, Resolve, ResolveError, ResolverHash, Verdict};
+
+/// The code of last-write-wins, the only one that these histories need.
+pub const LWW_CODE: ResolverHash = ResolverHash([1; 32]);
+
+/// What the resolver of one node does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Rules {
+    /// It settles.
+    #[default]
+    Work,
+    /// Every call traps.
+    Trap,
+    /// Every call runs out of its budget.
+    Budget,
+    /// Every answer names a row that is not there.
+    Nonsense,
+    /// One verdict too few.
+    Short,
+    /// It keeps the first write instead of the last: only a mutation does this.
+    Wrong,
+}
+
+impl Rules {
+    /// The ways to fail that a node must live with.
+    pub const FAILURES: [Self; 4] = [Self::Trap, Self::Budget, Self::Nonsense, Self::Short];
+}
+
+impl Resolve for Rules {
+    fn settle(&self, resolver: ResolverHash, conflicts: &Columns) -> Result<Vec<Verdict>, ResolveError> {
+        if resolver != LWW_CODE {
+            return Err(ResolveError::Unknown(resolver));
+        }
+        let keep = |i: usize| {
+            let rows = conflicts.rows(i);
+            let start = rows.start;
+            let stamp = |row: &usize| {
+                (conflicts.written[*row], conflicts.marks[*row], conflicts.nodes[*row], conflicts.digests[*row])
+            };
+            let kept = if *self == Self::Wrong { rows.min_by_key(stamp) } else { rows.max_by_key(stamp) };
+            Verdict::Keep((kept.unwrap_or(start) - start) as u32)
+        };
+        let all = 0..conflicts.len();
+        match self {
+            Self::Work | Self::Wrong => Ok(all.map(keep).collect()),
+            Self::Trap => Err(ResolveError::Failed("it was told to trap".into())),
+            Self::Budget => Err(ResolveError::Failed("out of budget".into())),
+            Self::Nonsense => Ok(all.map(|i| Verdict::Keep(conflicts.rows(i).len() as u32)).collect()),
+            Self::Short => Ok(all.skip(1).map(keep).collect()),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! One run from beginning to end, and the search for the smallest one that fails.
+
+use crate::fault::{Fault, FaultSet};
+use crate::history::Event;
+use crate::plan::{Cuts, DEADLINE_MS, MS, Plan};
+use crate::site::Phase;
+use crate::trace::Keep;
+use crate::trouble::JUMP_MS;
+use crate::world::World;
+use bytes::Bytes;
+use mks_logic::id::NodeId;
+use mks_logic::request::{Operation, Request};
+
+/// Most runs that one search for a smaller failing run may take.
+const SHRINK_RUNS_MAX: usize = 200;
+
+/// Something that must never be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which invariant.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub text: String,
+    /// True time, microseconds.
+    pub at_us: u64,
+}
+
+/// What happened in a run, or in many.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Runs.
+    pub runs: u64,
+    /// Simulated time, and that part of it in which clients were at work, microseconds.
+    pub simulated_us: u64,
+    /// See [`Report::simulated_us`].
+    pub load_us: u64,
+    /// Inputs that nodes took.
+    pub steps: u64,
+    /// Operations whose replies were good, and those whose were not.
+    pub good: u64,
+    /// See [`Report::good`].
+    pub bad: u64,
+    /// Operations that the history's invariants looked at.
+    pub checked: u64,
+    /// Faults by class.
+    pub faults: [u64; Fault::ALL.len()],
+}
+
+impl Report {
+    /// Adds another one.
+    pub fn add(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.simulated_us += other.simulated_us;
+        self.load_us += other.load_us;
+        self.steps += other.steps;
+        self.good += other.good;
+        self.bad += other.bad;
+        self.checked += other.checked;
+        for (sum, more) in self.faults.iter_mut().zip(other.faults) {
+            *sum += more;
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The first violation, if any.
+    pub violation: Option<Violation>,
+    /// What happened.
+    pub report: Report,
+    /// See [`crate::trace::Trace`].
+    pub hash: u64,
+    /// The last lines of the trace, if they were kept.
+    pub lines: Vec<String>,
+    /// What clients did and saw.
+    pub history: Vec<Event>,
+}
+
+/// Runs a plan from beginning to end, or to its first violation.
+#[must_use]
+pub fn run(plan: &Plan, keep: Keep) -> Outcome {
+    let mut world = World::new(plan.clone(), keep);
+    load(&mut world);
+    if world.violation.is_none() {
+        liveness(&mut world);
+    }
+    world.end();
+    world.report.runs = 1;
+    world.report.simulated_us = world.site.now_us;
+    world.report.checked = world.site.history.events.len() as u64;
+    Outcome {
+        violation: world.violation,
+        report: world.report,
+        hash: world.trace.hash(),
+        lines: world.trace.lines.into(),
+        history: world.site.history.events,
+    }
+}
+
+/// Clients at work, until they have asked what they may.
+fn load(world: &mut World) {
+    let end = world.site.plan.load_us;
+    while world.site.now_us < end && world.violation.is_none() && !world.is_exhausted() {
+        let step = (end - world.site.now_us).min(100 * MS);
+        world.advance(step);
+    }
+    world.report.load_us = world.site.now_us;
+}
+
+/// Once the trouble is over, everything works within a bounded time.
+fn liveness(world: &mut World) {
+    world.heal();
+    // Detectors of failures, streams and deadlines need a moment; stamps from clocks that were ahead need to be past.
+    let jumped = world.site.plan.faults.has(Fault::Jump);
+    let gossip = &world.site.plan.gossip;
+    let settle_ms = DEADLINE_MS + gossip.announce_period_ms + if jumped { JUMP_MS } else { world.site.plan.skew_ms };
+    world.advance((settle_ms + 500) * MS);
+    world.site.phase = Phase::Liveness;
+    let (nodes, keys) = (world.site.plan.nodes, world.site.keys.clone());
+    for (i, key) in keys.iter().enumerate() {
+        for node in (1..=nodes).filter(|node| i == 0 || node % keys.len() as u64 == i as u64).map(NodeId) {
+            if world.violation.is_some() {
+                return;
+            }
+            // What mends owners in the background takes its place at disks whose queues are as short as some plans make them.
+            world.advance(20 * MS);
+            let value = Bytes::copy_from_slice(&world.clients.value().to_be_bytes());
+            world.ask(node, request(Operation::Get { key: key.clone() }));
+            world.advance(20 * MS);
+            world.ask(node, request(Operation::Put { key: key.clone(), value }));
+            world.advance(20 * MS);
+            world.ask(node, request(Operation::Get { key: key.clone() }));
+        }
+    }
+    world.advance((DEADLINE_MS + 200) * MS);
+}
+
+fn request(operation: Operation) -> Request {
+    Request { operation, quorum: None, durability: None, deadline_ms: None, ttl_ms: None, request_id: None }
+}
+
+/// Looks for the smallest run that fails: fewer nodes, fewer classes of faults, fewer operations.
+#[must_use]
+pub fn shrink(plan: &Plan, begin: &Cuts) -> Cuts {
+    let mut best = begin.clone();
+    let mut left = SHRINK_RUNS_MAX;
+    let mut fails = |cuts: &Cuts| {
+        left = left.saturating_sub(1);
+        left > 0 && run(&plan.clone().cut(cuts), Keep::Nothing).violation.is_some()
+    };
+    loop {
+        let before = best.clone();
+        for candidate in smaller(&plan.clone().cut(&best), &best) {
+            if fails(&candidate) {
+                best = candidate;
+                break;
+            }
+        }
+        if best == before {
+            return best;
+        }
+    }
+}
+
+/// Cuts that leave a little less of this plan.
+fn smaller(plan: &Plan, cuts: &Cuts) -> Vec<Cuts> {
+    let mut all = Vec::new();
+    let without = |faults: FaultSet| Cuts { without: faults, ..cuts.clone() };
+    if plan.faults != FaultSet::default() {
+        all.push(without(Fault::ALL.iter().fold(cuts.without, |set, fault| set.with(*fault))));
+    }
+    all.extend(plan.faults.iter().map(|fault| without(cuts.without.with(fault))));
+    for part in [2, 4] {
+        let operations = plan.operations - plan.operations.div_ceil(part);
+        if operations > 0 && operations < plan.operations {
+            all.push(Cuts { operations: Some(operations), ..cuts.clone() });
+        }
+    }
+    if plan.nodes > u64::from(plan.quorums.0).max(3) {
+        all.push(Cuts { nodes: Some(plan.nodes - 1), ..cuts.clone() });
+    }
+    all
+}

@@ -1,0 +1,70 @@
+//! What happened, for people and for those who compare two runs.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// How much is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Keep {
+    /// Nothing: fast.
+    #[default]
+    Nothing,
+    /// A hash of every line.
+    Hash,
+    /// The last lines, and the hash.
+    Lines(usize),
+}
+
+/// See the module's own words.
+#[derive(Debug, Default)]
+pub struct Trace {
+    keep: Keep,
+    hash: DefaultHasher,
+    /// The last lines, oldest first.
+    pub lines: VecDeque<String>,
+}
+
+impl Trace {
+    /// A trace that keeps so much.
+    #[must_use]
+    pub fn new(keep: Keep) -> Self {
+        Self { keep, ..Self::default() }
+    }
+
+    /// Adds a line, which is only made where it is kept.
+    pub fn line(&mut self, at_us: u64, line: impl FnOnce() -> String) {
+        if self.keep == Keep::Nothing {
+            return;
+        }
+        let line = format!("{:>9}.{:03} {}", at_us / 1_000, at_us % 1_000, short(&line()));
+        line.hash(&mut self.hash);
+        if let Keep::Lines(max) = self.keep {
+            if self.lines.len() >= max {
+                self.lines.pop_front();
+            }
+            self.lines.push_back(line);
+        }
+    }
+
+    /// Equal for equal runs.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        self.hash.finish()
+    }
+}
+
+/// What is the same on every line is left out.
+fn short(line: &str) -> String {
+    const NOISE: [(&str, &str); 9] = [
+        ("Key { keyspace: k2, partition_key: b", ""),
+        (", sort_key: b\"\" }", ""),
+        (", sort_key: b\"sorted\" }", "/sorted"),
+        (", quorum: None", ""),
+        (", durability: None", ""),
+        (", deadline_ms: None", ""),
+        (", ttl_ms: None", ""),
+        (", request_id: None", ""),
+        (", expires_ms: 0", ""),
+    ];
+    NOISE.iter().fold(line.to_owned(), |line, (long, short)| line.replace(long, short))
+}

@@ -1,0 +1,170 @@
+//! Faults as they happen: each class has dice and a rhythm of its own.
+
+use crate::disk::Trouble;
+use crate::fault::Fault;
+use crate::plan::MS;
+use crate::rules::Rules;
+use crate::site::Phase;
+use crate::world::{Event, World};
+use mks_logic::cluster::Entry;
+use mks_logic::id::NodeId;
+use mks_logic::port::StoreError;
+
+/// How a fault ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// This way is open again.
+    Uncut(NodeId, NodeId),
+    /// And as fast as before.
+    Unslow(NodeId, NodeId),
+    /// The disk works.
+    Mend(NodeId),
+    /// And as fast as before.
+    Hurry(NodeId),
+    /// The resolver works.
+    Settle(NodeId),
+}
+
+/// Farthest jump of a clock, milliseconds.
+pub const JUMP_MS: u64 = 10_000;
+
+impl World {
+    /// The next fault of this class.
+    pub(crate) fn fault(&mut self, fault: Fault) {
+        if self.site.phase != Phase::Safety {
+            return;
+        }
+        let (every, lasting) = (self.site.plan.every_us, self.site.plan.lasting_us);
+        let dice = &mut self.fault_dice[fault as usize];
+        let pause = dice.between(every / 4, every * 2);
+        let (a, b, lasts) = {
+            let nodes = self.site.plan.nodes;
+            let a = 1 + dice.below(nodes);
+            let b = 1 + (a + dice.below(nodes - 1)) % nodes;
+            (NodeId(a), NodeId(b), dice.between(5 * MS, lasting))
+        };
+        let number = dice.draw();
+        self.schedule(pause, Event::Fault(fault));
+        self.report.faults[fault as usize] += 1;
+        self.note(|| format!("FAULT {} {a} {b} for {} ms", fault.name(), lasts / MS));
+        self.happens(fault, (a, b), lasts, number);
+    }
+
+    fn happens(&mut self, fault: Fault, (a, b): (NodeId, NodeId), lasts: u64, number: u64) {
+        let now_us = self.site.now_us;
+        match fault {
+            Fault::Break => self.break_stream(a, b),
+            Fault::Cut => [(a, b), (b, a)].into_iter().for_each(|(x, y)| self.cut(x, y, lasts, number)),
+            Fault::OneWay => self.cut(a, b, lasts, number),
+            Fault::Isolate => {
+                for (x, y) in self.net.pairs().into_iter().filter(|(x, y)| *x == a || *y == a) {
+                    self.cut(x, y, lasts, number);
+                }
+            }
+            Fault::Swizzle => self.swizzle(lasts),
+            Fault::SlowLink => {
+                self.net.stream(a, b).slow_us = lasts / 4;
+                self.schedule(lasts, Event::End(End::Unslow(a, b)));
+            }
+            Fault::Kill => self.crash(a, false, lasts),
+            Fault::PowerCut => self.crash(a, true, lasts),
+            Fault::Blackout => {
+                for id in 1..=self.site.plan.nodes {
+                    self.crash(NodeId(id), true, lasts / 2 + number % (lasts / 2 + 1));
+                }
+            }
+            Fault::Pause => self.machine(a).paused_until = now_us + lasts,
+            Fault::DiskFull | Fault::DiskError => {
+                let trouble = match (fault, number % 2) {
+                    (Fault::DiskFull, _) => Trouble::Changes(StoreError::Full("no room".into())),
+                    (_, 0) => Trouble::Changes(StoreError::Io("it was told to".into())),
+                    _ => Trouble::Everything(StoreError::Io("it was told to".into())),
+                };
+                self.machine(a).disk.trouble(trouble);
+                self.schedule(lasts, Event::End(End::Mend(a)));
+            }
+            Fault::DiskSlow => {
+                self.machine(a).slow = 2 + number % 60;
+                self.schedule(lasts, Event::End(End::Hurry(a)));
+            }
+            Fault::DiskSync => self.machine(a).disk.trouble(Trouble::Sync(number.is_multiple_of(2))),
+            Fault::BitFlip => drop(self.machine(a).disk.flip(number)),
+            Fault::Jump => {
+                let reach = if number.is_multiple_of(3) { JUMP_MS } else { 2 * self.site.plan.skew_ms };
+                let skew_ms = self.fault_dice[fault as usize].around(reach);
+                self.machine(a).skew_ms = skew_ms;
+            }
+            Fault::LogLag => self.machine(a).deaf_until = now_us + lasts,
+            Fault::Epoch => self.propose(Entry::Advance),
+            Fault::Resolver => {
+                self.machine(a).rules = Rules::FAILURES[number as usize % Rules::FAILURES.len()];
+                self.schedule(lasts, Event::End(End::Settle(a)));
+            }
+            // Rates: they are there from the beginning.
+            Fault::Datagrams | Fault::Skew | Fault::Drift => {}
+        }
+    }
+
+    /// All links stop one by one, and come back one by one in another order.
+    fn swizzle(&mut self, lasts: u64) {
+        for (x, y) in self.net.pairs() {
+            let dice = &mut self.fault_dice[Fault::Swizzle as usize];
+            if dice.chance(70) {
+                let (begin, number) = (dice.below(lasts / 2), dice.draw());
+                let lasts = dice.between(lasts / 2, lasts);
+                self.schedule(begin, Event::Cut(x, y, lasts, number));
+            }
+        }
+    }
+
+    /// Nothing passes this way for a while. Some streams break at once, the others only hold what is sent.
+    pub(crate) fn cut(&mut self, from: NodeId, to: NodeId, lasts: u64, number: u64) {
+        self.net.stream(from, to).cuts += 1;
+        if number.is_multiple_of(2) {
+            self.break_stream(from, to);
+        }
+        self.schedule(lasts, Event::End(End::Uncut(from, to)));
+    }
+
+    /// A fault is over.
+    pub(crate) fn over(&mut self, end: End) {
+        match end {
+            End::Uncut(from, to) => {
+                let stream = self.net.stream(from, to);
+                stream.cuts = stream.cuts.saturating_sub(1);
+                if stream.cuts == 0 {
+                    for (clock, frame) in std::mem::take(&mut stream.held) {
+                        self.transmit(from, to, clock, frame);
+                    }
+                }
+            }
+            End::Unslow(from, to) => self.net.stream(from, to).slow_us = 0,
+            End::Mend(node) => self.machine(node).disk.trouble(Trouble::None),
+            End::Hurry(node) => self.machine(node).slow = 1,
+            End::Settle(node) => self.machine(node).rules = self.healthy(node),
+        }
+    }
+
+    /// Ends all trouble: nodes run, ways are open, disks are whole, clocks nearly right.
+    pub(crate) fn heal(&mut self) {
+        self.site.phase = Phase::Settling;
+        self.site.healed_us = self.site.now_us;
+        self.note(|| "HEAL".into());
+        for id in (1..=self.site.plan.nodes).map(NodeId) {
+            let (now_us, rules) = (self.site.now_us, self.healthy(id));
+            let machine = self.machine(id);
+            machine.disk.mend();
+            machine.rules = rules;
+            machine.slow = 1;
+            machine.paused_until = machine.paused_until.min(now_us);
+            machine.deaf_until = 0;
+            machine.skew_ms = machine.skew_ms.clamp(-100, 100);
+            self.schedule(0, Event::Start { node: id });
+        }
+        for (from, to) in self.net.pairs() {
+            self.net.stream(from, to).slow_us = 0;
+            self.net.stream(from, to).cuts = 0;
+            self.over(End::Uncut(from, to));
+        }
+    }
+}
