@@ -11,6 +11,7 @@ extern crate alloc;
 
 pub mod batch;
 pub mod cluster;
+pub mod digest;
 pub mod event;
 pub mod get;
 pub mod id;

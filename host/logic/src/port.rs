@@ -17,11 +17,13 @@ pub enum Table {
     Log,
     /// Small facts about this data directory.
     Meta,
+    /// Sums over the records, by which owners compare what they hold: the module `digest`.
+    Digests,
 }
 
 impl Table {
     /// All tables, in the order of their tags.
-    pub const ALL: [Self; 3] = [Self::Records, Self::Log, Self::Meta];
+    pub const ALL: [Self; 4] = [Self::Records, Self::Log, Self::Meta, Self::Digests];
 
     /// A stable name, part of the stored format.
     #[must_use]
@@ -30,6 +32,7 @@ impl Table {
             Self::Records => "records",
             Self::Log => "log",
             Self::Meta => "meta",
+            Self::Digests => "digests",
         }
     }
 }

@@ -62,6 +62,7 @@ struct Tables {
     records: Keyspace,
     log: Keyspace,
     meta: Keyspace,
+    digests: Keyspace,
 }
 
 impl Tables {
@@ -70,6 +71,7 @@ impl Tables {
             Table::Records => &self.records,
             Table::Log => &self.log,
             Table::Meta => &self.meta,
+            Table::Digests => &self.digests,
         }
     }
 }
@@ -101,8 +103,12 @@ impl Fjall {
             }
             database.keyspace(table.name(), || create_options(options, table)).map_err(|e| read_error(&e))
         };
-        let tables =
-            Tables { records: keyspace(Table::Records)?, log: keyspace(Table::Log)?, meta: keyspace(Table::Meta)? };
+        let tables = Tables {
+            records: keyspace(Table::Records)?,
+            log: keyspace(Table::Log)?,
+            meta: keyspace(Table::Meta)?,
+            digests: keyspace(Table::Digests)?,
+        };
         if birth == Birth::New {
             files::sync_tree(directory).map_err(|e| io_error(&e))?;
         }

@@ -18,6 +18,7 @@ fn index(table: Table) -> usize {
         Table::Records => 0,
         Table::Log => 1,
         Table::Meta => 2,
+        Table::Digests => 3,
     }
 }
 
