@@ -13,6 +13,7 @@ pub mod batch;
 pub mod cluster;
 pub mod digest;
 pub mod event;
+pub mod exchange;
 pub mod get;
 pub mod id;
 pub mod limits;
@@ -28,6 +29,7 @@ pub mod replica;
 pub mod request;
 pub mod retry;
 pub mod ring;
+pub mod sync;
 #[cfg(test)]
 mod testing;
 pub mod time;

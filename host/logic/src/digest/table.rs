@@ -135,10 +135,7 @@ impl DigestTable {
     ///
     /// # Errors
     /// When the store can't read or write. A rebuild that was cut short begins anew at the next opening.
-    pub fn open(
-        store: &dyn Store,
-        keyspaces: impl IntoIterator<Item = (KeyspaceId, u8)>,
-    ) -> Result<Self, StoreError> {
+    pub fn open(store: &dyn Store, keyspaces: impl IntoIterator<Item = (KeyspaceId, u8)>) -> Result<Self, StoreError> {
         let copies: BTreeMap<_, _> = keyspaces.into_iter().collect();
         if let Some(mut table) = Self::load(store)? {
             table.copies = copies;
@@ -177,9 +174,8 @@ impl DigestTable {
             let entry = codec::read_log_key(key).zip(codec::decode_deltas(value));
             intact = entry.is_some();
             entry.map_or(ControlFlow::Break(()), |(commit, deltas)| {
-                let missing = |delta: &&Delta| {
-                    last.get(&(delta.partition, delta.copies)).is_none_or(|last| *last < commit)
-                };
+                let missing =
+                    |delta: &&Delta| last.get(&(delta.partition, delta.copies)).is_none_or(|last| *last < commit);
                 table.apply(commit, deltas.iter().filter(missing));
                 table.trimmed = if table.trimmed == 0 { commit } else { table.trimmed };
                 table.next = table.next.max(commit + 1);

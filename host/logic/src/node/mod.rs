@@ -5,6 +5,7 @@
 
 mod coordinate;
 mod own;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,8 @@ use crate::time::{Clock, Hlc, MonoUs, Now};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+
+pub use sync::SyncFigures;
 
 /// What a node is made of, besides what the world tells it later.
 #[derive(Clone, Debug)]
@@ -80,7 +83,12 @@ enum Kind {
 #[derive(Clone, Copy, Debug)]
 enum JobFor {
     Own(Tag),
-    Peer { node: NodeId, tag: Tag },
+    Peer {
+        node: NodeId,
+        tag: Tag,
+    },
+    /// A comparison with another owner, of our own or of a peer's.
+    Sync(Tag),
 }
 
 /// What a node knows of a peer from its frames.
@@ -135,6 +143,7 @@ pub struct Node {
     /// Messages from an epoch that this node has not reached yet.
     early: VecDeque<(NodeId, Message)>,
     figures: Figures,
+    sync: sync::Comparing,
 }
 
 /// What a step needs besides its input: bundled so that helpers stay readable.
@@ -173,6 +182,7 @@ impl Node {
             awaiting_epoch: BTreeSet::new(),
             early: VecDeque::new(),
             figures: Figures::default(),
+            sync: sync::Comparing::default(),
         }
     }
 
@@ -189,15 +199,22 @@ impl Node {
             Input::Written { job, outcome } => match self.jobs.remove(&job) {
                 Some(JobFor::Own(tag)) => self.written(&mut step, tag, self.me, &outcome),
                 Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Written { tag, outcome }),
+                Some(JobFor::Sync(tag)) => self.sync_written(&mut step, tag),
                 None => {}
             },
             Input::Found { job, outcome } => match self.jobs.remove(&job) {
                 Some(JobFor::Own(tag)) => self.found(&mut step, tag, self.me, outcome),
                 Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Found { tag, outcome }),
-                None => {}
+                Some(JobFor::Sync(_)) | None => {}
             },
             Input::Cluster(state) => self.cluster(&mut step, state),
             Input::Tick => self.tick(&mut step),
+            Input::Compared { job, found } => {
+                if let Some(JobFor::Sync(tag)) = self.jobs.remove(&job) {
+                    self.compared(&mut step, tag, found);
+                }
+            }
+            Input::Repair { partition } => self.repair(&mut step, partition),
         }
     }
 
@@ -207,7 +224,7 @@ impl Node {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let gossip = self.membership.as_ref().and_then(Membership::next_wake);
         let hedge = self.hedges.front().map(|(at, _)| *at);
-        deadline.into_iter().chain(gossip).chain(hedge).min()
+        deadline.into_iter().chain(gossip).chain(hedge).chain(self.sync_wake()).min()
     }
 
     /// This node's hybrid clock: it rides on every frame.
@@ -302,6 +319,8 @@ impl Node {
                 self.ask(step, Waiter::Peer { node: from, tag }, request);
             }
             Message::Forwarded { tag, reply } => self.forwarded(step, tag, from, reply),
+            Message::Sync { tag, ask } => self.sync_asked(step, from, tag, ask),
+            Message::Synced { tag, answer } => self.sync_answered(step, from, tag, answer),
         }
     }
 
@@ -328,6 +347,7 @@ impl Node {
             self.resend(step, peer);
         } else {
             self.link_lost(step, peer);
+            self.sync_lost(step, peer);
         }
     }
 
@@ -352,6 +372,7 @@ impl Node {
             membership.roster(step.now, &self.state.members, &mut datagrams);
             step.datagrams(datagrams);
         }
+        self.sync_cluster(step);
         for (from, message) in core::mem::take(&mut self.early) {
             self.asked(step, from, message);
         }
@@ -367,6 +388,7 @@ impl Node {
             step.datagrams(datagrams);
         }
         self.hedge(step);
+        self.sync_tick(step);
         while let Some((at, tag)) = self.deadlines.first().copied() {
             if at > step.now.mono_us {
                 break;

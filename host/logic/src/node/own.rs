@@ -77,7 +77,7 @@ impl Node {
     }
 
     /// Whether a record is ours to hold, and which code settles its siblings.
-    fn admit(&mut self, key: &Key) -> Result<ResolverHash, Refused> {
+    pub(super) fn admit(&mut self, key: &Key) -> Result<ResolverHash, Refused> {
         if key.partition_key.len().max(key.sort_key.len()) > self.limits.key_bytes_max {
             self.figures.nonsense += 1;
             return Err(Refused::Damaged);
@@ -93,6 +93,9 @@ impl Node {
 
     pub(super) fn write_here(&mut self, step: &mut Step<'_>, whose: JobFor, asked: WriteAsked, resolver: ResolverHash) {
         let WriteAsked { key, version, fresh, durability } = asked;
+        if fresh {
+            self.sync_noted(step.now.mono_us, key.place(self.state.partition_bits).partition);
+        }
         let job = self.job(whose);
         step.out.push(Effect::Write(WriteJob { job, key, version, fresh, durability, resolver }));
     }

@@ -11,9 +11,10 @@ use crate::id::{Incarnation, Key, NodeId};
 use crate::limits::Limits;
 use crate::member::GossipSettings;
 use crate::message::Message;
-use crate::node::{Node, NodeOptions};
+use crate::node::{JobFor, Node, NodeOptions};
 use crate::port::StoreError;
 use crate::replica;
+use crate::sync;
 use crate::testing::{Disk, Rules, formed, owners};
 use crate::time::{Hlc, Now};
 use bytes::Bytes;
@@ -337,6 +338,11 @@ impl Cluster {
                 self.local(id, delay, Local::Input(Box::new(Input::Found { job: job.job, outcome })));
             }
             Effect::Reply { ticket, reply } => self.replied(ticket, reply),
+            Effect::Compare { job, work } => {
+                let found = sync::found(self.machine(id).disk.ports(&Rules::Work), &work, 64 << 10);
+                let delay = self.dice.between(20, MS);
+                self.local(id, delay, Local::Input(Box::new(Input::Compared { job, found })));
+            }
         }
     }
 
@@ -549,7 +555,9 @@ impl Cluster {
     pub(super) fn leftovers(&self) -> Vec<String> {
         let left = |(id, machine): (&NodeId, &Machine)| {
             let node = machine.node.as_ref()?;
-            let counts = [node.ops.len(), node.deadlines.len(), node.jobs.len(), node.early.len()];
+            // Comparisons go on for ever.
+            let jobs = node.jobs.values().filter(|whose| !matches!(whose, JobFor::Sync(_))).count();
+            let counts = [node.ops.len(), node.deadlines.len(), jobs, node.early.len()];
             let counts = (counts, node.ops_bytes, node.awaiting_epoch.len(), machine.waiting.len());
             (counts != ([0; 4], 0, 0, 0)).then(|| format!("{id}: {counts:?}"))
         };
