@@ -34,6 +34,7 @@ pub use table::{DigestTable, FLUSH_EVERY, recompute};
 use crate::id::{BUCKETS, Epoch, KeyspaceId, PartitionId, Place};
 use crate::outline::Row;
 use crate::port::Batch;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
@@ -109,6 +110,9 @@ pub trait Digests: Send + Sync {
 
     /// The sums of a range; `None` when they can't be told apart any more: records of a later epoch are here already.
     fn sums(&self, range: Range) -> Option<Sums>;
+
+    /// What must be staged so that the sums of a bucket become those of its records, by copies and epoch.
+    fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta>;
 }
 
 /// What one version adds to its bucket's sum. Part of the stored format, and the same on every owner.

@@ -29,6 +29,7 @@ pub mod replica;
 pub mod request;
 pub mod retry;
 pub mod ring;
+pub mod scrub;
 pub mod sync;
 #[cfg(test)]
 mod testing;

@@ -3,7 +3,7 @@
 use crate::cluster::{Addresses, Keyspace, Member, State};
 use crate::digest::{Delta, DigestTable, Digests, Range, Sums, recompute};
 use crate::event::{JobId, Operation, Request, WriteJob};
-use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
+use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
 use crate::outline::{Outline, OutlineTable, Outlines};
 use crate::port::{
     Batch, Change, Columns, Durability, Read, Resolve, ResolveError, ResolverHash, Store, StoreError, StoreStats,
@@ -82,6 +82,10 @@ impl Digests for Disk {
     fn sums(&self, range: Range) -> Option<Sums> {
         self.digests(|digests| digests.sums(range))
     }
+
+    fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta> {
+        self.digests(|digests| digests.correct(partition, bucket, records))
+    }
 }
 
 impl Disk {
@@ -155,11 +159,15 @@ impl Read for Disk {
     }
 
     fn scan(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), StoreError> {
-        let platter = self.platter();
         let from = (table, Bytes::copy_from_slice(start));
         let within = |key: &Bytes| end.is_none_or(|end| &key[..] < end);
-        for ((_, key), value) in platter.now.range(from..).take_while(|((t, key), _)| *t == table && within(key)) {
-            if visit(key, value).is_break() {
+        let of = |((t, key), value): (&(Table, Bytes), &Bytes)| {
+            (*t == table && within(key)).then(|| (key.clone(), value.clone()))
+        };
+        // A visitor may ask the disk something.
+        let found: Vec<_> = self.platter().now.range(from..).map_while(of).collect();
+        for (key, value) in found {
+            if visit(&key, &value).is_break() {
                 break;
             }
         }

@@ -73,6 +73,11 @@ impl Page {
         }
     }
 
+    /// The epoch as which [`Self::add`] counts `epoch`: all that are folded are one.
+    fn part_of(&self, epoch: Epoch) -> Epoch {
+        if epoch.0.saturating_add(1) < self.newest().0 { Epoch(0) } else { epoch }
+    }
+
     /// Adds the sums of `age`, seen from `current`, to `into`. False when they are folded together with others.
     fn add_to(&self, current: Epoch, age: Age, into: &mut Sums) -> bool {
         if self.newest() > current {
@@ -286,6 +291,26 @@ impl DigestTable {
             }
         }
         Some(sums)
+    }
+
+    /// See [`super::Digests::correct`].
+    #[must_use]
+    pub fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta> {
+        let mut deltas: BTreeMap<(u8, Epoch), u128> = BTreeMap::new();
+        for (&(copies, epoch), &sum) in records {
+            let kept = self.pages.get(&(partition, copies)).map_or(epoch, |page| page.part_of(epoch));
+            let delta = deltas.entry((copies, kept)).or_default();
+            *delta = delta.wrapping_add(sum);
+        }
+        for (&(_, copies), page) in self.pages.range((partition, 0)..=(partition, u8::MAX)) {
+            for (epoch, sums) in page.parts() {
+                let kept = sums.get(usize::from(bucket)).copied().unwrap_or(0);
+                let delta = deltas.entry((copies, page.part_of(epoch))).or_default();
+                *delta = delta.wrapping_sub(kept);
+            }
+        }
+        let changed = deltas.into_iter().filter(|(_, sum)| *sum != 0);
+        changed.map(|((copies, epoch), sum)| Delta { partition, copies, bucket, epoch, sum }).collect()
     }
 
     /// Partitions that have sums, each with the copies of its keyspaces.

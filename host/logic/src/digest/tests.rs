@@ -133,7 +133,10 @@ fn an_outline_adds_what_its_record_adds() {
 #[test]
 fn a_contribution_never_changes() {
     let row = Row::of(&version(3, 7, Hlc(0x0192_5D3A_7F00_0001), Some("a value")));
-    assert_eq!(contribution(key_hash(&key("k").engine_key(8)), &row), 140_992_576_799_895_363_194_390_984_017_690_659_790);
+    assert_eq!(
+        contribution(key_hash(&key("k").engine_key(8)), &row),
+        140_992_576_799_895_363_194_390_984_017_690_659_790
+    );
 }
 
 #[test]
