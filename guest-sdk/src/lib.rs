@@ -21,10 +21,10 @@
 //! mks_guest_sdk::export_resolver!(Biggest);
 //! ```
 //!
-//! | kind | trait | macro | contract |
+//! | kind | trait | macro | contract in `proto/plugin` |
 //! |---|---|---|---|
-//! | settles conflicts | [`resolver::Resolver`] | [`export_resolver!`] | `proto/plugin/resolver.wit` |
-//! | configures a storage engine | [`adapter::StorageAdapter`] | [`export_storage_adapter!`] | `proto/plugin/storage-adapter.wit` |
+//! | settles conflicts | [`resolver::Resolver`] | [`export_resolver!`] | `resolver.wit` |
+//! | configures an engine | [`adapter::StorageAdapter`] | [`export_storage_adapter!`] | `storage-adapter.wit` |
 //!
 //! The target is `wasm32-unknown-unknown`, whose standard library asks the host for nothing: a node refuses a plugin
 //! that imports a clock, random numbers or files. The export macros also install [an allocator](arena) that suits

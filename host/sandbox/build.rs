@@ -1,7 +1,8 @@
 //! Builds the plugins that are part of every node for `wasm32-unknown-unknown` and turns them into components.
 //!
-//! A nested cargo does it, with a target directory of its own, so that it neither waits for the outer one nor shares its
-//! flags. The components land in `OUT_DIR`, from where the library embeds them; no binary is kept in the repository.
+//! A nested cargo does it, with a target directory of its own, so that it neither waits for the outer one nor shares
+//! its flags. The components land in `OUT_DIR`, from where the library embeds them; no binary is kept in the
+//! repository.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsString;

@@ -59,7 +59,6 @@ mod tests {
             acks: 1,
             needed: 2,
             owners: 3,
-            ..ErrorDetail::default()
         };
         let status = status_of(&detail);
         assert_eq!(status.code(), Code::DeadlineExceeded);

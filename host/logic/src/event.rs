@@ -2,13 +2,15 @@
 
 use crate::cluster::State;
 use crate::exchange::{Found, Work};
-use crate::id::{Incarnation, Key, NodeId, PartitionId};
-use crate::message::{Message, ReadOutcome, Want, WriteOutcome};
+use crate::id::{Epoch, Incarnation, Key, NodeId, PartitionId};
+use crate::message::{Message, ReadOutcome, Refused, Want, WriteOutcome};
 use crate::port::{Durability, ResolverHash};
 pub use crate::request::{Answer, Item, OpError, Operation, Reply, Request};
 use crate::time::Hlc;
 use crate::version::Version;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use bytes::Bytes;
 
 /// The shell's name for a client that waits.
@@ -34,6 +36,8 @@ pub enum Input {
     Written { job: JobId, outcome: WriteOutcome },
     /// A read job is done: see [`Effect::Read`].
     Found { job: JobId, outcome: ReadOutcome },
+    /// Work on the hints is done: see [`Effect::Hint`].
+    Hinted { job: JobId, outcome: HintOutcome },
     /// The epoch log moved on.
     Cluster(Arc<State>),
     /// [`crate::node::Node::next_wake`] has come.
@@ -59,6 +63,9 @@ pub enum Effect {
     Write(WriteJob),
     /// Read a record of our own, then [`Input::Found`].
     Read(ReadJob),
+    /// Work on the hints in our own store, in the order given, by whoever also carries out [`Effect::Write`]:
+    /// [`crate::hint::work`], then [`Input::Hinted`].
+    Hint(HintJob),
     /// Tell the client.
     Reply { ticket: Ticket, reply: Reply },
     /// Read for a comparison with another owner: `sync::found`, then [`Input::Compared`].
@@ -91,4 +98,102 @@ pub struct ReadJob {
     pub key: Key,
     /// How much of it.
     pub want: Want,
+}
+
+/// The name of a hint. Hints of one owner, and of one place there, are one range of names, in the order of the writes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct HintId {
+    /// Who shall have it.
+    pub owner: NodeId,
+    /// Where its key falls.
+    pub partition: PartitionId,
+    /// The version's own epoch.
+    pub epoch: Epoch,
+    /// The version's clock.
+    pub written: Hlc,
+    /// The opening of this node that made the version, and its number there: tells equal clocks apart.
+    pub incarnation: Incarnation,
+    /// See [`Self::incarnation`].
+    pub counter: u64,
+}
+
+/// A write kept for an owner that did not take it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hint {
+    /// Its name.
+    pub id: HintId,
+    /// Which record.
+    pub key: Key,
+    /// What to merge.
+    pub version: Version,
+}
+
+/// See [`Effect::Hint`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HintJob {
+    /// Comes back in [`Input::Hinted`].
+    pub job: JobId,
+    /// What to do.
+    pub work: HintWork,
+}
+
+/// What is done with hints.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HintWork {
+    /// Say how many there are: asked once, before anything else.
+    Count,
+    /// Keep one. A power cut may take it.
+    Keep(Hint),
+    /// Read the next ones of an owner.
+    Load {
+        /// Whose.
+        owner: NodeId,
+        /// The last one that was read; `None`: from the start.
+        after: Option<HintId>,
+        /// Most hints.
+        count_max: usize,
+        /// Most bytes, but one hint at least.
+        bytes_max: usize,
+    },
+    /// Remove these.
+    Drop(Vec<HintId>),
+    /// Remove some of an owner.
+    Forget {
+        /// Whose.
+        owner: NodeId,
+    },
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HintOutcome {
+    /// What is there per owner.
+    Counted(BTreeMap<NodeId, HintCount>),
+    /// Kept, or removed.
+    Done,
+    /// The next ones; none of either: there are no more.
+    Loaded {
+        /// In order.
+        hints: Vec<Hint>,
+        /// Those between them that can't be read.
+        damaged: Vec<HintId>,
+    },
+    /// Some were removed.
+    Forgotten {
+        /// True when there may be more.
+        more: bool,
+    },
+    /// The store could not: nothing was done.
+    Refused(Refused),
+}
+
+/// What is owed to one owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HintCount {
+    /// Hints.
+    pub count: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
+    /// No hint is older than this clock. It moves on when all that was owed is paid.
+    pub oldest: Hlc,
 }

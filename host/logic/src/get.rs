@@ -1,5 +1,8 @@
 //! One read as its coordinator sees it: a record from one owner, digests from R - 1 others, and whatever it takes to
 //! make R of them agree. More owners are asked when one refuses, its link breaks, or the answers are late (a hedge).
+//!
+//! After the reply the differences that it met are mended: owners that hold something else than the merged record get
+//! what they lack (DDIA chapter 5, read repair).
 
 use crate::id::{Key, NodeId};
 use crate::message::{ReadOutcome, Refused, Want};
@@ -9,8 +12,13 @@ use crate::quorum::{Tally, Verdict};
 use crate::record::Record;
 use crate::replica;
 use crate::request::{Answer, OpError, Reply};
+use crate::version::Version;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// The digest of the empty record.
+const ABSENT: u64 = 0;
 
 /// What one owner said so far.
 #[derive(Clone, Debug)]
@@ -29,9 +37,30 @@ struct Owner {
     asked: Option<Want>,
     /// Its link broke while the answer was under way.
     lost: bool,
+    /// The merged record that it was sent what it lacks of, by digest.
+    mended: Option<u64>,
 }
 
 impl Owner {
+    /// The digest of what this owner holds, as far as it told. Nothing while a record that it shall still show is on
+    /// its way: that will tell more.
+    fn told(&self) -> Option<u64> {
+        match self.heard {
+            Heard::Record(digest, _) => Some(digest),
+            Heard::Digest(digest) => (self.lost || !self.owes(Want::Record)).then_some(digest),
+            Heard::Nothing | Heard::Refused => None,
+        }
+    }
+
+    /// What this owner lacks of a merged record. If that is nothing it holds more than the merge left: then all of it,
+    /// so that its own resolver is asked once more.
+    fn lacks(&self, merged: &Record) -> Vec<Version> {
+        let all = merged.versions();
+        let Heard::Record(_, record) = &self.heard else { return all.to_vec() };
+        let missing: Vec<Version> = all.iter().filter(|v| !record.holds(v.dot)).cloned().collect();
+        if missing.is_empty() { all.to_vec() } else { missing }
+    }
+
     /// The digest of the record that we hold of this owner.
     fn held(&self) -> Option<u64> {
         match self.heard {
@@ -61,6 +90,17 @@ pub struct ReadOp {
     refusals: BTreeSet<Refused>,
 }
 
+/// What one owner lacks, found by a read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Repair {
+    /// Who.
+    pub owner: NodeId,
+    /// True when it holds nothing of the key.
+    pub absent: bool,
+    /// To be merged into its record as they are: nothing of them is new.
+    pub versions: Vec<Version>,
+}
+
 /// What an answer leads to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Next {
@@ -82,7 +122,7 @@ impl ReadOp {
             i if i < usize::from(needed) => Some(Want::Digest),
             _ => None,
         };
-        let owner = |(i, node)| Owner { node, heard: Heard::Nothing, asked: want(i), lost: false };
+        let owner = |(i, node)| Owner { node, heard: Heard::Nothing, asked: want(i), lost: false, mended: None };
         let owners = owners.into_iter().enumerate().map(owner).collect();
         Self { key, resolver, needed, owners, refusals: BTreeSet::new() }
     }
@@ -94,7 +134,17 @@ impl ReadOp {
 
     /// Takes in one owner's answer.
     pub fn answered(&mut self, node: NodeId, outcome: ReadOutcome, resolve: &dyn Resolve, wall_ms: u64) -> Next {
-        let Some(owner) = self.owners.iter_mut().find(|o| o.node == node) else { return Next::Wait };
+        if self.hear(node, outcome) { self.next(resolve, wall_ms) } else { Next::Wait }
+    }
+
+    /// Takes in an answer that nobody waits for any more; [`Self::repairs`] says what it leads to.
+    pub fn late(&mut self, node: NodeId, outcome: ReadOutcome) {
+        self.hear(node, outcome);
+    }
+
+    /// False for a node that is no owner.
+    fn hear(&mut self, node: NodeId, outcome: ReadOutcome) -> bool {
+        let Some(owner) = self.owners.iter_mut().find(|o| o.node == node) else { return false };
         owner.lost = false;
         match outcome {
             ReadOutcome::Record(record) => owner.heard = Heard::Record(record.digest(), record),
@@ -107,7 +157,7 @@ impl ReadOp {
                 self.refusals.insert(refused);
             }
         }
-        self.next(resolve, wall_ms)
+        true
     }
 
     /// The link to an owner broke: what it owes will not come, so somebody else is asked, if there is somebody.
@@ -192,14 +242,45 @@ impl ReadOp {
         if asks.is_empty() { Next::Wait } else { Next::Ask(asks) }
     }
 
-    fn answer(&self, resolve: &dyn Resolve, wall_ms: u64) -> Answer {
-        let records = self.owners.iter().filter_map(|o| match &o.heard {
-            Heard::Record(_, record) => Some(record.clone()),
+    fn records(&self) -> impl Iterator<Item = &Record> {
+        self.owners.iter().filter_map(|o| match &o.heard {
+            Heard::Record(_, record) => Some(record),
             Heard::Nothing | Heard::Digest(_) | Heard::Refused => None,
-        });
-        let merged = replica::merge(resolve, self.resolver, records);
+        })
+    }
+
+    fn answer(&self, resolve: &dyn Resolve, wall_ms: u64) -> Answer {
+        let merged = replica::merge(resolve, self.resolver, self.records().cloned());
         let versions = merged.into_versions().into_iter().filter(|v| !v.is_absent(wall_ms)).collect();
         Answer::Found { versions }
+    }
+
+    /// Owners that hold something else than the merge of all records that were seen, each once per merged record.
+    /// Tombstones and expired versions are mended like all others: whether they show is the business of readers.
+    pub fn repairs(&mut self, resolve: &dyn Resolve) -> Vec<Repair> {
+        let mut told = self.owners.iter().filter_map(Owner::told);
+        let first = told.next();
+        if told.all(|digest| Some(digest) == first) {
+            return Vec::new();
+        }
+        let merged = replica::merge(resolve, self.resolver, self.records().cloned());
+        if merged.is_empty() {
+            return Vec::new();
+        }
+        let digest = merged.digest();
+        let differs = |o: &&mut Owner| o.mended != Some(digest) && o.told().is_some_and(|told| told != digest);
+        let mend = |owner: &mut Owner| {
+            owner.mended = Some(digest);
+            let absent = owner.told() == Some(ABSENT);
+            Repair { owner: owner.node, absent, versions: owner.lacks(&merged) }
+        };
+        self.owners.iter_mut().filter(differs).map(mend).collect()
+    }
+
+    /// Bytes of the values that it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.records().flat_map(Record::versions).filter_map(|v| v.value.as_ref()).map(Bytes::len).sum()
     }
 
     /// The error at the deadline.
@@ -343,5 +424,54 @@ mod tests {
         let deleted = Record::of(version(1, 2, Hlc(6), None));
         let next = hear(&mut op, ME, ReadOutcome::Record(deleted));
         assert_eq!(next, Next::Done(Ok(Answer::Found { versions: Vec::new() })));
+    }
+
+    fn mends(op: &mut ReadOp) -> Vec<(NodeId, bool, Vec<u64>)> {
+        let repairs = op.repairs(&Rules::Work).into_iter();
+        repairs.map(|r| (r.owner, r.absent, r.versions.iter().map(|v| v.written.0).collect())).collect()
+    }
+
+    #[test]
+    fn owners_that_agree_need_no_repair() {
+        let mut op = op(2);
+        holds(&mut op, ME, 5);
+        digest(&mut op, N2, 5);
+        assert_eq!(mends(&mut op), []);
+    }
+
+    #[test]
+    fn stale_and_absent_owners_get_what_they_lack_once() {
+        let mut op = op(3);
+        hear(&mut op, ME, ReadOutcome::Record(Record::default()));
+        holds(&mut op, N2, 6);
+        holds(&mut op, N3, 5);
+        assert_eq!(mends(&mut op), [(ME, true, vec![6]), (N3, false, vec![6])]);
+        assert_eq!(mends(&mut op), []);
+    }
+
+    #[test]
+    fn a_late_answer_that_is_ahead_mends_those_who_made_the_quorum() {
+        let mut op = op(2);
+        op.hedge();
+        holds(&mut op, ME, 5);
+        digest(&mut op, N2, 6);
+        digest(&mut op, N3, 5);
+        assert_eq!(mends(&mut op), [], "what the second holds is on its way");
+        op.late(N2, ReadOutcome::Record(record(6)));
+        assert_eq!(mends(&mut op), [(ME, false, vec![6]), (N3, false, vec![6])]);
+    }
+
+    #[test]
+    fn a_tombstone_and_an_expired_version_are_mended_as_they_are() {
+        let mut op = op(2);
+        let mut expired = version(1, 1, Hlc(5), Some("v"));
+        expired.expires_ms = 1;
+        hear(&mut op, ME, ReadOutcome::Record(Record::of(expired.clone())));
+        hear(&mut op, N2, ReadOutcome::Record(Record::default()));
+        assert_eq!(op.repairs(&Rules::Work), [Repair { owner: N2, absent: true, versions: vec![expired] }]);
+        let deleted = version(3, 1, Hlc(6), None);
+        op.late(N3, ReadOutcome::Record(Record::of(deleted.clone())));
+        let repairs = op.repairs(&Rules::Work);
+        assert!(repairs.len() == 2 && repairs.iter().all(|r| r.versions == [deleted.clone()]), "{repairs:?}");
     }
 }

@@ -45,6 +45,31 @@ pub struct Limits {
     pub sync_answer_ms: u64,
     /// The open epoch of a partition is compared after no write came for this long, milliseconds.
     pub sync_quiet_ms: u64,
+    /// Operations whose client has its reply, and that stay for the answers of late owners.
+    pub lingering_max: usize,
+    /// Bytes of values that those may hold.
+    pub lingering_bytes_max: usize,
+    /// A read waits this long after its reply for late owners, to mend them too; and a repair for its answer,
+    /// milliseconds.
+    pub repair_after_ms: u64,
+    /// Repairs by reads that were sent and not answered yet; beyond it differences are left to later reads.
+    pub repairs_max: usize,
+    /// Bytes of their values.
+    pub repairs_bytes_max: usize,
+    /// An owner that has not answered a write this long after the client's reply is owed a hint, milliseconds.
+    pub hint_after_ms: u64,
+    /// Bytes of hints kept for one owner, keys and values; beyond it hints are dropped and the place needs sync.
+    pub hint_bytes_per_owner_max: u64,
+    /// Bytes of all hints.
+    pub hint_bytes_max: u64,
+    /// Hints that are on their way to one owner at the same time.
+    pub hint_window_max: usize,
+    /// Bytes of those; one hint alone may be larger.
+    pub hint_window_bytes_max: usize,
+    /// Pause after an owner refused hints or did not answer, and before the first one is tried, milliseconds.
+    pub hint_retry_ms: u64,
+    /// Places that are remembered as needing sync; beyond it everything does.
+    pub needs_sync_max: usize,
 }
 
 impl Default for Limits {
@@ -71,6 +96,18 @@ impl Default for Limits {
             sync_steps_max: 4_096,
             sync_answer_ms: 30_000,
             sync_quiet_ms: 5_000,
+            lingering_max: 8_192,
+            lingering_bytes_max: 64 << 20,
+            repair_after_ms: 500,
+            repairs_max: 256,
+            repairs_bytes_max: 16 << 20,
+            hint_after_ms: 500,
+            hint_bytes_per_owner_max: 256 << 20,
+            hint_bytes_max: 1 << 30,
+            hint_window_max: 256,
+            hint_window_bytes_max: 1 << 20,
+            hint_retry_ms: 1_000,
+            needs_sync_max: 4_096,
         }
     }
 }

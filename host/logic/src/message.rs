@@ -152,3 +152,14 @@ pub enum Refused {
     #[error("too many unsettled siblings")]
     TooManySiblings,
 }
+
+impl Refused {
+    /// True when the same question may meet a better answer later.
+    #[must_use]
+    pub fn passes(self) -> bool {
+        match self {
+            Self::UnknownKeyspace | Self::StampFromFuture | Self::Busy | Self::DiskFull | Self::Store => true,
+            Self::NotOwner | Self::Damaged | Self::TooManySiblings => false,
+        }
+    }
+}

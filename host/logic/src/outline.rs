@@ -74,10 +74,13 @@ pub trait Outlines: Send + Sync {
     fn forget(&self, key: &[u8]);
 }
 
+/// The key that took the slot, and its outline.
+type Slot = Option<Box<(Box<[u8]>, Outline)>>;
+
 /// The memory itself: a slot for each of 2^bits hash values, the latest record in it wins.
 #[derive(Debug)]
 pub struct OutlineTable {
-    slots: Vec<Option<Box<(Box<[u8]>, Outline)>>>,
+    slots: Vec<Slot>,
 }
 
 impl OutlineTable {

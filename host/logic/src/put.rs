@@ -26,6 +26,8 @@ pub struct WriteOp {
     pub resolver: ResolverHash,
     tally: Tally,
     refusals: BTreeSet<Refused>,
+    /// Owners that refused for a reason that does not pass, one bit each.
+    never: u16,
 }
 
 /// What an answer leads to.
@@ -59,13 +61,31 @@ impl WriteOp {
         resolver: ResolverHash,
     ) -> Self {
         let tally = Tally::new(owners.len(), needed);
-        Self { key, version, owners, durability, resolver, tally, refusals: BTreeSet::new() }
+        Self { key, version, owners, durability, resolver, tally, refusals: BTreeSet::new(), never: 0 }
     }
 
     /// Owners that have not answered this attempt.
     pub fn unanswered(&self) -> impl Iterator<Item = NodeId> + '_ {
         let open = |(i, node): (usize, &NodeId)| (!self.tally.answered(i)).then_some(*node);
         self.owners.iter().enumerate().filter_map(open)
+    }
+
+    /// Owners that are not known to hold this attempt's version and may take it yet.
+    pub fn owed(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let owed = |(i, node): (usize, &NodeId)| (!self.tally.acked(i) && self.never & 1 << i == 0).then_some(*node);
+        self.owners.iter().enumerate().filter_map(owed)
+    }
+
+    /// Owners that certainly hold this attempt's version, or one that supersedes it.
+    #[must_use]
+    pub fn acks(&self) -> u8 {
+        self.tally.acks()
+    }
+
+    /// Takes in an owner's answer that came after the reply. True when the owner would take the version if it did not
+    /// come as a write of this moment.
+    pub fn late(&mut self, owner: NodeId, outcome: &WriteOutcome) -> bool {
+        matches!(self.answered(owner, outcome), Next::Restamp { .. } | Next::AwaitEpoch { .. })
     }
 
     /// Takes in one owner's answer to this attempt.
@@ -79,6 +99,7 @@ impl WriteOp {
             WriteOutcome::StaleEpoch { current } => return Next::AwaitEpoch { epoch: *current },
             WriteOutcome::Refused(refused) => {
                 self.tally.refuse(i);
+                self.never |= u16::from(!refused.passes()) << i;
                 self.refusals.insert(*refused);
             }
         }
@@ -94,6 +115,7 @@ impl WriteOp {
         self.version = version;
         self.tally = Tally::new(self.owners.len(), self.tally.needed());
         self.refusals.clear();
+        self.never = 0;
     }
 
     /// The error at the deadline.

@@ -50,6 +50,12 @@ impl Tally {
         (self.acked | self.refused) & (1 << owner) != 0
     }
 
+    /// True when this owner certainly did it.
+    #[must_use]
+    pub fn acked(&self, owner: usize) -> bool {
+        self.acked & (1 << owner) != 0
+    }
+
     /// Owners that certainly did it.
     #[must_use]
     pub fn acks(&self) -> u8 {

@@ -3,7 +3,8 @@
 //! ```text
 //! 1 | varint meta length | meta | xxh3-32 of meta | value of version 0 | value of version 1 | ...
 //! meta = varint count, then per version, ordered by dot:
-//!        varint node, incarnation, counter | u64 written | varint epoch, expires_ms | u8 flags | u64 digest | varint size
+//!        varint node, incarnation, counter | u64 written | varint epoch, expires_ms | u8 flags | u64 digest |
+//!        varint size
 //! ```
 //!
 //! The checksum covers the meta part; the digests in it cover the values. A usual record (one version) costs about 45

@@ -69,8 +69,8 @@ pub struct Figures {
 
 /// Merges each job's version into its record and commits all of them as one batch. One outcome per job, in order.
 ///
-/// [`WriteOutcome::Held`] is said only after the commit, at the strongest durability that any job of the group asks for.
-/// A failing store refuses every job of the group; nothing of it was written then (but see [`StoreError::Fatal`]).
+/// [`WriteOutcome::Held`] is said only after the commit, at the strongest durability that any job of the group asks
+/// for. A failing store refuses every job of the group; nothing of it was written then (but see [`StoreError::Fatal`]).
 pub fn absorb(ports: Ports<'_>, jobs: &[WriteJob]) -> (Vec<WriteOutcome>, Figures) {
     let mut outcomes = Vec::with_capacity(jobs.len());
     let mut slots: BTreeMap<Vec<u8>, Slot> = BTreeMap::new();

@@ -2,7 +2,7 @@
 
 use crate::cluster::{Addresses, Keyspace, Member, State};
 use crate::digest::{Delta, DigestTable, Digests, Range, Sums, recompute};
-use crate::event::{JobId, Operation, Request, WriteJob};
+use crate::event::{HintId, JobId, Operation, Request, WriteJob};
 use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
 use crate::outline::{Outline, OutlineTable, Outlines};
 use crate::port::{
@@ -142,6 +142,13 @@ impl Disk {
     fn decode(&self, from: &BTreeMap<(Table, Bytes), Bytes>, key: &Key) -> Record {
         let bytes = from.get(&(Table::Records, key.engine_key(PARTITION_BITS).into()));
         Record::decode(&bytes.cloned().unwrap_or_default()).unwrap()
+    }
+
+    /// Names and bytes of the hints.
+    pub(crate) fn hints(&self) -> Vec<(HintId, Bytes)> {
+        let platter = self.platter();
+        let hints = platter.now.iter().filter(|((table, _), _)| *table == Table::Hints);
+        hints.map(|((_, key), value)| (HintId::from_engine_key(key).unwrap(), value.clone())).collect()
     }
 
     /// Overwrites the stored bytes of `key`, and nobody remembers what they were.

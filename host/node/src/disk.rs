@@ -6,7 +6,8 @@
 
 use crate::metrics::Metrics;
 use crate::pump::Event;
-use mks_logic::event::{JobId, ReadJob, WriteJob};
+use mks_logic::event::{HintJob, HintWork, JobId, ReadJob, WriteJob};
+use mks_logic::hint;
 use mks_logic::message::{ReadOutcome, Refused, WriteOutcome};
 use mks_logic::outline::{Outline, OutlineTable, Outlines};
 use mks_logic::port::{Resolve, Store, StoreError, Table};
@@ -15,6 +16,24 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use tokio::sync::mpsc;
+
+/// What the writer does.
+#[derive(Debug)]
+enum Work {
+    Write(WriteJob),
+    Hint(HintJob),
+}
+
+impl Work {
+    fn value_bytes(&self) -> usize {
+        let version = match self {
+            Self::Write(job) => &job.version,
+            Self::Hint(HintJob { work: HintWork::Keep(hint), .. }) => &hint.version,
+            Self::Hint(_) => return 0,
+        };
+        version.value.as_ref().map_or(0, bytes::Bytes::len)
+    }
+}
 
 /// Jobs that one commit takes at most.
 const GROUP_JOBS_MAX: usize = 512;
@@ -55,7 +74,7 @@ impl DiskParts {
 /// The queues in front of the threads. The pump bounds what it puts in: see `disk_jobs_max`.
 #[derive(Debug)]
 pub struct Disk {
-    writes: Option<Sender<WriteJob>>,
+    writes: Option<Sender<Work>>,
     reads: Option<Sender<ReadJob>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -83,9 +102,18 @@ impl Disk {
 
     /// Queues a write.
     pub fn write(&self, job: WriteJob) {
+        self.work(Work::Write(job));
+    }
+
+    /// Queues work on the hints. It is done in the order in which it is given.
+    pub fn hint(&self, job: HintJob) {
+        self.work(Work::Hint(job));
+    }
+
+    fn work(&self, work: Work) {
         if let Some(queue) = &self.writes {
             // Fails only when the thread is gone, at the end of the process.
-            drop(queue.send(job));
+            drop(queue.send(work));
         }
     }
 
@@ -106,38 +134,60 @@ impl Disk {
     }
 }
 
-fn write_jobs(parts: &DiskParts, queue: &Receiver<WriteJob>) {
+fn write_jobs(parts: &DiskParts, queue: &Receiver<Work>) {
     while let Ok(first) = queue.recv() {
-        let mut bytes = value_bytes(&first);
-        let mut group = vec![first];
-        while group.len() < GROUP_JOBS_MAX && bytes < GROUP_BYTES_MAX {
-            let Ok(job) = queue.try_recv() else { break };
-            bytes += value_bytes(&job);
-            group.push(job);
+        let (mut bytes, mut next) = (0, Some(first));
+        let (mut writes, mut hints) = (Vec::new(), Vec::new());
+        while let Some(work) = next {
+            bytes += work.value_bytes();
+            match work {
+                Work::Write(job) => writes.push(job),
+                Work::Hint(job) => hints.push(job),
+            }
+            let full = writes.len() + hints.len() >= GROUP_JOBS_MAX || bytes >= GROUP_BYTES_MAX;
+            next = if full { None } else { queue.try_recv().ok() };
         }
-        let (outcomes, figures) = replica::absorb(parts.ports(), &group);
-        parts.metrics.commit(group.len() as u64);
-        if figures.unsettled > 0 {
-            tracing::warn!(
-                siblings_kept = figures.unsettled,
-                "a resolver gave no verdict; every version was kept, reads show them as siblings"
-            );
-        }
-        let broken = outcomes.contains(&WriteOutcome::Refused(Refused::Store)).then(|| fatal(&*parts.store)).flatten();
-        let done = group.iter().map(|job| job.job).zip(outcomes).collect();
-        if parts.events.blocking_send(Event::Written(done)).is_err() {
-            return;
-        }
-        if let Some(reason) = broken {
-            // Nobody reads the queue any more once this is said: the node stops.
-            drop(parts.events.blocking_send(Event::StoreBroken(reason)));
+        // Somebody waits for the writes, nobody for the hints.
+        if !(commit(parts, &writes) && settle_hints(parts, &hints)) {
             return;
         }
     }
 }
 
-fn value_bytes(job: &WriteJob) -> usize {
-    job.version.value.as_ref().map_or(0, bytes::Bytes::len)
+/// Commits a group of writes and says what came of it. False when there is nobody to tell, or nothing to go on with.
+fn commit(parts: &DiskParts, group: &[WriteJob]) -> bool {
+    if group.is_empty() {
+        return true;
+    }
+    let (outcomes, figures) = replica::absorb(parts.ports(), group);
+    parts.metrics.commit(group.len() as u64);
+    if figures.unsettled > 0 {
+        tracing::warn!(
+            siblings_kept = figures.unsettled,
+            "a resolver gave no verdict; every version was kept, reads show them as siblings"
+        );
+    }
+    let broken = outcomes.contains(&WriteOutcome::Refused(Refused::Store)).then(|| fatal(&*parts.store)).flatten();
+    let done = group.iter().map(|job| job.job).zip(outcomes).collect();
+    if parts.events.blocking_send(Event::Written(done)).is_err() {
+        return false;
+    }
+    if let Some(reason) = broken {
+        // Nobody reads the queue any more once this is said: the node stops.
+        drop(parts.events.blocking_send(Event::StoreBroken(reason)));
+        return false;
+    }
+    true
+}
+
+/// The same for work on the hints. What the store can't do is the logic's business; a dead store shows at a write.
+fn settle_hints(parts: &DiskParts, jobs: &[HintJob]) -> bool {
+    if jobs.is_empty() {
+        return true;
+    }
+    let outcomes = hint::work(&*parts.store, jobs);
+    let done = jobs.iter().map(|job| job.job).zip(outcomes).collect();
+    parts.events.blocking_send(Event::Hinted(done)).is_ok()
 }
 
 /// The reason, if the store has given up for good.

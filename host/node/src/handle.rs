@@ -4,7 +4,7 @@ use crate::epoch_log::EpochLog;
 use crate::metrics::Metrics;
 use arc_swap::ArcSwap;
 use mks_logic::cluster::State;
-use mks_logic::event::{OpError, Reply, Request};
+use mks_logic::event::{HintCount, OpError, Reply, Request};
 use mks_logic::id::{Incarnation, NodeId};
 use mks_logic::limits::Limits;
 use mks_logic::port::{Store, StoreStats};
@@ -55,6 +55,8 @@ pub struct PeerView {
     pub linked: bool,
     /// Its hybrid clock minus our wall clock when its last frame arrived, milliseconds.
     pub clock_offset_ms: i64,
+    /// Writes that this node keeps for it.
+    pub owed: HintCount,
 }
 
 /// What the pump publishes about itself.
@@ -112,6 +114,11 @@ impl Handle {
 
     /// Asks on behalf of `waiter`, which is answered exactly once, at once if the front door is full.
     pub fn submit(&self, request: Request, waiter: Waiter) {
+        // The pump starts when the cluster is known: before that nobody would answer.
+        if let Some((joined, expected)) = self.state.load().forming() {
+            waiter.answer(Err(OpError::Forming { joined, expected }));
+            return;
+        }
         if let Err(refused) = self.calls.try_send(Call { request, waiter }) {
             let (mpsc::error::TrySendError::Full(call) | mpsc::error::TrySendError::Closed(call)) = refused;
             call.waiter.answer(Err(OpError::Busy { operations: self.calls.max_capacity() as u64 }));

@@ -8,7 +8,7 @@ use crate::metrics::{Kind, Metrics};
 use crate::peer::{Link, LinkParts};
 use arc_swap::ArcSwap;
 use mks_logic::cluster::State;
-use mks_logic::event::{Effect, Input, JobId, Reply, Ticket};
+use mks_logic::event::{Effect, HintCount, HintOutcome, Input, JobId, Reply, Ticket};
 use mks_logic::id::NodeId;
 use mks_logic::message::{Message, ReadOutcome, WriteOutcome};
 use mks_logic::node::{Figures, Node};
@@ -39,6 +39,8 @@ pub enum Event {
     Arrived { peer: NodeId },
     /// The writer committed a group.
     Written(Vec<(JobId, WriteOutcome)>),
+    /// The writer worked on the hints.
+    Hinted(Vec<(JobId, HintOutcome)>),
     /// A reader read.
     Found(Vec<(JobId, ReadOutcome)>),
     /// The store gave up for good: the node has to stop.
@@ -201,6 +203,11 @@ impl Pump {
                     self.step(Input::Written { job, outcome });
                 }
             }
+            Event::Hinted(done) => {
+                for (job, outcome) in done {
+                    self.step(Input::Hinted { job, outcome });
+                }
+            }
             Event::Found(done) => {
                 for (job, outcome) in done {
                     self.step(Input::Found { job, outcome });
@@ -242,6 +249,7 @@ impl Pump {
             }
             Effect::Write(job) => self.parts.disk.write(job),
             Effect::Read(job) => self.parts.disk.read(job),
+            Effect::Hint(job) => self.parts.disk.hint(job),
             Effect::Reply { ticket, reply } => self.reply(ticket, reply),
         }
     }
@@ -300,7 +308,11 @@ impl Pump {
             }
         }
         let node = &self.parts.node;
-        let peer = |(node, alive, linked, clock_offset_ms)| PeerView { node, alive, linked, clock_offset_ms };
+        let owed: BTreeMap<NodeId, HintCount> = node.hints().collect();
+        let peer = |(node, alive, linked, clock_offset_ms)| {
+            let owed = owed.get(&node).copied().unwrap_or_default();
+            PeerView { node, alive, linked, clock_offset_ms, owed }
+        };
         self.parts.view.store(Arc::new(PumpView {
             incarnation: node.incarnation(),
             peers: node.peers().map(peer).collect(),

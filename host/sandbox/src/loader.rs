@@ -1,4 +1,5 @@
-//! From bytes to a component that may run: size, validity, imports, kind, and native code from the cache or the compiler.
+//! From bytes to a component that may run: size, validity, imports, kind, and native code from the cache or the
+//! compiler.
 
 use crate::cache::{Cache, CacheState};
 use crate::engine::{SharedEngine, shorten};

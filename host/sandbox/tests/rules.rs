@@ -18,17 +18,22 @@ fn hash_of(name: &str) -> ResolverHash {
     builtin.into_iter().find(|(builtin, _)| *builtin == name).expect("a built-in resolver").1
 }
 
+/// Clock, size, tombstone and digest of a version.
+type Facts = (u64, u32, bool, u64);
+/// Versions by node, incarnation and counter.
+type Siblings = BTreeMap<(u64, u64, u64), Facts>;
+
 /// What a version is beside its dot; small ranges, so that ties are common.
-fn facts() -> impl Strategy<Value = (u64, u32, bool, u64)> {
+fn facts() -> impl Strategy<Value = Facts> {
     (0..4u64, 0..3u32, any::<bool>(), 0..3u64)
 }
 
-fn siblings() -> impl Strategy<Value = BTreeMap<(u64, u64, u64), (u64, u32, bool, u64)>> {
+fn siblings() -> impl Strategy<Value = Siblings> {
     proptest::collection::btree_map((0..4u64, 1..3u64, 1..4u64), facts(), 1..6)
 }
 
 /// The columns, and by conflict each row's stamp and dot.
-fn build(batch: &[BTreeMap<(u64, u64, u64), (u64, u32, bool, u64)>]) -> (Columns, Vec<Vec<(Stamp, Dot)>>) {
+fn build(batch: &[Siblings]) -> (Columns, Vec<Vec<(Stamp, Dot)>>) {
     let mut columns = Columns::default();
     let mut rows = Vec::new();
     for siblings in batch {

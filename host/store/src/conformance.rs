@@ -164,7 +164,8 @@ fn any_change() -> impl Strategy<Value = Change> {
 fn any_step() -> impl Strategy<Value = Step> {
     let durability = prop_oneof![9 => Just(Durability::Os), 1 => Just(Durability::Sync)];
     prop_oneof![
-        6 => (proptest::collection::vec(any_change(), 0..12), durability).prop_map(|(batch, how)| Step::Apply(batch, how)),
+        6 => (proptest::collection::vec(any_change(), 0..12), durability)
+            .prop_map(|(batch, how)| Step::Apply(batch, how)),
         3 => (any_table(), any_key()).prop_map(|(table, key)| Step::Get(table, key)),
         2 => (any_table(), any_key(), proptest::option::of(any_key()))
             .prop_map(|(table, start, end)| Step::Scan(table, start, end)),

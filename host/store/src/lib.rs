@@ -9,8 +9,8 @@
 //!
 //! Rules for callers, the same for every engine:
 //! - A key has 1 to [`KEY_BYTES_MAX`] bytes and sorts before [`KEYS_END`]; a value has up to [`VALUE_BYTES_MAX`] bytes.
-//! - On fjall, one `DeleteRange` covers up to [`RANGE_DELETE_KEYS_MAX`] stored keys: it has no range tombstones, so each
-//!   key gets its own. A larger range is refused as a whole; delete it in parts.
+//! - On fjall, one `DeleteRange` covers up to [`RANGE_DELETE_KEYS_MAX`] stored keys: it has no range tombstones, so
+//!   each key gets its own. A larger range is refused as a whole; delete it in parts.
 
 mod effects;
 mod engine;

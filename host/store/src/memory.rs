@@ -18,7 +18,8 @@ fn index(table: Table) -> usize {
         Table::Records => 0,
         Table::Log => 1,
         Table::Meta => 2,
-        Table::Digests => 3,
+        Table::Hints => 3,
+        Table::Digests => 4,
     }
 }
 

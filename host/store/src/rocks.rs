@@ -98,6 +98,8 @@ fn database_options(options: &Options, birth: Birth) -> rocksdb::Options {
     database.set_max_total_wal_size(JOURNALS_BYTES_MAX);
     // Up to the first record that makes no sense; the floor tells a crash from damage.
     database.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    // A journal in the middle that is gone altogether would leave no such record.
+    database.set_track_and_verify_wals_in_manifest(true);
     database.set_bytes_per_sync(WRITE_BACK_BYTES);
     database.set_wal_bytes_per_sync(WRITE_BACK_BYTES);
     database.set_keep_log_file_num(INFO_LOGS_MAX);

@@ -1,7 +1,7 @@
 //! Plans for the engine RocksDB.
 //!
-//! Half of the memory budget caches blocks, filters and indexes included; most of the rest holds memtables. Large values
-//! go to blob files, so that compaction does not copy them again and again.
+//! Half of the memory budget caches blocks, filters and indexes included; most of the rest holds memtables. Large
+//! values go to blob files, so that compaction does not copy them again and again.
 
 use mks_guest_sdk::adapter::{
     Compression, Config, OptionDoc, Plan, Refusal, Sees, StorageAdapter, TUNING_OPTIONS, Tuning,

@@ -201,7 +201,9 @@ async fn sizes_beyond_a_limit_are_refused_and_sizes_at_it_are_not() {
             }
             Err(failure) => {
                 assert!(!fine, "{count} items of {size} bytes: {failure:?}");
-                assert_eq!(failure.code, Code::ResourceExhausted, "{count} items of {size} bytes: {failure:?}");
+                // A message beyond what any request may be is not even read.
+                let typed = matches!(failure.code, Code::ResourceExhausted | Code::OutOfRange);
+                assert!(typed, "{count} items of {size} bytes: {failure:?}");
             }
         }
     }

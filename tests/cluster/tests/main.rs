@@ -11,6 +11,7 @@ mod engines;
 mod failures;
 mod forming;
 mod http;
+mod mending;
 mod python;
 mod quorums;
 mod resolvers;

@@ -1,5 +1,6 @@
 //! The side of a node that serves clients: checks a request, starts its operation, sees it through.
 
+use super::linger::After;
 use super::own::WriteAsked;
 use super::{JobFor, Kind, Node, Op, Step, Waiter};
 use crate::batch::BatchOp;
@@ -42,8 +43,9 @@ impl Node {
         };
         // Alone, a request may exceed either: its own limits bound it, and it could never be served otherwise.
         let full = self.ops_bytes > 0 && self.ops_bytes + bytes > self.limits.operations_bytes_max;
-        if full || !self.ops.is_empty() && self.ops.len() + operations > self.limits.operations_max {
-            return Err(OpError::Busy { operations: self.ops.len() as u64 });
+        let running = self.operations();
+        if full || running > 0 && running + operations > self.limits.operations_max {
+            return Err(OpError::Busy { operations: running as u64 });
         }
         if request.deadline_ms == Some(0) {
             return Err(OpError::Invalid("the deadline has passed already; nothing was done".into()));
@@ -86,7 +88,7 @@ impl Node {
         }
     }
 
-    fn keyspace(&self, id: KeyspaceId) -> Result<&Keyspace, OpError> {
+    pub(super) fn keyspace(&self, id: KeyspaceId) -> Result<&Keyspace, OpError> {
         self.state.keyspaces.get(&id).ok_or(OpError::UnknownKeyspace(id))
     }
 
@@ -237,10 +239,12 @@ impl Node {
     }
 
     /// Sends a write's version to the owners that have not answered it, or to one of them.
-    fn send_write(&mut self, step: &mut Step<'_>, tag: Tag, only: Option<NodeId>) {
-        let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get(&tag) else { return };
+    pub(super) fn send_write(&mut self, step: &mut Step<'_>, tag: Tag, only: Option<NodeId>) {
+        let Some(Op { kind: Kind::Write { op, .. }, waiter, .. }) = self.ops.get(&tag) else { return };
         let (durability, resolver) = (op.durability, op.resolver);
-        let asked = || WriteAsked { key: op.key.clone(), version: op.version.clone(), fresh: true, durability };
+        // Above everything acknowledged it is by now: an owner that holds something later merges it.
+        let fresh = *waiter != Waiter::Nobody;
+        let asked = || WriteAsked { key: op.key.clone(), version: op.version.clone(), fresh, durability };
         let wanted = |o: &NodeId| only.is_none_or(|only| only == *o);
         let jobs: Vec<_> = op.unanswered().filter(wanted).map(|owner| (owner, asked())).collect();
         for (owner, asked) in jobs {
@@ -255,7 +259,16 @@ impl Node {
 
     /// An owner answered a write.
     pub(super) fn written(&mut self, step: &mut Step<'_>, tag: Tag, owner: NodeId, outcome: &WriteOutcome) {
-        let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get_mut(&tag) else { return };
+        let Some(Op { kind: Kind::Write { op, .. }, waiter, .. }) = self.ops.get_mut(&tag) else {
+            if !self.hint_answered(step, tag, owner, outcome) {
+                self.mended(tag);
+            }
+            return;
+        };
+        if *waiter == Waiter::Nobody {
+            self.written_late(step, tag, owner, outcome);
+            return;
+        }
         match op.answered(owner, outcome) {
             put::Next::Wait => {}
             put::Next::Restamp { above } => self.restamp(step, tag, above),
@@ -290,7 +303,11 @@ impl Node {
 
     /// An owner answered a read.
     pub(super) fn found(&mut self, step: &mut Step<'_>, tag: Tag, owner: NodeId, outcome: ReadOutcome) {
-        let Some(Op { kind: Kind::Read(op), .. }) = self.ops.get_mut(&tag) else { return };
+        let Some(Op { kind: Kind::Read(op), waiter, .. }) = self.ops.get_mut(&tag) else { return };
+        if *waiter == Waiter::Nobody {
+            self.found_late(step, tag, owner, outcome);
+            return;
+        }
         let next = op.answered(owner, outcome, step.resolve, step.now.wall_ms);
         self.read_on(step, tag, next);
     }
@@ -368,11 +385,12 @@ impl Node {
         }
     }
 
-    /// The link broke: answers under way are lost. Reads look elsewhere; a forwarded write may or may not have happened.
+    /// The link broke: answers under way are lost. Reads look elsewhere; a forwarded write may or may not have
+    /// happened.
     pub(super) fn link_lost(&mut self, step: &mut Step<'_>, peer: NodeId) {
         let tags: Vec<Tag> = self.ops.keys().copied().collect();
         for tag in tags {
-            match self.ops.get_mut(&tag).map(|op| &mut op.kind) {
+            match self.ops.get_mut(&tag).filter(|op| op.waiter != Waiter::Nobody).map(|op| &mut op.kind) {
                 Some(Kind::Read(op)) => {
                     let next = op.lost(peer);
                     self.read_on(step, tag, next);
@@ -408,6 +426,10 @@ impl Node {
     }
 
     pub(super) fn timed_out(&mut self, step: &mut Step<'_>, at: MonoUs, tag: Tag) {
+        if self.ops.get(&tag).is_some_and(|op| op.waiter == Waiter::Nobody) {
+            self.lingered(step, tag, After::Success);
+            return;
+        }
         let error = match self.ops.get(&tag).map(|op| &op.kind) {
             Some(Kind::Write { op, .. }) => op.timed_out(),
             Some(Kind::Read(op)) => op.timed_out(),
@@ -425,7 +447,8 @@ impl Node {
     pub(super) fn hedge(&mut self, step: &mut Step<'_>) {
         while let Some((_, tag)) = self.hedges.front().copied().filter(|(at, _)| *at <= step.now.mono_us) {
             self.hedges.pop_front();
-            if let Some(Op { kind: Kind::Read(op), .. }) = self.ops.get_mut(&tag) {
+            let waited_for = self.ops.get_mut(&tag).filter(|op| op.waiter != Waiter::Nobody);
+            if let Some(Op { kind: Kind::Read(op), .. }) = waited_for {
                 let next = op.hedge();
                 self.figures.hedges += 1;
                 self.read_on(step, tag, next);
@@ -439,21 +462,28 @@ impl Node {
         self.ops.insert(tag, op);
     }
 
-    fn remove(&mut self, tag: Tag) -> Option<Op> {
+    pub(super) fn remove(&mut self, tag: Tag) -> Option<Op> {
         let op = self.ops.remove(&tag)?;
         self.deadlines.remove(&(op.deadline, tag));
-        self.ops_bytes -= op.bytes;
+        if op.waiter == Waiter::Nobody {
+            self.lingering -= 1;
+            self.lingering_bytes -= op.bytes;
+        } else {
+            self.ops_bytes -= op.bytes;
+        }
         self.awaiting_epoch.remove(&tag);
         Some(op)
     }
 
     fn finish(&mut self, step: &mut Step<'_>, tag: Tag, reply: Reply) {
-        let Some(op) = self.remove(tag) else { return };
+        let Some(op) = self.ops.get(&tag) else { return };
         if let Kind::Write { op: write, request: Some(request) } = &op.kind {
             let Version { dot, written, epoch, expires_ms, .. } = write.version;
             self.memory.end(*request, Name { dot, written, epoch, expires_ms }, &reply);
         }
+        let after = After::of(&reply);
         self.reply(step, op.waiter, reply);
+        self.linger(step, tag, after);
     }
 
     fn reply(&mut self, step: &mut Step<'_>, waiter: Waiter, reply: Reply) {
@@ -466,6 +496,7 @@ impl Node {
                     self.finish(step, batch, reply);
                 }
             }
+            Waiter::Nobody => {}
         }
     }
 }

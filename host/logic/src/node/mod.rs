@@ -1,10 +1,14 @@
 //! One node: composes the operations, the owner's side and the membership into one state machine.
 //!
-//! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give equal
-//! effects. `coordinate` is the side that serves clients, `own` the side that holds partitions.
+//! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give
+//! equal effects. `coordinate` is the side that serves clients, `linger` what is left to do after the reply, `repair`
+//! what reads mend, `hints` what owners are owed, `own` the side that holds partitions.
 
 mod coordinate;
+mod hints;
+mod linger;
 mod own;
+mod repair;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -25,6 +29,10 @@ use crate::time::{Clock, Hlc, MonoUs, Now};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use hints::Hints;
+pub use hints::{HintDropped, NeedsSync};
+pub use repair::Cause;
+use repair::Repairs;
 
 pub use sync::SyncFigures;
 
@@ -52,6 +60,8 @@ enum Waiter {
     Peer { node: NodeId, tag: Tag },
     /// A batch of this node.
     Item { batch: Tag, item: u32 },
+    /// Everybody has a reply; the operation stays for the answers of late owners.
+    Nobody,
 }
 
 /// An operation that this node coordinates.
@@ -110,6 +120,16 @@ pub struct Figures {
     pub records_fetched: u64,
     /// Reads whose answers were late, so that everybody was asked.
     pub hedges: u64,
+    /// Owners that a read found behind and sent what they lack, by [`Cause`].
+    pub repairs: [u64; Cause::ALL.len()],
+    /// The same, but left as they are, because as many repairs as are allowed were under way.
+    pub repairs_dropped: u64,
+    /// Hints kept for owners that did not take a write.
+    pub hints_kept: u64,
+    /// Hints that their owner holds now.
+    pub hints_replayed: u64,
+    /// Hints that nobody will get, by [`HintDropped`] reason.
+    pub hints_dropped: [u64; HintDropped::ALL.len()],
     /// Messages that made no sense here: unknown nodes, keys out of bounds.
     pub nonsense: u64,
     /// Gossip datagrams that were dropped although their seal was right, by [`Dropped`] reason.
@@ -131,6 +151,9 @@ pub struct Node {
     serial: u64,
     ops: BTreeMap<Tag, Op>,
     ops_bytes: usize,
+    /// Operations in `ops` that wait for late owners only, and the bytes of those: not part of `ops_bytes`.
+    lingering: usize,
+    lingering_bytes: usize,
     deadlines: BTreeSet<(MonoUs, Tag)>,
     /// When reads ask everybody, in order: the delay is the same for all. Finished ones stay until their time.
     hedges: VecDeque<(MonoUs, Tag)>,
@@ -142,6 +165,8 @@ pub struct Node {
     awaiting_epoch: BTreeSet<Tag>,
     /// Messages from an epoch that this node has not reached yet.
     early: VecDeque<(NodeId, Message)>,
+    repairs: Repairs,
+    hints: Hints,
     figures: Figures,
     sync: sync::Comparing,
 }
@@ -173,6 +198,8 @@ impl Node {
             serial: (options.opening as u64) >> 1,
             ops: BTreeMap::new(),
             ops_bytes: 0,
+            lingering: 0,
+            lingering_bytes: 0,
             deadlines: BTreeSet::new(),
             hedges: VecDeque::new(),
             jobs: BTreeMap::new(),
@@ -181,6 +208,8 @@ impl Node {
             memory,
             awaiting_epoch: BTreeSet::new(),
             early: VecDeque::new(),
+            repairs: Repairs::default(),
+            hints: Hints::default(),
             figures: Figures::default(),
             sync: sync::Comparing::default(),
         }
@@ -207,6 +236,7 @@ impl Node {
                 Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Found { tag, outcome }),
                 Some(JobFor::Sync(_)) | None => {}
             },
+            Input::Hinted { job, outcome } => self.hinted(&mut step, job, outcome),
             Input::Cluster(state) => self.cluster(&mut step, state),
             Input::Tick => self.tick(&mut step),
             Input::Compared { job, found } => {
@@ -214,7 +244,7 @@ impl Node {
                     self.compared(&mut step, tag, found);
                 }
             }
-            Input::Repair { partition } => self.repair(&mut step, partition),
+            Input::Repair { partition } => self.sync_demanded(&mut step, partition),
         }
     }
 
@@ -224,7 +254,9 @@ impl Node {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let gossip = self.membership.as_ref().and_then(Membership::next_wake);
         let hedge = self.hedges.front().map(|(at, _)| *at);
-        deadline.into_iter().chain(gossip).chain(hedge).chain(self.sync_wake()).min()
+        let hints = self.hints.next_wake(|owner| self.is_linked(owner) && self.state.members.contains_key(&owner));
+        let wakes = deadline.into_iter().chain(gossip).chain(hedge).chain(self.repairs.next_wake()).chain(hints);
+        wakes.chain(self.sync_wake()).min()
     }
 
     /// This node's hybrid clock: it rides on every frame.
@@ -246,10 +278,10 @@ impl Node {
         self.incarnation.0 != 0 && member.is_none_or(|m| m.opening != self.opening)
     }
 
-    /// Operations that this node coordinates now.
+    /// Operations that this node coordinates now and that somebody waits for.
     #[must_use]
     pub fn operations(&self) -> usize {
-        self.ops.len()
+        self.ops.len() - self.lingering
     }
 
     /// Figures since the start.
@@ -349,6 +381,7 @@ impl Node {
             self.link_lost(step, peer);
             self.sync_lost(step, peer);
         }
+        self.hints_link(step, peer, up);
     }
 
     fn gossiped(&mut self, step: &mut Step<'_>, from: NodeId, incarnation: Incarnation, data: &[u8]) {
@@ -379,6 +412,7 @@ impl Node {
         for tag in core::mem::take(&mut self.awaiting_epoch) {
             self.restamp(step, tag, Hlc::ZERO);
         }
+        self.hints_of_members(step);
     }
 
     fn tick(&mut self, step: &mut Step<'_>) {
@@ -388,6 +422,8 @@ impl Node {
             step.datagrams(datagrams);
         }
         self.hedge(step);
+        self.repairs.expire(step.now.mono_us);
+        self.hints_tick(step);
         self.sync_tick(step);
         while let Some((at, tag)) = self.deadlines.first().copied() {
             if at > step.now.mono_us {

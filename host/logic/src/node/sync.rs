@@ -8,7 +8,7 @@ mod serve;
 mod tests;
 
 use super::own::WriteAsked;
-use super::{JobFor, Node, Step};
+use super::{JobFor, NeedsSync, Node, Step};
 use crate::digest::{Age, Range};
 use crate::event::Effect;
 use crate::exchange::{Found, SyncAnswer, SyncAsk, SyncRefused, Work};
@@ -33,7 +33,7 @@ const ROUNDS_MAX: u8 = 64;
 /// Figures of comparisons since the start, for metrics and for whoever asked for a repair.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SyncFigures {
-    /// Pairs of (partition, other owner) that wait because somebody asked for them.
+    /// Pairs of (partition, other owner) that somebody asked for and that are not compared yet.
     pub demanded: u64,
     /// Comparisons under way.
     pub running: u64,
@@ -85,6 +85,8 @@ pub(super) struct Comparing {
     due: BTreeSet<(MonoUs, Pair)>,
     /// On demand, with the rounds that are left.
     demanded: VecDeque<(Pair, u8)>,
+    /// Where hints were dropped; on demand when the other owner can be reached.
+    missing: BTreeSet<Pair>,
     running: BTreeMap<Tag, Running>,
     served: BTreeMap<Tag, Served>,
     budget: Budget,
@@ -97,19 +99,22 @@ impl Node {
     /// Figures of comparisons since the start.
     #[must_use]
     pub fn sync_figures(&self) -> SyncFigures {
-        let (demanded, running) = (self.sync.demanded.len() as u64, self.sync.running.len() as u64);
-        SyncFigures { demanded, running, ..self.sync.figures }
+        let under_way = self.sync.running.values().filter(|running| running.demanded.is_some()).count();
+        let demanded = (self.sync.demanded.len() + under_way) as u64;
+        SyncFigures { demanded, running: self.sync.running.len() as u64, ..self.sync.figures }
     }
 
     /// When [`Self::sync_tick`] has something to do.
     pub(super) fn sync_wake(&self) -> Option<MonoUs> {
         let free = self.sync.running.len() < self.limits.sync_sessions_max;
         let due = self.sync.due.first().map(|(at, _)| *at).filter(|_| free);
+        let demanded = (free && !self.sync.demanded.is_empty()).then_some(0);
+        let missing = self.sync.missing.iter().any(|pair| self.is_linked(pair.1)).then_some(0);
         let waits = self.sync.running.values().map(|running| match running.waits {
             Waits::Budget(_) => self.sync.budget.ready_at(self.limits.sync_bytes_per_second),
             Waits::Disk(_) | Waits::Answer(_) => running.deadline,
         });
-        due.into_iter().chain(waits).min()
+        due.into_iter().chain(demanded).chain(missing).chain(waits).min()
     }
 
     /// A client's write came to a partition: its open epoch is not quiet.
@@ -133,6 +138,7 @@ impl Node {
             return;
         }
         self.sync.due.retain(|(_, pair)| pairs.contains_key(pair));
+        self.sync.missing.retain(|pair| pairs.contains_key(pair));
         self.sync.wrote.retain(|partition, _| pairs.keys().any(|(p, _)| p == partition));
         let known: BTreeSet<Pair> = self.sync.pairs.keys().copied().collect();
         for pair in pairs.keys().filter(|pair| !known.contains(pair)) {
@@ -144,7 +150,7 @@ impl Node {
     }
 
     /// An operator wants to see everything equal now.
-    pub(super) fn repair(&mut self, step: &mut Step<'_>, partition: Option<PartitionId>) {
+    pub(super) fn sync_demanded(&mut self, step: &mut Step<'_>, partition: Option<PartitionId>) {
         let wanted = |pair: &&Pair| partition.is_none_or(|partition| pair.0 == partition);
         for pair in self.sync.pairs.keys().filter(wanted) {
             if self.sync.demanded.iter().all(|(known, _)| known != pair) {
@@ -154,8 +160,32 @@ impl Node {
         self.sync_tick(step);
     }
 
+    /// Where writes are missing that no hint stands for: compared as soon as the other owner can be reached.
+    ///
+    /// Only places that this node owns a copy of; for others, the owners find the difference in their own period.
+    fn sync_missing(&mut self) {
+        let NeedsSync { places, everything } = self.take_needs_sync();
+        if everything {
+            self.sync.missing.extend(self.sync.pairs.keys());
+        }
+        for (owner, partition, _) in places {
+            // What our own disk refused, any other owner may have.
+            let is_there = |pair: &&Pair| pair.0 == partition && (pair.1 == owner || owner == self.me);
+            self.sync.missing.extend(self.sync.pairs.keys().filter(is_there));
+        }
+        let missing = core::mem::take(&mut self.sync.missing);
+        for pair in missing {
+            if !self.is_linked(pair.1) {
+                self.sync.missing.insert(pair);
+            } else if self.sync.demanded.iter().all(|(known, _)| *known != pair) {
+                self.sync.demanded.push_back((pair, ROUNDS_MAX));
+            }
+        }
+    }
+
     /// Ends what waited too long, sends what may be sent, starts what is due.
     pub(super) fn sync_tick(&mut self, step: &mut Step<'_>) {
+        self.sync_missing();
         let now = step.now.mono_us;
         let (rate, ready) = (self.limits.sync_bytes_per_second, |waits: &Waits| matches!(waits, Waits::Budget(_)));
         let tags: Vec<Tag> = self.sync.running.keys().copied().collect();

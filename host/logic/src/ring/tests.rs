@@ -87,7 +87,13 @@ proptest! {
     fn what_is_right_stays(cluster in clusters(), width in 1u8..=RING_WIDTH_MAX) {
         let width = width.min(cluster.0.len() as u8);
         let ring = cluster.solve(8, width, None);
-        prop_assert_eq!(&cluster.solve(8, width, Some(&ring)), &ring);
+        let again = cluster.solve(8, width, Some(&ring));
+        prop_assert_eq!(moved(&ring, &again, width), 0, "the sets of owners");
+        // Their order may still become a little better, which moves data of keyspaces with fewer copies.
+        for n in 1..width {
+            let (moved, slots) = (moved(&ring, &again, n), 256 * u64::from(n));
+            prop_assert!(moved * 20 <= slots, "{moved} of {slots} slots of the first {n} owners");
+        }
     }
 
     /// Whatever changes (nodes, zones, weights, width), the next table is right.

@@ -26,7 +26,7 @@ use mks_logic::id::NodeId;
 use mks_logic::node::{Node, NodeOptions};
 use mks_logic::port::ResolverHash;
 use mks_sandbox::Sandbox;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use storage::Opened;
@@ -77,7 +77,7 @@ struct Sockets {
     client: TcpListener,
     peer: TcpListener,
     http: TcpListener,
-    gossip: SocketAddr,
+    gossip: UdpSocket,
     addresses: Addresses,
 }
 
@@ -87,15 +87,20 @@ impl Sockets {
         let client = bind("clients", listen.client).await?;
         let peer = bind("other nodes", listen.peer).await?;
         let http = bind("HTTP", listen.http).await?;
-        let gossip = peer.local_addr()?;
-        let addresses = listen.advertised(client.local_addr()?, gossip, http.local_addr()?);
+        let peer_address = peer.local_addr()?;
+        let gossip = UdpSocket::bind(peer_address).map_err(|error| taken("gossip (UDP)", peer_address, error))?;
+        let addresses = listen.advertised(client.local_addr()?, peer_address, http.local_addr()?);
         Ok(Self { client, peer, http, gossip, addresses })
     }
 }
 
 async fn bind(whom: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| taken(whom, address, error))
+}
+
+fn taken(whom: &str, address: SocketAddr, error: std::io::Error) -> anyhow::Error {
     let hint = "choose another address in [listen], or stop what uses it";
-    TcpListener::bind(address).await.with_context(|| format!("can't listen for {whom} on {address}: {hint}"))
+    anyhow::Error::new(error).context(format!("can't listen for {whom} on {address}: {hint}"))
 }
 
 fn raft_options(config: &Config, addresses: &Addresses, opened: &Opened, trust: &Trust) -> RaftOptions {
@@ -202,7 +207,7 @@ impl Booted {
         &self,
         handle: &Handle,
         state: Arc<State>,
-        gossip_address: SocketAddr,
+        gossip: UdpSocket,
         events: mpsc::Sender<Event>,
         event_queue: mpsc::Receiver<Event>,
         calls: mpsc::Receiver<Call>,
@@ -210,8 +215,8 @@ impl Booted {
         let me = self.config.node.id;
         let counted = Arc::clone(&self.metrics);
         let on_drop = Arc::new(move |reason| counted.gossip_dropped(reason));
-        let (gossip, datagrams) = gossip::bind(gossip_address, &self.key, me, state.cluster, on_drop)
-            .with_context(|| format!("can't open the gossip socket on UDP {gossip_address}"))?;
+        let (gossip, datagrams) =
+            gossip::open(gossip, &self.key, me, state.cluster, on_drop).context("can't use the gossip socket")?;
         let disk = DiskParts {
             store: Arc::clone(&self.opened.store),
             resolve: Arc::clone(&self.sandbox) as _,

@@ -46,7 +46,8 @@ fn status_json(status: &StatusResponse, members: &[MemberStatus]) -> Value {
             "peer_address": member.peer_address, "http_address": member.http_address, "zone": member.zone,
             "weight": member.weight, "alive": member.alive, "linked": member.linked,
             "clock_offset_ms": member.clock_offset_ms, "leader": member.leader, "voter": member.voter,
-            "partitions": member.partitions,
+            "partitions": member.partitions, "hints": member.hints, "hint_bytes": member.hint_bytes,
+            "hints_since_ms": member.hints_since_ms,
         })).collect::<Vec<_>>(),
     })
 }
@@ -82,8 +83,19 @@ fn status_text(status: &StatusResponse, members: &[MemberStatus]) -> String {
 }
 
 fn members_text(members: &[MemberStatus]) -> String {
-    let mut rows =
-        table(&["node", "state", "zone", "weight", "partitions", "epoch log", "clients", "peers", "http", "clock"]);
+    let mut rows = table(&[
+        "node",
+        "state",
+        "zone",
+        "weight",
+        "partitions",
+        "epoch log",
+        "clients",
+        "peers",
+        "http",
+        "clock",
+        "hints kept",
+    ]);
     for member in members {
         let state = match (member.alive, member.linked) {
             (true, true) => "alive",
@@ -106,6 +118,11 @@ fn members_text(members: &[MemberStatus]) -> String {
             member.peer_address.clone(),
             member.http_address.clone(),
             format!("{:+} ms", member.clock_offset_ms),
+            if member.hints == 0 {
+                "-".to_owned()
+            } else {
+                format!("{} ({})", member.hints, units::bytes(member.hint_bytes))
+            },
         ]);
     }
     rows.to_string()
@@ -291,10 +308,9 @@ mod tests {
 
     #[test]
     fn a_member_that_is_down_stands_out() {
-        let member =
-            MemberStatus { node: 2, alive: false, voter: true, clock_offset_ms: -3, ..MemberStatus::default() };
+        let member = MemberStatus { node: 2, voter: true, clock_offset_ms: -3, hints: 71, ..MemberStatus::default() };
         let text = members_text(&[member]);
-        assert!(text.contains("DOWN") && text.contains("voter") && text.contains("-3 ms"), "{text}");
+        assert!(["DOWN", "voter", "-3 ms", "71 ("].iter().all(|part| text.contains(part)), "{text}");
     }
 
     #[test]

@@ -59,7 +59,7 @@ fn default_address() -> String {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node until SIGTERM or SIGINT
-    Start(start::StartArgs),
+    Start(Box<start::StartArgs>),
     /// Store a value
     Put(data::PutArgs),
     /// Read a value; the raw bytes go to stdout

@@ -160,6 +160,13 @@ fn check_limits(limits: &Limits, out: &mut Vec<Complaint>) {
     in_range(out, &["limits.clock_offset_max_ms"], limits.clock_offset_max_ms, 1, 60_000);
     in_range(out, &["limits.disk_jobs_max"], limits.disk_jobs_max as u64, 16, 1 << 24);
     in_range(out, &["limits.early_messages_max"], limits.early_messages_max as u64, 1, 1 << 20);
+    in_range(out, &["limits.lingering_max"], limits.lingering_max as u64, 0, 1 << 24);
+    in_range(out, &["limits.repair_after_ms"], limits.repair_after_ms, 1, 60_000);
+    in_range(out, &["limits.repairs_max"], limits.repairs_max as u64, 0, 1 << 20);
+    in_range(out, &["limits.hint_after_ms"], limits.hint_after_ms, 1, 60_000);
+    in_range(out, &["limits.hint_window_max"], limits.hint_window_max as u64, 1, 1 << 16);
+    in_range(out, &["limits.hint_window_bytes_max"], limits.hint_window_bytes_max as u64, 1, 64 << 20);
+    in_range(out, &["limits.hint_retry_ms"], limits.hint_retry_ms, 1, 3_600_000);
     let pairs: [(&'static [&'static str], u64, u64); 4] = [
         (
             &["limits.value_bytes_max", "limits.batch_bytes_max"],

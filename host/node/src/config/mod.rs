@@ -288,6 +288,18 @@ struct LimitFields {
     clock_offset_max_ms: u64,
     disk_jobs_max: usize,
     early_messages_max: usize,
+    lingering_max: usize,
+    lingering_bytes_max: usize,
+    repair_after_ms: u64,
+    repairs_max: usize,
+    repairs_bytes_max: usize,
+    hint_after_ms: u64,
+    hint_bytes_per_owner_max: u64,
+    hint_bytes_max: u64,
+    hint_window_max: usize,
+    hint_window_bytes_max: usize,
+    hint_retry_ms: u64,
+    needs_sync_max: usize,
 }
 
 /// `[gossip]`: the fields of [`GossipSettings`], as above.

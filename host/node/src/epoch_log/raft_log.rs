@@ -28,7 +28,8 @@ pub const VOTERS_MAX: usize = 5;
 const SERVED_MAX: usize = 64;
 /// Largest honest control message, bytes: a piece of a snapshot, or an entry with a ring of 16,384 x 5 owners.
 const BODY_BYTES_MAX: usize = 4 << 20;
-/// Largest snapshot that a node takes, bytes. The largest state (rings, members and keyspaces at their limits) is 2 MiB.
+/// Largest snapshot that a node takes, bytes. The largest state (rings, members and keyspaces at their limits) is 2
+/// MiB.
 const SNAPSHOT_BYTES_MAX: u64 = 16 << 20;
 /// One piece of a snapshot on the wire, bytes.
 const SNAPSHOT_PIECE_BYTES: u64 = 1 << 20;
@@ -102,7 +103,7 @@ impl Default for Timing {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StartError {
     /// The directory is somebody else's.
-    #[error("this data directory belongs to {directory_of}, not to {node}; use the id or the directory that fits")]
+    #[error("this data directory belongs to node {}, not to node {}; use the id or the directory that fits", .directory_of.0, .node.0)]
     OtherNode {
         /// Whose it is.
         directory_of: NodeId,
@@ -115,6 +116,19 @@ pub enum StartError {
          with --join and the address of any node"
     )]
     NoCluster,
+    /// The nodes that it was told to join are of another cluster.
+    #[error(
+        "this data directory belongs to cluster {ours:032x}, and {address}, which it was told to join, to {theirs:032x}; \
+         give the node an empty directory, or addresses of its own cluster"
+    )]
+    OtherCluster {
+        /// Who said so.
+        address: String,
+        /// Ours.
+        ours: u128,
+        /// Theirs.
+        theirs: u128,
+    },
     /// A second cluster would be founded beside the one that is there.
     #[error(
         "{address} belongs to the cluster {cluster:032x} already, and this data directory is empty: founding another \
@@ -174,7 +188,8 @@ pub(super) enum WriteError {
 }
 
 impl RaftLog {
-    /// Opens the log of a data directory and starts to take part: founds a cluster, joins one, or comes back to its own.
+    /// Opens the log of a data directory and starts to take part: founds a cluster, joins one, or comes back to its
+    /// own.
     ///
     /// Returns at once with the state that the disk holds; joining goes on in the background until it works or is
     /// refused for good, which [`RaftLog::fenced`] tells. Calls from other nodes go to [`RaftLog::serve`].
@@ -185,12 +200,16 @@ impl RaftLog {
         let mut identity = Identity::open(options.store.as_ref(), options.node)?;
         if identity.cluster == 0 {
             if options.bootstrap {
-                refuse_second_founding(&options).await?;
+                if let Some((address, cluster)) = other_cluster(&options, 0).await {
+                    return Err(StartError::AlreadyFounded { address, cluster });
+                }
                 identity = Identity { cluster: random_name()?, founder: true, ..identity };
                 identity.save(options.store.as_ref())?;
             } else if options.join.iter().all(|address| *address == options.addresses.peer) {
                 return Err(StartError::NoCluster);
             }
+        } else if let Some((address, theirs)) = other_cluster(&options, identity.cluster).await {
+            return Err(StartError::OtherCluster { address, ours: identity.cluster, theirs });
         }
         let log = LogStore::open(Arc::clone(&options.store)).await?;
         let machine = Machine::open(Arc::clone(&options.store)).await?;
@@ -454,18 +473,19 @@ fn stopped(error: impl std::error::Error) -> ServeError {
     ServeError::Stopped(error.to_string())
 }
 
-/// An empty directory with `--bootstrap` founds a cluster, unless a node that it was told of has one: a founder that
-/// lost its disk would split the cluster otherwise.
-async fn refuse_second_founding(options: &Options) -> Result<(), StartError> {
+/// A seed that is of another cluster than `ours` (zero: of any), and which one. A founder that lost its disk would
+/// split its cluster otherwise, and a directory from elsewhere would go on with its old cluster as if nothing had been
+/// said.
+/// Seeds that don't answer soon are not waited for.
+async fn other_cluster(options: &Options, ours: u128) -> Option<(String, u128)> {
     let limit = Duration::from_millis(options.timing.election_ms);
-    for address in options.join.iter().filter(|address| **address != options.addresses.peer) {
+    let ask = async |address: &String| {
         let asked = timeout(limit, options.wire.call(address, Kind::Status, Vec::new(), limit)).await;
         let status: Option<Status> = asked.ok().and_then(Result::ok).and_then(|body| decode("status", &body).ok());
-        if let Some(status) = status.filter(|status| status.cluster != 0) {
-            return Err(StartError::AlreadyFounded { address: address.clone(), cluster: status.cluster });
-        }
-    }
-    Ok(())
+        status.filter(|status| status.cluster != 0 && status.cluster != ours).map(|s| (address.clone(), s.cluster))
+    };
+    let seeds = options.join.iter().filter(|address| **address != options.addresses.peer);
+    futures_util::future::join_all(seeds.map(ask)).await.into_iter().flatten().next()
 }
 
 fn config(options: &Options, state: &State) -> Result<Config, StartError> {

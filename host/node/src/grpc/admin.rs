@@ -7,6 +7,7 @@ use crate::handle::Handle;
 use crate::metrics::{Surface, resident_bytes};
 use crate::status;
 use mks_logic::cluster::{Applied, Entry, Keyspace, Refusal, State};
+use mks_logic::event::HintCount;
 use mks_logic::id::{KeyspaceId, NodeId, PartitionId};
 use mks_logic::port::{Durability, ResolverHash};
 use mks_logic::ring::{RING_WIDTH_MAX, Ring};
@@ -162,6 +163,7 @@ impl AdminService {
         let member = |(node, member): (&NodeId, &mks_logic::cluster::Member)| {
             let ours = *node == self.handle.node;
             let peer = view.peers.iter().find(|peer| peer.node == *node);
+            let owed = peer.map_or_else(HintCount::default, |peer| peer.owed);
             MemberStatus {
                 node: node.0,
                 incarnation: member.incarnation.0,
@@ -176,6 +178,9 @@ impl AdminService {
                 leader: log.leader == Some(*node),
                 voter: log.voters.contains(node),
                 partitions: state.ring.as_ref().map_or(0, |ring| ring.owned_by(*node, RING_WIDTH_MAX) as u32),
+                hints: owed.count,
+                hint_bytes: owed.bytes,
+                hints_since_ms: owed.oldest.ms(),
             }
         };
         state.members.iter().map(member).collect()

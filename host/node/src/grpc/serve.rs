@@ -172,7 +172,7 @@ fn is_nonsense(error: &hyper::Error) -> bool {
 async fn refuse(mut stream: TcpStream, head: &[u8]) {
     const METHODS: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH "];
     const ANSWER: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\nconnection: close\r\n\
-        content-type: text/plain\r\ncontent-length: 63\r\n\r\n\
+        content-type: text/plain\r\ncontent-length: 64\r\n\r\n\
         this port speaks gRPC only; the HTTP address is in `mks status`\n";
     if METHODS.iter().any(|method| head.starts_with(method)) {
         // Whoever does not read it has not missed much.

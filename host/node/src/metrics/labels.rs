@@ -11,7 +11,10 @@ pub(super) fn each<T: Copy, M, const N: usize>(all: [T; N], make: impl FnMut(T) 
 }
 
 macro_rules! label {
-    ($(#[$doc:meta])* $name:ident, $label:literal, $count:literal, { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+    (
+        $(#[$doc:meta])* $name:ident, $label:literal, $count:literal,
+        { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum $name {

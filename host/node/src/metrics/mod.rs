@@ -15,7 +15,7 @@ use histogram::Histogram;
 use labels::{Labels, each};
 use mks_logic::event::Reply;
 use mks_logic::member::Dropped;
-use mks_logic::node::Figures;
+use mks_logic::node::{Cause, Figures, HintDropped};
 use mks_logic::port::Store;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
@@ -46,6 +46,11 @@ pub struct Metrics {
     forwards: Counter,
     records_fetched: Counter,
     hedges: Counter,
+    repairs: [Counter; Cause::ALL.len()],
+    repairs_dropped: Counter,
+    hints_kept: Counter,
+    hints_replayed: Counter,
+    hints_dropped: [Counter; HintDropped::ALL.len()],
     peer_messages_dropped: Counter,
     commits: Histogram,
     connections: [Gauge<u64, AtomicU64>; Surface::ALL.len()],
@@ -107,6 +112,15 @@ impl Metrics {
                 "Whole records fetched from other owners because digests differed",
             ),
             hedges: counter(r, "hedges", "Reads that asked all owners because the answers were late"),
+            repairs: family(r, "repairs", "Owners that a read found behind and mended", Cause::ALL, |c| {
+                [("cause", c.name())]
+            }),
+            repairs_dropped: counter(r, "repairs_dropped", "The same, left as they were: too many were under way"),
+            hints_kept: counter(r, "hints_kept", "Writes kept for owners that did not take them"),
+            hints_replayed: counter(r, "hints_replayed", "Kept writes that their owner holds now"),
+            hints_dropped: family(r, "hints_dropped", "Kept writes that nobody will get", HintDropped::ALL, |d| {
+                [("reason", d.name())]
+            }),
             peer_messages_dropped: counter(
                 r,
                 "peer_messages_dropped",
@@ -197,11 +211,12 @@ impl Metrics {
         self.records_fetched.inc_by(now.records_fetched - before.records_fetched);
         self.hedges.inc_by(now.hedges - before.hedges);
         self.malformed[Surface::Peer as usize].inc_by(now.nonsense - before.nonsense);
-        for (counter, (now, before)) in
-            self.gossip_disbelieved.iter().zip(now.gossip_dropped.into_iter().zip(before.gossip_dropped))
-        {
-            counter.inc_by(now - before);
-        }
+        self.repairs_dropped.inc_by(now.repairs_dropped - before.repairs_dropped);
+        self.hints_kept.inc_by(now.hints_kept - before.hints_kept);
+        self.hints_replayed.inc_by(now.hints_replayed - before.hints_replayed);
+        raise(&self.gossip_disbelieved, before.gossip_dropped, now.gossip_dropped);
+        raise(&self.repairs, before.repairs, now.repairs);
+        raise(&self.hints_dropped, before.hints_dropped, now.hints_dropped);
     }
 
     /// A message was dropped because too many wait for its peer.
@@ -339,6 +354,13 @@ fn commits(registry: &mut Registry) -> Histogram {
     histogram
 }
 
+/// Raises each counter by what its figure has grown.
+fn raise<const N: usize>(counters: &[Counter; N], before: [u64; N], now: [u64; N]) {
+    for (counter, (now, before)) in counters.iter().zip(now.into_iter().zip(before)) {
+        counter.inc_by(now - before);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,7 +411,7 @@ mod tests {
             };
             vec![sample("lww"), sample("say \"hi\"")]
         }));
-        metrics.encode();
+        let _ = metrics.encode();
         let page = metrics.encode();
         assert!(page.contains("mks_resolver_calls_total{resolver=\"lww\"} 2"), "{page}");
         assert!(page.contains(r#"mks_resolver_calls_total{resolver="say \"hi\""} 2"#), "{page}");

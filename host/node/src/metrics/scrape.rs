@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Gives the figures of now.
-pub type Scrape = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
+pub(super) type Scrape = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
 
 /// One figure.
 #[derive(Clone, Debug, PartialEq)]

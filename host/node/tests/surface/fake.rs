@@ -8,7 +8,7 @@ use mks::epoch_log::{EpochLog, LogStatus, ProposeError};
 use mks::handle::{Call, Handle, PeerView, PumpView};
 use mks::metrics::Metrics;
 use mks_logic::cluster::{Addresses, Applied, Entry, Keyspace, Member, Refusal, State};
-use mks_logic::event::{Answer, OpError, Operation, Reply, Request};
+use mks_logic::event::{Answer, HintCount, OpError, Operation, Reply, Request};
 use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
 use mks_logic::limits::Limits;
 use mks_logic::port::{self, Batch, Durability, ResolverHash, Store, StoreError, StoreStats, Table, Visit};
@@ -19,7 +19,6 @@ use mks_proto::v1;
 use mks_proto::v1::admin_client::AdminClient;
 use mks_proto::v1::kv_client::KvClient;
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,11 +27,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 
-pub const PARTITION_BITS: u8 = 4;
+pub(crate) const PARTITION_BITS: u8 = 4;
 /// Keys that start so are answered when [`FakeNode::release`] says so.
-pub const HELD: &[u8] = b"held";
+pub(crate) const HELD: &[u8] = b"held";
 /// The one other keyspace; its n is 1.
-pub const SINGLE: &str = "single";
+pub(crate) const SINGLE: &str = "single";
 
 /// Calls that the pump got and keeps.
 #[derive(Default)]
@@ -43,7 +42,7 @@ struct Pump {
     stamp: u64,
 }
 
-pub struct FakeNode {
+pub(crate) struct FakeNode {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
     pub handle: Handle,
@@ -55,12 +54,12 @@ pub struct FakeNode {
 
 impl FakeNode {
     /// A node that is ready.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(state(), 1).await
     }
 
     /// A node in a cluster that still forms.
-    pub async fn start_forming() -> Self {
+    pub(crate) async fn start_forming() -> Self {
         let mut state = State { ring: None, keyspaces: BTreeMap::new(), ..state() };
         state.members.pop_last();
         Self::with(state, 0).await
@@ -69,8 +68,13 @@ impl FakeNode {
     async fn with(state: State, incarnation: u64) -> Self {
         let (calls, front_door) = mpsc::channel(4_096);
         let log = FakeLog::new(state.clone());
-        let peer =
-            |node, alive, clock_offset_ms| PeerView { node: NodeId(node), alive, linked: alive, clock_offset_ms };
+        let peer = |node, alive, clock_offset_ms| PeerView {
+            node: NodeId(node),
+            alive,
+            linked: alive,
+            clock_offset_ms,
+            owed: HintCount::default(),
+        };
         let view = PumpView {
             incarnation: Incarnation(incarnation),
             peers: vec![peer(2, true, -3), peer(3, false, 900)],
@@ -100,29 +104,29 @@ impl FakeNode {
         Self { grpc: addresses.0, http: addresses.1, handle, log, pump, stop, servers }
     }
 
-    pub async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap().connect().await.unwrap()
     }
 
-    pub async fn kv(&self) -> KvClient<Channel> {
+    pub(crate) async fn kv(&self) -> KvClient<Channel> {
         KvClient::new(self.channel().await)
     }
 
-    pub async fn admin(&self) -> AdminClient<Channel> {
+    pub(crate) async fn admin(&self) -> AdminClient<Channel> {
         AdminClient::new(self.channel().await)
     }
 
     /// Requests that reached the pump so far.
-    pub fn seen(&self) -> Vec<Request> {
+    pub(crate) fn seen(&self) -> Vec<Request> {
         self.pump.lock().unwrap().seen.clone()
     }
 
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.pump.lock().unwrap().held.len()
     }
 
     /// Answers what is held, the last one first. Returns how many there were.
-    pub fn release(&self) -> usize {
+    pub(crate) fn release(&self) -> usize {
         let mut pump = self.pump.lock().unwrap();
         let held = std::mem::take(&mut pump.held);
         let count = held.len();
@@ -134,11 +138,11 @@ impl FakeNode {
     }
 
     /// Begins to stop; [`Self::stopped`] waits for the end.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.send_replace(true);
     }
 
-    pub async fn stopped(self) {
+    pub(crate) async fn stopped(self) {
         self.stop();
         for server in self.servers {
             server.await.unwrap().unwrap();
@@ -147,7 +151,7 @@ impl FakeNode {
 }
 
 /// Waits until `condition` holds; a test that waits for something else than time needs no more.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     for _ in 0..2_000 {
         if condition() {
             return;
@@ -157,7 +161,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     panic!("it never came true: {what}");
 }
 
-pub fn key(partition_key: impl Into<Bytes>) -> Option<v1::Key> {
+pub(crate) fn key(partition_key: impl Into<Bytes>) -> Option<v1::Key> {
     Some(v1::Key { partition_key: partition_key.into(), ..v1::Key::default() })
 }
 
@@ -165,8 +169,8 @@ async fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-fn stopped(mut stop: watch::Receiver<bool>) -> impl Future<Output = ()> {
-    async move { drop(stop.wait_for(|stop| *stop).await) }
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 fn resolver(name: &str, byte: u8) -> (String, ResolverHash) {
@@ -268,6 +272,7 @@ fn state() -> State {
         ring: Some(Ring::solve(PARTITION_BITS, 3, &candidates, None).unwrap()),
         keyspaces: [(KeyspaceId(1), keyspace("default", 3)), (KeyspaceId(2), keyspace(SINGLE, 1))].into(),
         keyspace_next: 3,
+        ..State::default()
     }
 }
 
@@ -287,7 +292,7 @@ fn keyspace(name: &str, n: u8) -> Keyspace {
 }
 
 /// An epoch log of one.
-pub struct FakeLog {
+pub(crate) struct FakeLog {
     state: watch::Sender<Arc<State>>,
     /// Who leads; without a leader proposals fail.
     pub leader: Mutex<Option<NodeId>>,

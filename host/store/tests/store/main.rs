@@ -1,4 +1,5 @@
 //! The promises of a store, kept by each engine of this binary.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may end the test")]
 
 mod conformance;
 mod crash;

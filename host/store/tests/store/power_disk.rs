@@ -1,8 +1,10 @@
 //! A disk in memory, mounted through FUSE, that forgets what was not synced when its power is cut.
 //!
-//! It is as strict as POSIX allows: an fsync of a file keeps that file's bytes and not its name, an fsync of a directory
-//! keeps its names. A torn cut also keeps some pages that were not synced, in any order, and all names, as file
-//! systems with ordered metadata do.
+//! It is as strict as POSIX allows: an fsync of a file keeps that file's bytes and not its name, an fsync of a
+//! directory keeps its names. [`PowerDisk::like_linux`] is as kind as ext4, XFS, Btrfs and F2FS are, and no kinder:
+//! there the fsync of a new file keeps the name that it was made under as well (renames and removals wait for the
+//! directory). A torn cut also keeps some pages that were not synced, in any order, and all names, as file systems with
+//! ordered metadata do.
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -53,6 +55,8 @@ struct State {
     next: u64,
     power: bool,
     syncs_fail: bool,
+    /// See [`PowerDisk::like_linux`].
+    keeps_new_names: bool,
     random: u64,
 }
 
@@ -223,6 +227,33 @@ impl State {
             .collect())
     }
 
+    fn sync(&mut self, ino: INodeNo) -> Answer<()> {
+        self.may_sync()?;
+        self.file(ino)?.sync();
+        if self.keeps_new_names {
+            self.keep_new_name(ino.0);
+        }
+        Ok(())
+    }
+
+    /// Keeps the name of a file that has none yet on the disk.
+    fn keep_new_name(&mut self, ino: u64) {
+        let mut named = None;
+        for (&parent, node) in &self.nodes {
+            let Node::Directory(directory) = node else { continue };
+            if directory.kept.values().any(|&kept| kept == ino) {
+                return;
+            }
+            let name = directory.live.iter().find(|(_, live)| **live == ino).map(|(name, _)| name.clone());
+            named = name.map(|name| (parent, name)).or(named);
+        }
+        if let Some((parent, name)) = named
+            && let Ok(directory) = self.directory(INodeNo(parent))
+        {
+            directory.kept.insert(name, ino);
+        }
+    }
+
     fn may_sync(&self) -> Answer<()> {
         if self.syncs_fail { Err(Errno::EIO) } else { Ok(()) }
     }
@@ -244,7 +275,14 @@ impl PowerDisk {
     pub(crate) fn new(seed: u64) -> Self {
         let nodes = HashMap::from([(ROOT, Node::Directory(Directory::default()))]);
         let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        Self(Arc::new(Mutex::new(State { nodes, next: ROOT + 1, power: true, syncs_fail: false, random })))
+        let (power, syncs_fail, keeps_new_names) = (true, false, false);
+        Self(Arc::new(Mutex::new(State { nodes, next: ROOT + 1, power, syncs_fail, keeps_new_names, random })))
+    }
+
+    /// The same, but the fsync of a new file keeps its name, too.
+    pub(crate) fn like_linux(self) -> Self {
+        self.state().keeps_new_names = true;
+        self
     }
 
     /// Mounts it; it goes when the session is dropped. `None`, with a line that says so, where that is not possible.
@@ -433,7 +471,7 @@ impl Filesystem for PowerDisk {
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let mut state = self.state();
-        let outcome = state.may_sync().and_then(|()| state.file(ino).map(File::sync));
+        let outcome = state.sync(ino);
         self.done(outcome, reply);
     }
 

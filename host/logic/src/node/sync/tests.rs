@@ -4,6 +4,7 @@ use super::*;
 use crate::cluster::State;
 use crate::event::{Input, WriteJob};
 use crate::id::Epoch;
+use crate::hint;
 use crate::limits::Limits;
 use crate::member::GossipSettings;
 use crate::message::{ReadOutcome, WriteOutcome};
@@ -88,6 +89,10 @@ impl Town {
                         self.records_read += usize::from(!matches!(work, Work::Sums(_)));
                         let found = found(disk.ports(&Rules::Work), &work, 64 << 10);
                         inputs.push_back(Input::Compared { job, found });
+                    }
+                    Effect::Hint(job) => {
+                        let outcome = hint::work(disk, core::slice::from_ref(&job)).remove(0);
+                        inputs.push_back(Input::Hinted { job: job.job, outcome });
                     }
                     Effect::Datagram { .. } | Effect::Reply { .. } => {}
                 }

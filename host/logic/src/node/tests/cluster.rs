@@ -3,10 +3,13 @@
 //! Streams go one way, as they do between processes: what is sent on one arrives in order, a break loses what is on its
 //! way, and only the sender hears of it. Disks take what waits as one group. Clocks are as wrong as the plan says.
 
+mod away;
+
 use super::clients::{Clients, keys, replies};
 use super::dice::Dice;
 use crate::cluster::State;
 use crate::event::{Answer, Effect, Input, OpError, Reply, Request, Ticket, WriteJob};
+use crate::hint;
 use crate::id::{Incarnation, Key, NodeId};
 use crate::limits::Limits;
 use crate::member::GossipSettings;
@@ -46,12 +49,15 @@ pub(super) struct Plan {
     pub(super) fresh: bool,
     /// Hash everything that happens.
     pub(super) traced: bool,
+    /// Of every node.
+    pub(super) limits: Limits,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        let quorums = (3, 2, 2);
-        Self { nodes: 3, quorums, skew_ms: 0, jumps: false, faults: false, load_ms: 600, fresh: true, traced: false }
+        let (quorums, limits) = ((3, 2, 2), Limits::default());
+        let (skew_ms, jumps, faults, load_ms, fresh, traced) = (0, false, false, 600, true, false);
+        Self { nodes: 3, quorums, skew_ms, jumps, faults, load_ms, fresh, traced, limits }
     }
 }
 
@@ -337,6 +343,11 @@ impl Cluster {
                 let delay = self.dice.between(20, MS);
                 self.local(id, delay, Local::Input(Box::new(Input::Found { job: job.job, outcome })));
             }
+            Effect::Hint(job) => {
+                let outcome = hint::work(&self.machine(id).disk, std::slice::from_ref(&job)).remove(0);
+                let delay = self.dice.between(20, MS);
+                self.local(id, delay, Local::Input(Box::new(Input::Hinted { job: job.job, outcome })));
+            }
             Effect::Reply { ticket, reply } => self.replied(ticket, reply),
             Effect::Compare { job, work } => {
                 let found = sync::found(self.machine(id).disk.ports(&Rules::Work), &work, 64 << 10);
@@ -507,7 +518,7 @@ impl Cluster {
 
     fn open(&mut self, id: NodeId) {
         let opening = self.machine(id).opening;
-        let (limits, gossip) = (Limits::default(), GossipSettings::default());
+        let (limits, gossip) = (self.plan.limits.clone(), GossipSettings::default());
         let seed = self.dice.below(u64::MAX);
         self.machine(id).node = Some(Node::new(NodeOptions { me: id, opening, limits, gossip, seed }));
         let ids: Vec<NodeId> = self.machines.keys().copied().filter(|other| *other != id).collect();
@@ -558,8 +569,8 @@ impl Cluster {
             // Comparisons go on for ever.
             let jobs = node.jobs.values().filter(|whose| !matches!(whose, JobFor::Sync(_))).count();
             let counts = [node.ops.len(), node.deadlines.len(), jobs, node.early.len()];
-            let counts = (counts, node.ops_bytes, node.awaiting_epoch.len(), machine.waiting.len());
-            (counts != ([0; 4], 0, 0, 0)).then(|| format!("{id}: {counts:?}"))
+            let counts = (counts, node.ops_bytes, node.awaiting_epoch.len(), machine.waiting.len(), node.repairs.len());
+            (counts != ([0; 4], 0, 0, 0, 0)).then(|| format!("{id}: {counts:?}"))
         };
         self.machines.iter().filter_map(left).collect()
     }

@@ -106,8 +106,14 @@ impl Solo {
     /// Nothing is left of any operation.
     pub(super) fn is_idle(&self) -> bool {
         let node = &self.node;
-        let empty = node.ops.is_empty() && node.deadlines.is_empty() && node.awaiting_epoch.is_empty();
+        let empty = node.operations() == 0 && node.deadlines.len() == node.lingering && node.awaiting_epoch.is_empty();
         empty && node.early.is_empty() && node.ops_bytes == 0
+    }
+
+    /// Not even late owners are waited for.
+    pub(super) fn is_still(&self) -> bool {
+        let node = &self.node;
+        self.is_idle() && node.ops.is_empty() && node.lingering_bytes == 0 && node.repairs.len() == 0
     }
 }
 

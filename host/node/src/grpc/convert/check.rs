@@ -2,16 +2,13 @@
 
 use crate::fault::{Fault, Reason};
 use bytes::Bytes;
-use mks_logic::cluster::{Keyspace, State};
+use mks_logic::cluster::{DEFAULT_KEYSPACE, Keyspace, State};
 use mks_logic::event::{Item, OpError, Operation, Request};
 use mks_logic::id::{Key, KeyspaceId};
 use mks_logic::limits::Limits;
 use mks_logic::port;
 use mks_proto::v1::{self, session_operation};
 use std::time::Duration;
-
-/// The keyspace that a request means when it names none.
-pub const KEYSPACE_DEFAULT: &str = "default";
 
 /// Turns messages of the contract into requests of `logic`, or says what is wrong with them.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +118,7 @@ impl<'a> Checker<'a> {
     }
 
     fn keyspace(self, name: &str) -> Result<(KeyspaceId, &'a Keyspace), Fault> {
-        let name = if name.is_empty() { KEYSPACE_DEFAULT } else { name };
+        let name = if name.is_empty() { DEFAULT_KEYSPACE } else { name };
         if let Some(found) = self.state.keyspace(name) {
             return Ok(found);
         }
