@@ -2,16 +2,16 @@
 
 use super::*;
 use crate::cluster::State;
-use crate::event::{Input, WriteJob};
-use crate::id::Epoch;
+use crate::event::{Input, Operation, Ticket, WriteJob};
 use crate::hint;
+use crate::id::Epoch;
 use crate::limits::Limits;
 use crate::member::GossipSettings;
 use crate::message::{ReadOutcome, WriteOutcome};
 use crate::node::NodeOptions;
 use crate::replica::{absorb, find};
 use crate::sync::found;
-use crate::testing::{Disk, LWW, PARTITION_BITS, Rules, formed, job, key, owners, version};
+use crate::testing::{Disk, LWW, PARTITION_BITS, Rules, formed, job, key, owners, request, version};
 use crate::time::{Hlc, Now};
 use crate::version::Version;
 use alloc::sync::Arc;
@@ -179,6 +179,29 @@ fn a_repair_on_demand_does_not_wait_for_the_schedule() {
     let figures = town.figures(1);
     assert_eq!((figures.demanded, figures.running, figures.failed), (0, 0, 0));
     assert!(figures.mended > 0 && figures.records_sent > 0 && figures.records_received > 0);
+    assert_eq!(town.left_over(), 0);
+}
+
+#[test]
+fn what_no_hint_stands_for_is_compared_when_its_owner_is_back() {
+    let mut town = Town::new(&Limits { sync_period_ms: 1 << 40, hint_bytes_max: 0, ..Limits::default() });
+    for peer in [(1, 3), (3, 1), (2, 3), (3, 2)] {
+        town.feed(NodeId(peer.0), Input::Link { peer: NodeId(peer.1), up: false });
+    }
+    let put = |i: u64| request(Operation::Put { key: key(&format!("key {i}")), value: "v".into() });
+    for i in 0..20 {
+        town.feed(NodeId(1), Input::Client { ticket: Ticket(i), request: put(i) });
+        town.wire.retain(|(_, to, _)| *to != NodeId(3));
+        town.deliver();
+    }
+    town.pass(2_000);
+    assert!(!town.are_equal());
+    assert_eq!(town.figures(1), SyncFigures::default(), "its owner is away");
+    for peer in [(1, 3), (3, 1), (2, 3), (3, 2)] {
+        town.feed(NodeId(peer.0), Input::Link { peer: NodeId(peer.1), up: true });
+    }
+    town.pass(1_000);
+    assert!(town.are_equal());
     assert_eq!(town.left_over(), 0);
 }
 
