@@ -1,6 +1,7 @@
 //! Everything that can wake a node, and everything it can do: two closed enums on one screen.
 
 use crate::cluster::State;
+use crate::exchange::{Found, Work};
 use crate::id::{Epoch, Incarnation, Key, NodeId, PartitionId};
 use crate::message::{Message, ReadOutcome, Refused, Want, WriteOutcome};
 use crate::port::{Durability, ResolverHash};
@@ -41,6 +42,10 @@ pub enum Input {
     Cluster(Arc<State>),
     /// [`crate::node::Node::next_wake`] has come.
     Tick,
+    /// A comparison's reading is done: see [`Effect::Compare`].
+    Compared { job: JobId, found: Found },
+    /// An operator wants this partition (`None`: all) compared with its other owners now, its open epoch as well.
+    Repair { partition: Option<PartitionId> },
 }
 
 /// The node's name for a job that its disk does.
@@ -63,6 +68,8 @@ pub enum Effect {
     Hint(HintJob),
     /// Tell the client.
     Reply { ticket: Ticket, reply: Reply },
+    /// Read for a comparison with another owner: `sync::found`, then [`Input::Compared`].
+    Compare { job: JobId, work: Work },
 }
 
 /// See [`Effect::Write`].

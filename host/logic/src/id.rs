@@ -89,6 +89,16 @@ pub struct Place {
     pub bucket: u16,
 }
 
+impl Place {
+    /// The place that an engine key begins with: see [`Key::engine_key`]. `None` when it is too short for one.
+    #[must_use]
+    pub fn of_engine_key(key: &[u8]) -> Option<Self> {
+        let partition = PartitionId(u16::from_be_bytes(key.get(..2)?.try_into().ok()?));
+        let bucket = u16::from_be_bytes(key.get(2..4)?.try_into().ok()?);
+        Some(Self { partition, bucket })
+    }
+}
+
 /// Hash slices of one partition (DESIGN's B): one bucket is one contiguous scan.
 pub const BUCKETS: u32 = 1024;
 
@@ -172,6 +182,7 @@ mod tests {
         #[test]
         fn an_engine_key_reads_back(k: u32, p: Vec<u8>, s: Vec<u8>, bits in 1u8..=16) {
             let key = key(k, p, s);
+            prop_assert_eq!(Place::of_engine_key(&key.engine_key(bits)), Some(key.place(bits)));
             prop_assert_eq!(Key::from_engine_key(&key.engine_key(bits)), Some(key));
         }
 

@@ -30,6 +30,22 @@ pub struct Limits {
     pub disk_jobs_max: usize,
     /// Messages kept for when this node reaches the epoch that they were sent in.
     pub early_messages_max: usize,
+    /// How often each partition is compared with each other owner of it, milliseconds.
+    pub sync_period_ms: u64,
+    /// Comparisons that this node has under way of its own.
+    pub sync_sessions_max: usize,
+    /// Questions of other nodes' comparisons that this node works on at the same time.
+    pub sync_served_max: usize,
+    /// Bytes per second that this node's comparisons may send and receive.
+    pub sync_bytes_per_second: u64,
+    /// Bytes of one message of a comparison, about: one record or one bucket's sums may be more.
+    pub sync_message_bytes_max: usize,
+    /// Questions that one comparison may ask.
+    pub sync_steps_max: u32,
+    /// A question that has no answer after this ends its comparison, milliseconds.
+    pub sync_answer_ms: u64,
+    /// The open epoch of a partition is compared after no write came for this long, milliseconds.
+    pub sync_quiet_ms: u64,
     /// Operations whose client has its reply, and that stay for the answers of late owners.
     pub lingering_max: usize,
     /// Bytes of values that those may hold.
@@ -73,6 +89,14 @@ impl Default for Limits {
             clock_offset_max_ms: 500,
             disk_jobs_max: 65_536,
             early_messages_max: 4_096,
+            sync_period_ms: 60_000,
+            sync_sessions_max: 4,
+            sync_served_max: 16,
+            sync_bytes_per_second: 32 << 20,
+            sync_message_bytes_max: 256 << 10,
+            sync_steps_max: 4_096,
+            sync_answer_ms: 30_000,
+            sync_quiet_ms: 5_000,
             lingering_max: 8_192,
             lingering_bytes_max: 64 << 20,
             repair_after_ms: 500,

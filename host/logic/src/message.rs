@@ -1,5 +1,6 @@
 //! What nodes say to each other about data. How it travels is the business of the room above.
 
+use crate::exchange::{SyncAnswer, SyncAsk};
 use crate::id::{Epoch, Key};
 use crate::port::Durability;
 use crate::record::Record;
@@ -67,6 +68,20 @@ pub enum Message {
         tag: Tag,
         /// What the client shall hear.
         reply: Reply,
+    },
+    /// Owner to owner: let us compare what we hold. See the module `sync`.
+    Sync {
+        /// Comes back in [`Message::Synced`].
+        tag: Tag,
+        /// The question.
+        ask: SyncAsk,
+    },
+    /// The answer.
+    Synced {
+        /// From the question.
+        tag: Tag,
+        /// The answer.
+        answer: SyncAnswer,
     },
 }
 

@@ -19,11 +19,13 @@ pub enum Table {
     Meta,
     /// Writes kept for other owners, by [`crate::event::HintId`].
     Hints,
+    /// Sums over the records, by which owners compare what they hold: the module `digest`.
+    Digests,
 }
 
 impl Table {
     /// All tables, in the order of their tags.
-    pub const ALL: [Self; 4] = [Self::Records, Self::Log, Self::Meta, Self::Hints];
+    pub const ALL: [Self; 5] = [Self::Records, Self::Log, Self::Meta, Self::Hints, Self::Digests];
 
     /// A stable name, part of the stored format.
     #[must_use]
@@ -33,6 +35,7 @@ impl Table {
             Self::Log => "log",
             Self::Meta => "meta",
             Self::Hints => "hints",
+            Self::Digests => "digests",
         }
     }
 }

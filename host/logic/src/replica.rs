@@ -4,6 +4,7 @@
 //! at a time runs this against a store, so one key never has two merges in flight. What the store holds is taken from
 //! its outline where that is remembered: the values that a write replaces are not read.
 
+use crate::digest::{self, Delta, Digests};
 use crate::event::WriteJob;
 use crate::id::{Dot, Key};
 use crate::message::{ReadOutcome, Refused, Want, WriteOutcome};
@@ -21,12 +22,14 @@ pub const SIBLINGS_MAX: usize = 64;
 
 /// What an owner works with.
 #[derive(Clone, Copy)]
-#[expect(missing_debug_implementations, reason = "three borrowed trait objects")]
+#[expect(missing_debug_implementations, reason = "borrowed trait objects")]
 pub struct Ports<'a> {
     /// Where records lie.
     pub store: &'a dyn Store,
     /// What is remembered of them. Nobody else changes it, or the table of records, meanwhile.
     pub outlines: &'a dyn Outlines,
+    /// The sums over the records: they change when the records do.
+    pub digests: &'a dyn Digests,
     /// Settles siblings.
     pub resolve: &'a dyn Resolve,
     /// Q = 2^bits.
@@ -42,6 +45,10 @@ struct Candidate {
 /// One record that the group touches.
 struct Slot {
     resolver: ResolverHash,
+    /// Copies of the record's keyspace.
+    copies: u8,
+    /// What the store holds, ordered by dot.
+    before: Vec<Row>,
     /// Ordered by dot, each dot once.
     candidates: Vec<Candidate>,
     changed: bool,
@@ -69,19 +76,20 @@ pub fn absorb(ports: Ports<'_>, jobs: &[WriteJob]) -> (Vec<WriteOutcome>, Figure
     let mut slots: BTreeMap<Vec<u8>, Slot> = BTreeMap::new();
     for (i, job) in jobs.iter().enumerate() {
         let key = job.key.engine_key(ports.partition_bits);
-        let slot = slots.entry(key).or_insert_with_key(|key| Slot::open(ports, key, job.resolver));
+        let slot = slots.entry(key).or_insert_with_key(|key| Slot::open(ports, key, job));
         outcomes.push(slot.admit(i, job));
     }
     let mut figures = settle(ports.resolve, &mut slots);
     let mut batch = Vec::new();
     let mut outlines = Vec::new();
+    let mut deltas = Vec::new();
     for (key, slot) in &mut slots {
         match slot.record(ports, key) {
             Ok(None) => {}
             Ok(Some(record)) => {
                 let value = record.encode();
                 batch.push(Change::Put { table: Table::Records, key: Bytes::copy_from_slice(key), value });
-                outlines.push((key, Outline::of(&record)));
+                outlines.push((key, slot.outline(key, &record, &mut deltas)));
             }
             Err(refused) => {
                 for &i in &slot.jobs {
@@ -91,7 +99,9 @@ pub fn absorb(ports: Ports<'_>, jobs: &[WriteJob]) -> (Vec<WriteOutcome>, Figure
         }
     }
     figures.written = batch.len() as u64;
+    batch.extend(ports.digests.stage(deltas));
     let committed = commit(ports.store, jobs, batch, &mut outcomes);
+    ports.digests.settle(committed);
     for (key, outline) in outlines {
         // After a failed commit nobody knows what the store holds: the next job on the key looks.
         if committed { ports.outlines.put(key, outline) } else { ports.outlines.forget(key) }
@@ -127,8 +137,8 @@ pub fn refusal(error: &StoreError) -> Refused {
 }
 
 impl Slot {
-    fn open(ports: Ports<'_>, key: &[u8], resolver: ResolverHash) -> Self {
-        let (outline, failed) = match ports.outlines.get(key) {
+    fn open(ports: Ports<'_>, key: &[u8], job: &WriteJob) -> Self {
+        let (outline, mut failed) = match ports.outlines.get(key) {
             Some(outline) => (outline, None),
             None => match read(ports.store, key) {
                 Ok(record) => {
@@ -139,8 +149,14 @@ impl Slot {
                 Err(refused) => (Outline::default(), Some(refused)),
             },
         };
-        let candidates = outline.rows.into_iter().map(|row| Candidate { row, fresh: None }).collect();
-        Self { resolver, candidates, changed: false, jobs: Vec::new(), failed }
+        let copies = ports.digests.copies(job.key.keyspace).unwrap_or_else(|| {
+            // No record without its part of a sum.
+            failed = Some(Refused::UnknownKeyspace);
+            0
+        });
+        let candidates = outline.rows.iter().map(|&row| Candidate { row, fresh: None }).collect();
+        let (resolver, before) = (job.resolver, outline.rows);
+        Self { resolver, copies, before, candidates, changed: false, jobs: Vec::new(), failed }
     }
 
     /// The latest clock of any version but this one.
@@ -191,6 +207,13 @@ impl Slot {
             record.insert(candidate.fresh.or_else(stored).ok_or(Refused::Store)?);
         }
         Ok(Some(record))
+    }
+
+    /// The outline of what the record becomes, and how the sums change with it.
+    fn outline(&self, key: &[u8], record: &Record, deltas: &mut Vec<Delta>) -> Outline {
+        let outline = Outline::of(record);
+        digest::difference(key, self.copies, &self.before, &outline.rows, deltas);
+        outline
     }
 }
 

@@ -1,8 +1,9 @@
 //! Doubles of the two ports, and builders of what tests need again and again. Only compiled for tests.
 
 use crate::cluster::{Addresses, Keyspace, Member, State};
+use crate::digest::{Delta, DigestTable, Digests, Range, Sums, recompute};
 use crate::event::{HintId, JobId, Operation, Request, WriteJob};
-use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
+use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
 use crate::outline::{Outline, OutlineTable, Outlines};
 use crate::port::{
     Batch, Change, Columns, Durability, Read, Resolve, ResolveError, ResolverHash, Store, StoreError, StoreStats,
@@ -32,6 +33,8 @@ const FIRST_CODE: ResolverHash = ResolverHash([2; 32]);
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     platter: Mutex<Platter>,
+    /// Gone with the process. Read from the platter when somebody asks.
+    digests: Mutex<Option<DigestTable>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,14 +63,50 @@ impl Outlines for Disk {
     }
 }
 
+/// Copies of the records of both keyspaces, as far as a disk is told.
+pub(crate) const COPIES: [(KeyspaceId, u8); 2] = [(LWW, 3), (FIRST, 2)];
+
+impl Digests for Disk {
+    fn copies(&self, keyspace: KeyspaceId) -> Option<u8> {
+        self.digests(|digests| digests.copies(keyspace))
+    }
+
+    fn stage(&self, deltas: Vec<Delta>) -> Batch {
+        self.digests(|digests| digests.stage(deltas))
+    }
+
+    fn settle(&self, committed: bool) {
+        self.digests(|digests| digests.settle(committed));
+    }
+
+    fn sums(&self, range: Range) -> Option<Sums> {
+        self.digests(|digests| digests.sums(range))
+    }
+
+    fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta> {
+        self.digests(|digests| digests.correct(partition, bucket, records))
+    }
+}
+
 impl Disk {
+    /// What the sums of this disk say now.
+    pub(crate) fn digests<T>(&self, ask: impl FnOnce(&mut DigestTable) -> T) -> T {
+        let mut digests = self.digests.lock().unwrap();
+        ask(digests.get_or_insert_with(|| DigestTable::open(self, COPIES).unwrap()))
+    }
+
+    /// What they must say.
+    pub(crate) fn recomputed(&self) -> DigestTable {
+        recompute(self, COPIES.into()).unwrap()
+    }
+
     fn platter(&self) -> MutexGuard<'_, Platter> {
         self.platter.lock().unwrap()
     }
 
     /// The ports of an owner whose store and memory this is.
     pub(crate) fn ports<'a>(&'a self, resolve: &'a dyn Resolve) -> Ports<'a> {
-        Ports { store: self, outlines: self, resolve, partition_bits: PARTITION_BITS }
+        Ports { store: self, outlines: self, digests: self, resolve, partition_bits: PARTITION_BITS }
     }
 
     /// From now on every change fails with this error, until `None` mends the disk.
@@ -78,6 +117,7 @@ impl Disk {
     /// The process starts anew: what it remembered is gone.
     pub(crate) fn restart(&self) {
         self.platter().outlines = None;
+        *self.digests.lock().unwrap() = None;
     }
 
     /// What was not synced is gone.
@@ -85,6 +125,8 @@ impl Disk {
         let mut platter = self.platter();
         platter.now = platter.synced.clone();
         platter.outlines = None;
+        drop(platter);
+        *self.digests.lock().unwrap() = None;
     }
 
     /// The record of `key`, also when the disk fails.
@@ -124,11 +166,15 @@ impl Read for Disk {
     }
 
     fn scan(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), StoreError> {
-        let platter = self.platter();
         let from = (table, Bytes::copy_from_slice(start));
         let within = |key: &Bytes| end.is_none_or(|end| &key[..] < end);
-        for ((_, key), value) in platter.now.range(from..).take_while(|((t, key), _)| *t == table && within(key)) {
-            if visit(key, value).is_break() {
+        let of = |((t, key), value): (&(Table, Bytes), &Bytes)| {
+            (*t == table && within(key)).then(|| (key.clone(), value.clone()))
+        };
+        // A visitor may ask the disk something.
+        let found: Vec<_> = self.platter().now.range(from..).map_while(of).collect();
+        for (key, value) in found {
+            if visit(&key, &value).is_break() {
                 break;
             }
         }
@@ -161,7 +207,7 @@ impl Store for Disk {
 
     fn snapshot(&self) -> Box<dyn Read + Send + '_> {
         let now = self.platter().now.clone();
-        Box::new(Self { platter: Mutex::new(Platter { now, ..Platter::default() }) })
+        Box::new(Self { platter: Mutex::new(Platter { now, ..Platter::default() }), ..Self::default() })
     }
 
     fn stats(&self) -> StoreStats {

@@ -6,12 +6,17 @@
 
 use crate::metrics::Metrics;
 use crate::pump::Event;
+use mks_logic::digest::{Delta, DigestTable, Digests, Range, Sums};
 use mks_logic::event::{HintJob, HintWork, JobId, ReadJob, WriteJob};
+use mks_logic::exchange;
 use mks_logic::hint;
+use mks_logic::id::{Epoch, KeyspaceId, PartitionId};
 use mks_logic::message::{ReadOutcome, Refused, Want, WriteOutcome};
 use mks_logic::outline::{Outline, OutlineTable, Outlines};
-use mks_logic::port::{Resolve, Store, StoreError, Table};
+use mks_logic::port::{Batch, Resolve, Store, StoreError, Table};
 use mks_logic::replica::{self, Ports};
+use mks_logic::sync;
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -42,6 +47,9 @@ const GROUP_BYTES_MAX: usize = 8 << 20;
 /// Reads that one answer to the pump carries at most.
 const GROUP_READS_MAX: usize = 64;
 
+/// What a comparison wants to know.
+type Comparison = (JobId, exchange::Work);
+
 /// What the threads work with.
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "made of trait objects")]
@@ -56,6 +64,10 @@ pub struct DiskParts {
     pub metrics: Arc<Metrics>,
     /// What is remembered of the records.
     pub outlines: Arc<dyn Outlines>,
+    /// Sums over the records.
+    pub digests: Arc<dyn Digests>,
+    /// Bytes of what is found for one message of a comparison, about.
+    pub sync_message_bytes_max: usize,
     /// Where results go.
     pub events: mpsc::Sender<Event>,
 }
@@ -65,6 +77,7 @@ impl DiskParts {
         Ports {
             store: &*self.store,
             outlines: &*self.outlines,
+            digests: &*self.digests,
             resolve: &*self.resolve,
             partition_bits: self.partition_bits,
         }
@@ -78,11 +91,12 @@ pub struct Disk {
     partition_bits: u8,
     writes: Option<Sender<Work>>,
     reads: Option<Sender<ReadJob>>,
+    compares: Option<Sender<Comparison>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Disk {
-    /// Starts one writer and `readers` readers.
+    /// Starts one writer, `readers` readers, and one more reader for comparisons with other owners.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -99,8 +113,13 @@ impl Disk {
             let name = format!("mks-reader-{i}");
             threads.push(thread::Builder::new().name(name).spawn(move || read_jobs(&parts, &queue))?);
         }
+        let (compares, compare_queue) = channel();
+        let comparer = parts.clone();
+        let compare = move || compare_jobs(&comparer, &compare_queue);
+        threads.push(thread::Builder::new().name("mks-comparer".into()).spawn(compare)?);
         let (outlines, partition_bits) = (Arc::clone(&parts.outlines), parts.partition_bits);
-        Ok(Self { outlines, partition_bits, writes: Some(writes), reads: Some(reads), threads })
+        let (writes, reads, compares) = (Some(writes), Some(reads), Some(compares));
+        Ok(Self { outlines, partition_bits, writes, reads, compares, threads })
     }
 
     /// Queues a write.
@@ -135,10 +154,18 @@ impl Disk {
         None
     }
 
+    /// Queues a look for a comparison. Clients' reads never wait for it.
+    pub fn compare(&self, job: JobId, work: exchange::Work) {
+        if let Some(queue) = &self.compares {
+            drop(queue.send((job, work)));
+        }
+    }
+
     /// Lets the threads finish what is queued, and waits for them. Blocks.
     pub fn stop(mut self) {
         self.writes = None;
         self.reads = None;
+        self.compares = None;
         for thread in self.threads.drain(..) {
             drop(thread.join());
         }
@@ -234,6 +261,15 @@ fn read_jobs(parts: &DiskParts, queue: &Mutex<Receiver<ReadJob>>) {
     }
 }
 
+fn compare_jobs(parts: &DiskParts, queue: &Receiver<Comparison>) {
+    while let Ok((job, work)) = queue.recv() {
+        let found = sync::found(parts.ports(), &work, parts.sync_message_bytes_max);
+        if parts.events.blocking_send(Event::Compared(job, found)).is_err() {
+            return;
+        }
+    }
+}
+
 /// [`OutlineTable`], shared between the threads. The lock is never held across a disk access.
 #[derive(Debug)]
 pub struct SharedOutlines(Mutex<OutlineTable>);
@@ -261,5 +297,48 @@ impl Outlines for SharedOutlines {
 
     fn forget(&self, key: &[u8]) {
         self.table().forget(key);
+    }
+}
+
+/// [`DigestTable`], shared between the threads. The lock is never held across a disk access.
+#[derive(Debug)]
+pub struct SharedDigests(Mutex<DigestTable>);
+
+impl SharedDigests {
+    /// Shares `table`.
+    #[must_use]
+    pub const fn new(table: DigestTable) -> Self {
+        Self(Mutex::new(table))
+    }
+
+    /// See [`DigestTable::learn`].
+    pub fn learn(&self, keyspaces: impl IntoIterator<Item = (KeyspaceId, u8)>) {
+        self.table().learn(keyspaces);
+    }
+
+    fn table(&self) -> MutexGuard<'_, DigestTable> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Digests for SharedDigests {
+    fn copies(&self, keyspace: KeyspaceId) -> Option<u8> {
+        self.table().copies(keyspace)
+    }
+
+    fn stage(&self, deltas: Vec<Delta>) -> Batch {
+        self.table().stage(deltas)
+    }
+
+    fn settle(&self, committed: bool) {
+        self.table().settle(committed);
+    }
+
+    fn sums(&self, range: Range) -> Option<Sums> {
+        self.table().sums(range)
+    }
+
+    fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta> {
+        self.table().correct(partition, bucket, records)
     }
 }

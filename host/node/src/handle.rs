@@ -5,8 +5,9 @@ use crate::metrics::Metrics;
 use arc_swap::ArcSwap;
 use mks_logic::cluster::State;
 use mks_logic::event::{HintCount, OpError, Reply, Request};
-use mks_logic::id::{Incarnation, NodeId};
+use mks_logic::id::{Incarnation, NodeId, PartitionId};
 use mks_logic::limits::Limits;
+use mks_logic::node::SyncFigures;
 use mks_logic::port::{Store, StoreStats};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -44,6 +45,15 @@ pub struct Call {
     pub waiter: Waiter,
 }
 
+/// An operator who wants everything equal now, on the way to the pump.
+#[derive(Debug)]
+pub struct RepairCall {
+    /// Left out: all partitions that the node owns.
+    pub partition: Option<PartitionId>,
+    /// Told when it has begun: the figures of before, with what there is to do as `demanded`.
+    pub started: oneshot::Sender<SyncFigures>,
+}
+
 /// What a node knows of another one, for status pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerView {
@@ -68,6 +78,8 @@ pub struct PumpView {
     pub peers: Vec<PeerView>,
     /// Operations that this node coordinates now.
     pub operations: u64,
+    /// Comparisons with other owners.
+    pub sync: SyncFigures,
 }
 
 /// A running node, as its surfaces see it. Cheap to clone.
@@ -93,6 +105,8 @@ pub struct Handle {
     pub resolvers: Arc<Vec<(String, mks_logic::port::ResolverHash)>>,
     /// The pump's front door; full means busy.
     pub calls: mpsc::Sender<Call>,
+    /// Operators' way to the pump.
+    pub repairs: mpsc::Sender<RepairCall>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -123,6 +137,14 @@ impl Handle {
             let (mpsc::error::TrySendError::Full(call) | mpsc::error::TrySendError::Closed(call)) = refused;
             call.waiter.answer(Err(OpError::Busy { operations: self.calls.max_capacity() as u64 }));
         }
+    }
+
+    /// Starts a comparison with every other owner: [`RepairCall::started`]. `None` when too many want that at the same
+    /// time, or the node is stopping.
+    pub async fn repair(&self, partition: Option<PartitionId>) -> Option<SyncFigures> {
+        let (started, figures) = oneshot::channel();
+        self.repairs.try_send(RepairCall { partition, started }).ok()?;
+        figures.await.ok()
     }
 
     /// The engine's figures.

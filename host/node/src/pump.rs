@@ -1,17 +1,18 @@
 //! The one loop that runs the node's logic: everything that can happen comes in here, in batches, and every effect goes
 //! out from here. Nothing in this loop waits for a disk, a socket or a lock.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, SharedDigests};
 use crate::gossip::{GossipReceiver, GossipSender};
-use crate::handle::{Call, PeerView, PumpView, Waiter};
+use crate::handle::{Call, PeerView, PumpView, RepairCall, Waiter};
 use crate::metrics::{Kind, Metrics};
 use crate::peer::{Link, LinkParts};
 use arc_swap::ArcSwap;
 use mks_logic::cluster::State;
 use mks_logic::event::{Effect, HintCount, HintOutcome, Input, JobId, Reply, Ticket};
+use mks_logic::exchange::Found;
 use mks_logic::id::NodeId;
 use mks_logic::message::{Message, ReadOutcome, WriteOutcome};
-use mks_logic::node::{Figures, Node};
+use mks_logic::node::{Figures, Node, SyncFigures};
 use mks_logic::port::Resolve;
 use mks_logic::time::Hlc;
 use std::collections::{BTreeMap, VecDeque};
@@ -43,6 +44,8 @@ pub enum Event {
     Hinted(Vec<(JobId, HintOutcome)>),
     /// A reader read.
     Found(Vec<(JobId, ReadOutcome)>),
+    /// What was read for a comparison.
+    Compared(JobId, Found),
     /// The store gave up for good: the node has to stop.
     StoreBroken(String),
 }
@@ -75,12 +78,16 @@ pub struct PumpParts {
     pub resolve: Arc<dyn Resolve>,
     /// The disk's threads.
     pub disk: Disk,
+    /// Sums over the records: they are told of new keyspaces.
+    pub digests: Arc<SharedDigests>,
     /// What links to peers share.
     pub links: LinkParts,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Clients.
     pub calls: mpsc::Receiver<Call>,
+    /// Operators who want everything equal now.
+    pub repairs: mpsc::Receiver<RepairCall>,
     /// The node's own threads and tasks.
     pub events: mpsc::Receiver<Event>,
     /// The epoch log.
@@ -114,6 +121,7 @@ struct Pump {
     resolved: mpsc::UnboundedReceiver<(NodeId, SocketAddr)>,
     resolver: mpsc::UnboundedSender<(NodeId, SocketAddr)>,
     counted: Figures,
+    counted_sync: SyncFigures,
     broken: Option<Ended>,
 }
 
@@ -130,6 +138,7 @@ pub async fn run(parts: PumpParts, mut stop: watch::Receiver<bool>) -> Ended {
         resolved,
         resolver,
         counted: Figures::default(),
+        counted_sync: SyncFigures::default(),
         broken: None,
         parts,
     };
@@ -163,6 +172,7 @@ impl Pump {
                     let since = Instant::now();
                     calls.drain(..).for_each(|call| self.call(call, since));
                 }
+                Some(call) = self.parts.repairs.recv() => self.repair(call),
                 (from, incarnation, data) = self.parts.datagrams.recv() => {
                     self.parts.metrics.gossip_received();
                     self.step(Input::Datagram { from, incarnation, data });
@@ -216,6 +226,7 @@ impl Pump {
                     self.step(Input::Found { job, outcome });
                 }
             }
+            Event::Compared(job, found) => self.step(Input::Compared { job, found }),
             Event::StoreBroken(reason) => self.broken = Some(Ended::StoreBroken(reason)),
         }
     }
@@ -225,6 +236,16 @@ impl Pump {
         let ticket = Ticket(self.tickets);
         self.waiting.insert(ticket, Waiting { waiter, kind: Kind::of(&request), since });
         self.step(Input::Client { ticket, request });
+    }
+
+    /// Starts it, and says what was counted before it and how much it has to do.
+    fn repair(&mut self, RepairCall { partition, started }: RepairCall) {
+        let before = self.parts.node.sync_figures();
+        self.step(Input::Repair { partition });
+        let demanded = self.parts.node.sync_figures().demanded;
+        self.publish();
+        // Whoever asked may have gone; it goes on all the same.
+        let _ = started.send(SyncFigures { demanded, ..before });
     }
 
     fn step(&mut self, input: Input) {
@@ -257,6 +278,7 @@ impl Pump {
             Effect::Write(job) => self.parts.disk.write(job),
             Effect::Read(job) => self.found.extend(self.parts.disk.read(job)),
             Effect::Hint(job) => self.parts.disk.hint(job),
+            Effect::Compare { job, work } => self.parts.disk.compare(job, work),
             Effect::Reply { ticket, reply } => self.reply(ticket, reply),
         }
     }
@@ -283,6 +305,7 @@ impl Pump {
                 self.links.insert(*node, Link::start(*node, address.clone(), self.parts.links.clone()));
             }
         }
+        self.parts.digests.learn(state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)));
         self.parts.state.store(Arc::clone(&state));
         self.step(Input::Cluster(state));
         if self.parts.node.is_fenced() {
@@ -324,9 +347,13 @@ impl Pump {
             incarnation: node.incarnation(),
             peers: node.peers().map(peer).collect(),
             operations: node.operations() as u64,
+            sync: node.sync_figures(),
         }));
         let figures = self.parts.node.figures();
         self.parts.metrics.logic(self.counted, figures);
         self.counted = figures;
+        let sync = self.parts.node.sync_figures();
+        self.parts.metrics.sync(self.counted_sync, sync);
+        self.counted_sync = sync;
     }
 }

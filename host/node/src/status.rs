@@ -44,6 +44,13 @@ pub fn warnings(handle: &Handle) -> Vec<String> {
             warnings.push(format!("{} does not answer gossip; its share of the writes waits for it", peer.node));
         }
     }
+    if view.sync.plugin_drift > 0 {
+        warnings.push(format!(
+            "{} comparisons since the start found that another owner settles conflicts with other resolver code: they \
+             moved nothing; give all nodes the same version",
+            view.sync.plugin_drift
+        ));
+    }
     if let Some(ring) = &state.ring {
         for node in state.members.keys().filter(|node| ring.owned_by(**node, RING_WIDTH_MAX) == 0) {
             warnings.push(format!("{node} owns nothing until moving partitions is built"));

@@ -71,6 +71,7 @@ struct Tables {
     log: Keyspace,
     meta: Keyspace,
     hints: Keyspace,
+    digests: Keyspace,
 }
 
 impl Tables {
@@ -80,6 +81,7 @@ impl Tables {
             Table::Log => &self.log,
             Table::Meta => &self.meta,
             Table::Hints => &self.hints,
+            Table::Digests => &self.digests,
         }
     }
 }
@@ -116,6 +118,7 @@ impl Fjall {
             log: keyspace(Table::Log)?,
             meta: keyspace(Table::Meta)?,
             hints: keyspace(Table::Hints)?,
+            digests: keyspace(Table::Digests)?,
         };
         if birth == Birth::New {
             files::sync_tree(directory).map_err(|e| io_error(&e))?;

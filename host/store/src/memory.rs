@@ -19,6 +19,7 @@ fn index(table: Table) -> usize {
         Table::Log => 1,
         Table::Meta => 2,
         Table::Hints => 3,
+        Table::Digests => 4,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A node that was away gets what it missed: by hints from those who coordinated, and by reads that find it behind.
 
 use mks_proto::v1::{GetRequest, ReadOptions};
-use mks_tests_cluster::{Client, Cluster, NodeSetup, get_request, key, metric, metric_sum};
+use mks_tests_cluster::{Client, Cluster, NodeSetup, get_request, key, metric, metric_sum, mks};
 
 const KEYS: usize = 500;
 
@@ -99,4 +99,72 @@ async fn a_read_mends_the_owner_that_it_finds_behind() {
     let metrics = cluster.node(1).metrics();
     assert!(metric(&metrics, "mks_repairs_total", &["cause=\"stale\""]) >= (KEYS - before) as f64);
     assert!(metric(&metrics, "mks_hints_dropped_total", &["reason=\"no_room\""]) > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_hints_and_without_a_read_owners_become_equal_by_comparing() {
+    // Neither hints nor repairs, and places whose hints were dropped are forgotten when node 1 restarts.
+    let limits = "[limits]\nhint_bytes_per_owner_max = 0\nrepairs_max = 0\nsync_period_ms = 2000\nsync_quiet_ms = 200";
+    let mut cluster = Cluster::empty();
+    for id in 1..=3 {
+        let first = if id == 1 { NodeSetup::founder(3) } else { NodeSetup::joiner(&[1]) };
+        cluster.add(id, &first.with(limits)).start();
+    }
+    cluster.wait_ready();
+    write_all(&cluster.node(1).client(), "old").await;
+    cluster.node_mut(3).kill();
+    write_all(&cluster.node(1).client(), "new").await;
+    cluster.node_mut(1).terminate();
+    cluster.node_mut(1).start();
+    cluster.node_mut(1).wait_ready();
+    cluster.node_mut(3).start();
+    cluster.node_mut(3).wait_ready();
+    // No read before all of it is there: the figures alone say so.
+    cluster
+        .eventually("comparisons brought node 3 what it missed", async |cluster| {
+            let of = |id: u64, name: &str| metric(&cluster.node(id).metrics(), name, &[]);
+            let sent = of(1, "mks_sync_records_sent_total") + of(2, "mks_sync_records_sent_total");
+            sent + of(3, "mks_sync_records_received_total") >= KEYS as f64
+        })
+        .await;
+    cluster
+        .eventually("node 3 holds every key", async |cluster| held(&cluster.node(3).client(), "new").await == KEYS)
+        .await;
+    for id in 1..=3 {
+        let metrics = cluster.node(id).metrics();
+        assert_eq!(metric_sum(&metrics, "mks_repairs_total", &[]), 0.0);
+        assert_eq!(metric(&metrics, "mks_hints_replayed_total", &[]), 0.0);
+        assert_eq!(metric(&metrics, "mks_sync_sessions_total", &["outcome=\"plugin_drift\""]), 0.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_on_demand_mends_now_what_the_schedule_would_mend_some_day() {
+    let limits = "[limits]\nhint_bytes_per_owner_max = 0\nrepairs_max = 0\nsync_period_ms = 86400000";
+    let mut cluster = Cluster::empty();
+    for id in 1..=3 {
+        let first = if id == 1 { NodeSetup::founder(3) } else { NodeSetup::joiner(&[1]) };
+        cluster.add(id, &first.with(limits)).start();
+    }
+    cluster.wait_ready();
+    write_all(&cluster.node(1).client(), "old").await;
+    cluster.node_mut(3).kill();
+    write_all(&cluster.node(1).client(), "new").await;
+    cluster.node_mut(1).terminate();
+    cluster.node_mut(1).start();
+    cluster.node_mut(1).wait_ready();
+    cluster.node_mut(3).start();
+    cluster.node_mut(3).wait_ready();
+    let address = cluster.node(3).client_address().to_string();
+    cluster
+        .eventually("a repair finds all links up", async |_| {
+            let output = mks(&["--addr", &address, "--json", "repair"]);
+            assert_eq!(output.status, 0, "{output:?}");
+            let done: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON for scripts");
+            done["failed"] == 0
+        })
+        .await;
+    assert_eq!(held(&cluster.node(3).client(), "new").await, KEYS);
+    let strange = mks(&["--addr", &address, "repair", "--partition", "60000"]);
+    assert_eq!(strange.status, 1, "{strange:?}");
 }

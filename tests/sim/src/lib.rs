@@ -21,6 +21,7 @@ pub mod plan;
 pub mod rules;
 pub mod run;
 pub mod site;
+pub mod sums;
 pub mod trace;
 pub mod trouble;
 pub mod workloads;

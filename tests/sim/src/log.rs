@@ -119,6 +119,7 @@ impl World {
         {
             member.incarnation = Incarnation(1);
         }
+        machine.sums.learn(state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)));
         self.step(id, Input::Cluster(state));
     }
 }

@@ -5,6 +5,7 @@ use crate::log;
 use crate::mutation::Mutation;
 use crate::plan::MS;
 use crate::rules::Rules;
+use crate::sums::Sums;
 use crate::world::{Event, World};
 use mks_logic::cluster::State;
 use mks_logic::event::WriteJob;
@@ -29,6 +30,8 @@ pub struct Machine {
     pub opening: u128,
     /// Its disk.
     pub disk: Disk,
+    /// The sums over its records, as the process holds them.
+    pub sums: Sums,
     /// Its resolver.
     pub rules: Rules,
     /// What the epoch log says here, and how many entries that is.
@@ -62,6 +65,7 @@ impl Machine {
             node: None,
             opening: u128::from(id.0),
             disk: Disk::default(),
+            sums: Sums::default(),
             rules: Rules::Work,
             state,
             applied,
@@ -104,7 +108,7 @@ impl Machine {
     #[must_use]
     pub fn ports(&self) -> Ports<'_> {
         let partition_bits = self.state.partition_bits;
-        Ports { store: &self.disk, outlines: &self.disk, resolve: &self.rules, partition_bits }
+        Ports { store: &self.disk, outlines: &self.disk, digests: &self.sums, resolve: &self.rules, partition_bits }
     }
 }
 
@@ -144,6 +148,11 @@ impl World {
         if self.machine(id).node.is_some() {
             return;
         }
+        if !self.open_sums(id) {
+            // A process that can't read its disk ends, and is started again.
+            self.schedule(20 * MS, Event::Start { node: id });
+            return;
+        }
         // Random, as the logic asks for: it counts its tags from there, and answers to the process before still come.
         let opening = u128::from(self.node_dice.draw()) << 64 | u128::from(self.node_dice.draw());
         self.machine(id).opening = opening;
@@ -153,6 +162,22 @@ impl World {
         let delay = self.node_dice.between(100, self.site.plan.lag_us);
         self.schedule(delay, Event::Deliver { node: id, upto });
         self.propose(log::open(id, opening));
+    }
+
+    /// False when the disk can't read or write.
+    pub(crate) fn open_sums(&mut self, id: NodeId) -> bool {
+        let machine = self.machine(id);
+        let keyspaces = machine.state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n));
+        match Sums::open(&machine.disk, keyspaces) {
+            Ok(sums) => {
+                machine.sums = sums;
+                true
+            }
+            Err(error) => {
+                self.note(|| format!("{id} does not start: {error}"));
+                false
+            }
+        }
     }
 
     pub(crate) fn open(&mut self, id: NodeId) {

@@ -88,7 +88,14 @@ fn quorums(dice: &mut Dice, nodes: u64) -> (u8, u8, u8) {
 }
 
 fn limits(dice: &mut Dice) -> Limits {
-    let usual = Limits { deadline_default_ms: DEADLINE_MS, ..Limits::default() };
+    // Comparisons are so frequent that a short run has some of them.
+    let usual = Limits {
+        deadline_default_ms: DEADLINE_MS,
+        sync_period_ms: 4_000,
+        sync_quiet_ms: 200,
+        sync_answer_ms: 500,
+        ..Limits::default()
+    };
     if dice.chance(80) {
         return usual;
     }

@@ -23,6 +23,7 @@ use mks_logic::id::{Incarnation, Key, NodeId};
 use mks_logic::message::{Message, WriteOutcome};
 use mks_logic::replica;
 use mks_logic::request::{Reply, Request};
+use mks_logic::sync;
 use mks_logic::time::Hlc;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -166,6 +167,7 @@ impl World {
             if plan.mutation == Some(Mutation::NoSync) {
                 machine.disk.lie();
             }
+            self.open_sums(id);
             self.open(id);
         }
         for client in 0..plan.clients {
@@ -383,6 +385,12 @@ impl World {
                 for outcome in outcomes {
                     self.local(id, delay, Local::Input(Box::new(Input::Hinted { job: job.job, outcome })));
                 }
+            }
+            Effect::Compare { job, work } => {
+                let bytes_max = self.site.plan.limits.sync_message_bytes_max;
+                let found = sync::found(self.machine(id).ports(), &work, bytes_max);
+                let delay = self.dice.between(20, MS) * self.machine(id).slow;
+                self.local(id, delay, Local::Input(Box::new(Input::Compared { job, found })));
             }
             Effect::Reply { ticket, reply } => {
                 self.replied(id, ticket, &reply);

@@ -9,6 +9,7 @@ mod hints;
 mod linger;
 mod own;
 mod repair;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,8 @@ use hints::Hints;
 pub use hints::{HintDropped, NeedsSync};
 pub use repair::Cause;
 use repair::Repairs;
+
+pub use sync::SyncFigures;
 
 /// What a node is made of, besides what the world tells it later.
 #[derive(Clone, Debug)]
@@ -90,7 +93,12 @@ enum Kind {
 #[derive(Clone, Copy, Debug)]
 enum JobFor {
     Own(Tag),
-    Peer { node: NodeId, tag: Tag },
+    Peer {
+        node: NodeId,
+        tag: Tag,
+    },
+    /// A comparison with another owner, of our own or of a peer's.
+    Sync(Tag),
 }
 
 /// What a node knows of a peer from its frames.
@@ -139,7 +147,7 @@ pub struct Load {
     pub operations_bytes: usize,
     /// Deadlines that are set.
     pub deadlines: usize,
-    /// Jobs that its disk has not answered.
+    /// Jobs that its disk has not answered, but for comparisons, which go on for ever.
     pub jobs: usize,
     /// Messages from an epoch that it has not reached.
     pub early: usize,
@@ -175,6 +183,8 @@ pub struct Node {
     /// When reads ask everybody, in order: the delay is the same for all. Finished ones stay until their time.
     hedges: VecDeque<(MonoUs, Tag)>,
     jobs: BTreeMap<JobId, JobFor>,
+    /// Those of `jobs` that are for comparisons: they take no client's place, and have bounds of their own.
+    jobs_of_sync: usize,
     peers: BTreeMap<NodeId, Peer>,
     membership: Option<Membership>,
     memory: Memory,
@@ -185,6 +195,7 @@ pub struct Node {
     repairs: Repairs,
     hints: Hints,
     figures: Figures,
+    sync: sync::Comparing,
 }
 
 /// What a step needs besides its input: bundled so that helpers stay readable.
@@ -219,6 +230,7 @@ impl Node {
             deadlines: BTreeSet::new(),
             hedges: VecDeque::new(),
             jobs: BTreeMap::new(),
+            jobs_of_sync: 0,
             peers: BTreeMap::new(),
             membership: None,
             memory,
@@ -227,6 +239,7 @@ impl Node {
             repairs: Repairs::default(),
             hints: Hints::default(),
             figures: Figures::default(),
+            sync: sync::Comparing::default(),
         }
     }
 
@@ -240,19 +253,26 @@ impl Node {
             Input::Link { peer, up } => self.link(&mut step, peer, up),
             Input::Arrived { peer } => self.resend(&mut step, peer),
             Input::Datagram { from, incarnation, data } => self.gossiped(&mut step, from, incarnation, &data),
-            Input::Written { job, outcome } => match self.jobs.remove(&job) {
+            Input::Written { job, outcome } => match self.take_job(job) {
                 Some(JobFor::Own(tag)) => self.written(&mut step, tag, self.me, &outcome),
                 Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Written { tag, outcome }),
+                Some(JobFor::Sync(tag)) => self.sync_written(&mut step, tag),
                 None => {}
             },
-            Input::Found { job, outcome } => match self.jobs.remove(&job) {
+            Input::Found { job, outcome } => match self.take_job(job) {
                 Some(JobFor::Own(tag)) => self.found(&mut step, tag, self.me, outcome),
                 Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Found { tag, outcome }),
-                None => {}
+                Some(JobFor::Sync(_)) | None => {}
             },
             Input::Hinted { job, outcome } => self.hinted(&mut step, job, outcome),
             Input::Cluster(state) => self.cluster(&mut step, state),
             Input::Tick => self.tick(&mut step),
+            Input::Compared { job, found } => {
+                if let Some(JobFor::Sync(tag)) = self.take_job(job) {
+                    self.compared(&mut step, tag, found);
+                }
+            }
+            Input::Repair { partition } => self.sync_demanded(&mut step, partition),
         }
     }
 
@@ -263,7 +283,8 @@ impl Node {
         let gossip = self.membership.as_ref().and_then(Membership::next_wake);
         let hedge = self.hedges.front().map(|(at, _)| *at);
         let hints = self.hints.next_wake(|owner| self.is_linked(owner) && self.state.members.contains_key(&owner));
-        deadline.into_iter().chain(gossip).chain(hedge).chain(self.repairs.next_wake()).chain(hints).min()
+        let wakes = deadline.into_iter().chain(gossip).chain(hedge).chain(self.repairs.next_wake()).chain(hints);
+        wakes.chain(self.sync_wake()).min()
     }
 
     /// This node's hybrid clock: it rides on every frame.
@@ -299,7 +320,7 @@ impl Node {
             lingering: self.lingering,
             operations_bytes: self.ops_bytes,
             deadlines: self.deadlines.len(),
-            jobs: self.jobs.len(),
+            jobs: self.jobs.len() - self.jobs_of_sync,
             early: self.early.len(),
             awaiting_epoch: self.awaiting_epoch.len(),
             hedges: self.hedges.len(),
@@ -343,8 +364,15 @@ impl Node {
     fn job(&mut self, whose: JobFor) -> JobId {
         self.serial += 1;
         let job = JobId(self.serial);
+        self.jobs_of_sync += usize::from(matches!(whose, JobFor::Sync(_)));
         self.jobs.insert(job, whose);
         job
+    }
+
+    fn take_job(&mut self, job: JobId) -> Option<JobFor> {
+        let whose = self.jobs.remove(&job)?;
+        self.jobs_of_sync -= usize::from(matches!(whose, JobFor::Sync(_)));
+        Some(whose)
     }
 
     fn dot(&mut self) -> Dot {
@@ -375,6 +403,8 @@ impl Node {
                 self.ask(step, Waiter::Peer { node: from, tag }, request);
             }
             Message::Forwarded { tag, reply } => self.forwarded(step, tag, from, reply),
+            Message::Sync { tag, ask } => self.sync_asked(step, from, tag, ask),
+            Message::Synced { tag, answer } => self.sync_answered(step, from, tag, answer),
         }
     }
 
@@ -401,6 +431,7 @@ impl Node {
             self.resend(step, peer);
         } else {
             self.link_lost(step, peer);
+            self.sync_lost(step, peer);
         }
         self.hints_link(step, peer, up);
     }
@@ -426,6 +457,7 @@ impl Node {
             membership.roster(step.now, &self.state.members, &mut datagrams);
             step.datagrams(datagrams);
         }
+        self.sync_cluster(step);
         for (from, message) in core::mem::take(&mut self.early) {
             self.asked(step, from, message);
         }
@@ -444,6 +476,7 @@ impl Node {
         self.hedge(step);
         self.repairs.expire(step.now.mono_us);
         self.hints_tick(step);
+        self.sync_tick(step);
         while let Some((at, tag)) = self.deadlines.first().copied() {
             if at > step.now.mono_us {
                 break;

@@ -77,7 +77,7 @@ impl Node {
     }
 
     /// Whether a record is ours to hold, and which code settles its siblings.
-    fn admit(&mut self, key: &Key) -> Result<ResolverHash, Refused> {
+    pub(super) fn admit(&mut self, key: &Key) -> Result<ResolverHash, Refused> {
         if key.partition_key.len().max(key.sort_key.len()) > self.limits.key_bytes_max {
             self.figures.nonsense += 1;
             return Err(Refused::Damaged);
@@ -93,11 +93,14 @@ impl Node {
 
     /// Whether as many jobs wait for our disk as may, whoever they are for.
     pub(super) fn disk_is_busy(&self) -> bool {
-        self.jobs.len() >= self.limits.disk_jobs_max
+        self.jobs.len() - self.jobs_of_sync >= self.limits.disk_jobs_max
     }
 
     pub(super) fn write_here(&mut self, step: &mut Step<'_>, whose: JobFor, asked: WriteAsked, resolver: ResolverHash) {
         let WriteAsked { key, version, fresh, durability } = asked;
+        if fresh {
+            self.sync_noted(step.now.mono_us, key.place(self.state.partition_bits).partition);
+        }
         let job = self.job(whose);
         step.out.push(Effect::Write(WriteJob { job, key, version, fresh, durability, resolver }));
     }

@@ -124,7 +124,7 @@ impl Node {
 
     /// The bounds are looked at before each owner's repair, which may take them a record beyond.
     fn may_repair(&self, owner: NodeId) -> bool {
-        let there = if owner == self.me { self.jobs.len() < self.limits.disk_jobs_max } else { self.is_linked(owner) };
+        let there = if owner == self.me { !self.disk_is_busy() } else { self.is_linked(owner) };
         let Repairs { under_way, bytes, .. } = &self.repairs;
         there && under_way.len() < self.limits.repairs_max && *bytes < self.limits.repairs_bytes_max
     }

@@ -8,10 +8,10 @@ mod storage;
 
 use crate::clock::NodeClock;
 use crate::config::Config;
-use crate::disk::{Disk, DiskParts, SharedOutlines};
+use crate::disk::{Disk, DiskParts, SharedDigests, SharedOutlines};
 use crate::epoch_log::{EpochLog, Options as RaftOptions, RaftLog, Timing};
 use crate::gossip;
-use crate::handle::{Call, Handle, PumpView};
+use crate::handle::{Call, Handle, PumpView, RepairCall};
 use crate::metrics::Metrics;
 use crate::net::Stopping;
 use crate::peer::{self, ControlPlane, LinkParts, PeerWire, Trust};
@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use mks_logic::cluster::{Addresses, State};
+use mks_logic::digest::DigestTable;
 use mks_logic::id::NodeId;
 use mks_logic::node::{Node, NodeOptions};
 use mks_logic::port::ResolverHash;
@@ -38,6 +39,8 @@ use tokio::task::JoinSet;
 const DEFAULT_RESOLVER: &str = "lww";
 /// Requests that wait for the pump at most: a few turns of it.
 const CALLS_MAX: usize = 4_096;
+/// Operators that wait for the pump at most.
+const REPAIRS_MAX: usize = 16;
 /// Events that wait for the pump at most; each is a group.
 const EVENTS_MAX: usize = 4_096;
 /// Threads that read the disk.
@@ -126,6 +129,13 @@ fn builtin(name: &str) -> ResolverHash {
     all.iter().find(|(known, _)| *known == name).expect("the default resolver is built into every binary").1
 }
 
+/// What the pump takes from.
+struct Queues {
+    event_queue: mpsc::Receiver<Event>,
+    call_queue: mpsc::Receiver<Call>,
+    repair_queue: mpsc::Receiver<RepairCall>,
+}
+
 /// A node whose log runs.
 struct Booted {
     config: Config,
@@ -144,7 +154,8 @@ impl Booted {
         let Sockets { client, peer, http, gossip, .. } = sockets;
         let (calls, call_queue) = mpsc::channel(CALLS_MAX);
         let (events, event_queue) = mpsc::channel(EVENTS_MAX);
-        let handle = self.handle(calls);
+        let (repairs, repair_queue) = mpsc::channel(REPAIRS_MAX);
+        let handle = self.handle(calls, repairs);
         let (surfaces_stop, surfaces_stopped) = watch::channel(false);
         let stopping = Stopping::new(surfaces_stopped);
         let mut surfaces = JoinSet::new();
@@ -164,7 +175,8 @@ impl Booted {
         let (pump_stop, pump_stopped) = watch::channel(false);
         let ended = match self.cluster_known().await {
             Ok(Some(state)) => {
-                let parts = self.pump_parts(&handle, state, gossip, events, event_queue, call_queue)?;
+                let parts =
+                    self.pump_parts(&handle, state, gossip, events, Queues { event_queue, call_queue, repair_queue })?;
                 let pump = tokio::spawn(pump::run(parts, pump_stopped));
                 self.until_stopped(pump, surfaces_stop, surfaces, pump_stop).await
             }
@@ -176,7 +188,7 @@ impl Booted {
         ended
     }
 
-    fn handle(&self, calls: mpsc::Sender<Call>) -> Handle {
+    fn handle(&self, calls: mpsc::Sender<Call>, repairs: mpsc::Sender<RepairCall>) -> Handle {
         let resolvers = Sandbox::builtin_resolvers().into_iter().map(|(name, hash)| (name.to_owned(), hash));
         Handle {
             node: self.config.node.id,
@@ -189,6 +201,7 @@ impl Booted {
             adapter: self.opened.adapter.as_str().into(),
             resolvers: Arc::new(resolvers.collect()),
             calls,
+            repairs,
         }
     }
 
@@ -209,20 +222,22 @@ impl Booted {
         state: Arc<State>,
         gossip: UdpSocket,
         events: mpsc::Sender<Event>,
-        event_queue: mpsc::Receiver<Event>,
-        calls: mpsc::Receiver<Call>,
+        queues: Queues,
     ) -> anyhow::Result<PumpParts> {
         let me = self.config.node.id;
         let counted = Arc::clone(&self.metrics);
         let on_drop = Arc::new(move |reason| counted.gossip_dropped(reason));
         let (gossip, datagrams) =
             gossip::open(gossip, &self.key, me, state.cluster, on_drop).context("can't use the gossip socket")?;
+        let digests = Arc::new(self.digests(&state)?);
         let disk = DiskParts {
             store: Arc::clone(&self.opened.store),
             resolve: Arc::clone(&self.sandbox) as _,
             partition_bits: state.partition_bits,
             metrics: Arc::clone(&self.metrics),
             outlines: Arc::new(SharedOutlines::new(OUTLINE_BITS)),
+            digests: Arc::clone(&digests) as _,
+            sync_message_bytes_max: self.config.limits.sync_message_bytes_max,
             events: events.clone(),
         };
         let node = Node::new(NodeOptions {
@@ -237,6 +252,7 @@ impl Booted {
             me,
             resolve: Arc::clone(&self.sandbox) as _,
             disk: Disk::start(&disk, READERS).context("can't start the disk threads")?,
+            digests,
             links: LinkParts {
                 trust: self.trust.clone(),
                 metrics: Arc::clone(&self.metrics),
@@ -244,14 +260,24 @@ impl Booted {
                 clock: NodeClock::new(self.config.node.test_clock_offset_ms),
             },
             metrics: Arc::clone(&self.metrics),
-            calls,
-            events: event_queue,
+            calls: queues.call_queue,
+            repairs: queues.repair_queue,
+            events: queues.event_queue,
             states: self.log.watch(),
             gossip,
             datagrams,
             state: Arc::clone(&handle.state),
             view: Arc::clone(&handle.view),
         })
+    }
+
+    /// The sums over the records. Where there are none yet, this reads every record once.
+    fn digests(&self, state: &State) -> anyhow::Result<SharedDigests> {
+        let keyspaces = state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n));
+        let table = DigestTable::open(&*self.opened.store, keyspaces)
+            .map_err(anyhow::Error::from)
+            .context("can't open the sums over the records")?;
+        Ok(SharedDigests::new(table))
     }
 
     /// Serves until somebody or something says stop, then takes the surfaces down, then the pump.

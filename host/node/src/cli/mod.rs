@@ -6,6 +6,7 @@ mod client;
 mod data;
 mod key;
 mod output;
+mod repair;
 mod start;
 mod units;
 
@@ -72,6 +73,8 @@ enum Command {
     Status,
     /// Who owns what
     Ring(admin::RingArgs),
+    /// Compare what a node holds with the other owners now, and mend what differs
+    Repair(repair::RepairArgs),
     /// Create, list and alter keyspaces
     #[command(subcommand)]
     Keyspace(admin::KeyspaceCommand),
@@ -121,6 +124,7 @@ fn run(common: &Common, command: Command, output: &Output) -> Result<(), Failure
             Command::Batch(args) => batch::batch(&client, &args, output).await,
             Command::Status => admin::status(&client, output).await,
             Command::Ring(args) => admin::ring(&client, &args, output).await,
+            Command::Repair(args) => repair::repair(&client, &args, output).await,
             Command::Keyspace(command) => admin::keyspace(&client, &command, output).await,
             Command::Bench(args) => bench::bench(&client, &args, output).await,
             Command::Start(_) | Command::Config(_) | Command::Keygen(_) | Command::BenchFloorNode(_) => Ok(()),

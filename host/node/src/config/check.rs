@@ -167,6 +167,7 @@ fn check_limits(limits: &Limits, out: &mut Vec<Complaint>) {
     in_range(out, &["limits.hint_window_max"], limits.hint_window_max as u64, 1, 1 << 16);
     in_range(out, &["limits.hint_window_bytes_max"], limits.hint_window_bytes_max as u64, 1, 64 << 20);
     in_range(out, &["limits.hint_retry_ms"], limits.hint_retry_ms, 1, 3_600_000);
+    check_sync(limits, out);
     let pairs: [(&'static [&'static str], u64, u64); 4] = [
         (
             &["limits.value_bytes_max", "limits.batch_bytes_max"],
@@ -188,6 +189,18 @@ fn check_limits(limits: &Limits, out: &mut Vec<Complaint>) {
     for (fields, small, large) in pairs {
         at_most(out, fields, small, large);
     }
+}
+
+/// Comparisons with other owners.
+fn check_sync(limits: &Limits, out: &mut Vec<Complaint>) {
+    in_range(out, &["limits.sync_period_ms"], limits.sync_period_ms, 100, 30 * 86_400_000);
+    in_range(out, &["limits.sync_sessions_max"], limits.sync_sessions_max as u64, 1, 256);
+    in_range(out, &["limits.sync_served_max"], limits.sync_served_max as u64, 1, 1_024);
+    in_range(out, &["limits.sync_bytes_per_second"], limits.sync_bytes_per_second, 16 << 10, 1 << 40);
+    in_range(out, &["limits.sync_message_bytes_max"], limits.sync_message_bytes_max as u64, 16 << 10, 4 << 20);
+    in_range(out, &["limits.sync_steps_max"], limits.sync_steps_max.into(), 8, 1 << 24);
+    in_range(out, &["limits.sync_answer_ms"], limits.sync_answer_ms, 100, 3_600_000);
+    in_range(out, &["limits.sync_quiet_ms"], limits.sync_quiet_ms, 0, 3_600_000);
 }
 
 fn in_range(out: &mut Vec<Complaint>, fields: &'static [&'static str], value: u64, min: u64, max: u64) {

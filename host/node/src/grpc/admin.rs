@@ -6,23 +6,28 @@ use crate::fault::{Fault, Reason};
 use crate::handle::Handle;
 use crate::metrics::{Surface, resident_bytes};
 use crate::status;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use mks_logic::cluster::{Applied, Entry, Keyspace, Refusal, State};
 use mks_logic::event::HintCount;
 use mks_logic::id::{KeyspaceId, NodeId, PartitionId};
+use mks_logic::node::SyncFigures;
 use mks_logic::port::{Durability, ResolverHash};
 use mks_logic::ring::{RING_WIDTH_MAX, Ring};
 use mks_proto::v1::admin_server::Admin;
 use mks_proto::v1::{
     self, AlterKeyspaceRequest, CreateKeyspaceRequest, KeyspaceDefinition, KeyspaceResponse, ListKeyspacesRequest,
-    ListKeyspacesResponse, LogStatus, MemberStatus, MembersRequest, MembersResponse, RingRange, RingRequest,
-    RingResponse, StatusRequest, StatusResponse, StoreStatus,
+    ListKeyspacesResponse, LogStatus, MemberStatus, MembersRequest, MembersResponse, RepairProgress, RepairRequest,
+    RingRange, RingRequest, RingResponse, StatusRequest, StatusResponse, StoreStatus,
 };
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 /// Owners of each key where nobody says otherwise and the ring is wide enough.
 const N_DEFAULT: u8 = 3;
 const RESOLVER_DEFAULT: &str = "lww";
+/// How often a repair says how far it is: the pump says it as often.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
 
 /// The service on one node.
 #[derive(Clone, Debug)]
@@ -186,6 +191,23 @@ impl AdminService {
         state.members.iter().map(member).collect()
     }
 
+    /// Starts it: the figures of before.
+    async fn start_repair(&self, request: RepairRequest) -> Result<SyncFigures, Fault> {
+        let partitions = ring(&self.state())?.partitions();
+        let partition = match request.partition {
+            None => None,
+            Some(partition) => {
+                let known = u16::try_from(partition).ok().filter(|partition| usize::from(*partition) < partitions);
+                let none =
+                    || Fault::invalid(format!("there is no partition {partition}; they are 0 to {}", partitions - 1));
+                Some(PartitionId(known.ok_or_else(none)?))
+            }
+        };
+        let busy =
+            || Fault::new(Reason::Busy, "too many repairs are asked for, or the node is stopping; nothing began");
+        self.handle.repair(partition).await.ok_or_else(busy)
+    }
+
     fn ring(&self, request: RingRequest) -> Result<RingResponse, Fault> {
         let state = self.state();
         let ring = ring(&state)?;
@@ -202,8 +224,36 @@ impl AdminService {
     }
 }
 
+/// What happened since, again and again until nothing is left.
+fn progress(handle: Handle, before: SyncFigures) -> BoxStream<'static, Result<RepairProgress, Status>> {
+    let next = |going_on: Option<(Handle, SyncFigures)>| async move {
+        let (handle, before) = going_on?;
+        tokio::time::sleep(PROGRESS_PERIOD).await;
+        let now = handle.view.load().sync;
+        let progress = RepairProgress {
+            left: now.demanded,
+            clean: now.clean - before.clean,
+            mended: now.mended - before.mended,
+            failed: now.failed - before.failed,
+            plugin_drift: now.plugin_drift - before.plugin_drift,
+            bytes: now.bytes - before.bytes,
+            records_sent: now.records_sent - before.records_sent,
+            records_received: now.records_received - before.records_received,
+        };
+        Some((Ok(progress), (now.demanded > 0).then_some((handle, before))))
+    };
+    stream::unfold(Some((handle, before)), next).boxed()
+}
+
 #[tonic::async_trait]
 impl Admin for AdminService {
+    type RepairStream = BoxStream<'static, Result<RepairProgress, Status>>;
+
+    async fn repair(&self, request: Request<RepairRequest>) -> Result<Response<Self::RepairStream>, Status> {
+        let before = self.answer(self.start_repair(request.into_inner()).await)?.into_inner();
+        Ok(Response::new(progress(self.handle.clone(), before)))
+    }
+
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let handle = &self.handle;
         let (state, view) = (self.state(), handle.view.load_full());

@@ -6,6 +6,7 @@
 mod histogram;
 mod labels;
 mod scrape;
+mod sync;
 
 pub use labels::{Kind, Outcome, Surface};
 pub use scrape::{Sample, SampleKind, resident_bytes};
@@ -15,7 +16,7 @@ use histogram::Histogram;
 use labels::{Labels, each};
 use mks_logic::event::Reply;
 use mks_logic::member::Dropped;
-use mks_logic::node::{Cause, Figures, HintDropped};
+use mks_logic::node::{Cause, Figures, HintDropped, SyncFigures};
 use mks_logic::port::Store;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
@@ -51,6 +52,7 @@ pub struct Metrics {
     hints_kept: Counter,
     hints_replayed: Counter,
     hints_dropped: [Counter; HintDropped::ALL.len()],
+    sync: sync::Counters,
     peer_messages_dropped: Counter,
     commits: Histogram,
     connections: [Gauge<u64, AtomicU64>; Surface::ALL.len()],
@@ -121,6 +123,7 @@ impl Metrics {
             hints_dropped: family(r, "hints_dropped", "Kept writes that nobody will get", HintDropped::ALL, |d| {
                 [("reason", d.name())]
             }),
+            sync: sync::Counters::new(r),
             peer_messages_dropped: counter(
                 r,
                 "peer_messages_dropped",
@@ -217,6 +220,11 @@ impl Metrics {
         raise(&self.gossip_disbelieved, before.gossip_dropped, now.gossip_dropped);
         raise(&self.repairs, before.repairs, now.repairs);
         raise(&self.hints_dropped, before.hints_dropped, now.hints_dropped);
+    }
+
+    /// The same of comparisons with other owners.
+    pub fn sync(&self, before: SyncFigures, now: SyncFigures) {
+        self.sync.add(before, now);
     }
 
     /// A message was dropped because too many wait for its peer.

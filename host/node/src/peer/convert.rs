@@ -1,5 +1,7 @@
 //! `logic::message` to protobuf and back. A peer's nonsense is an error here and a count above.
 
+mod sync;
+
 use crate::grpc::convert as forward;
 use bytes::Bytes;
 use mks_logic::id::{Epoch, Key, KeyspaceId};
@@ -50,6 +52,8 @@ pub(super) fn to_wire(message: Message) -> PeerMessage {
         Message::Forwarded { tag, reply } => {
             (tag, Body::Forwarded(wire::Forwarded { reply: forward::encode_reply(&reply) }))
         }
+        Message::Sync { tag, ask } => (tag, Body::Sync(sync::ask_to_wire(ask))),
+        Message::Synced { tag, answer } => (tag, Body::Synced(sync::answer_to_wire(answer))),
     };
     PeerMessage { tag: tag.0, body: Some(body) }
 }
@@ -93,6 +97,8 @@ pub(super) fn from_wire(message: PeerMessage) -> Result<Message, Malformed> {
             let reply = forward::decode_reply(forwarded.reply).map_err(|_| Malformed("a damaged reply"))?;
             Ok(Message::Forwarded { tag, reply })
         }
+        Body::Sync(ask) => Ok(Message::Sync { tag, ask: sync::ask_from_wire(ask)? }),
+        Body::Synced(answer) => Ok(Message::Synced { tag, answer: sync::answer_from_wire(answer)? }),
     }
 }
 

@@ -116,6 +116,8 @@ fn weight(message: &Message) -> usize {
             Operation::Put { value, .. } => value.len(),
             Operation::Get { .. } | Operation::Delete { .. } | Operation::Batch { .. } => 0,
         },
+        Message::Sync { ask, .. } => ask.bytes(),
+        Message::Synced { answer, .. } => answer.bytes(),
         Message::Forwarded { reply: Ok(Answer::Found { versions }), .. } => versions.iter().map(value).sum(),
         Message::Written { .. } | Message::Read { .. } | Message::Found { .. } | Message::Forwarded { .. } => 0,
     }

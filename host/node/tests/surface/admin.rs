@@ -5,7 +5,7 @@ use mks_logic::id::{Incarnation, NodeId};
 use mks_proto::detail_of;
 use mks_proto::v1::{
     AlterKeyspaceRequest, CreateKeyspaceRequest, Durability, Key, KeyspaceDefinition, ListKeyspacesRequest,
-    MembersRequest, RingRequest, StatusRequest,
+    MembersRequest, RepairRequest, RingRequest, StatusRequest,
 };
 use std::sync::Arc;
 use tokio_stream::StreamExt;
@@ -238,4 +238,22 @@ async fn a_node_that_stops_closes_its_doors() {
     node.stopped().await;
     assert!(std::net::TcpStream::connect(grpc).is_err());
     assert!(std::net::TcpStream::connect(http).is_err());
+}
+
+#[tokio::test]
+async fn a_repair_tells_what_it_did_until_nothing_is_left() {
+    let node = FakeNode::start().await;
+    let mut admin = node.admin().await;
+    let mut steps = admin.repair(RepairRequest { partition: None }).await.unwrap().into_inner();
+    let step = steps.message().await.unwrap().unwrap();
+    assert_eq!((step.left, step.mended, step.clean, step.records_sent), (0, 2, 2, 3), "since the request only");
+    assert_eq!(steps.message().await.unwrap(), None);
+    let of_one = RepairRequest { partition: Some(3) };
+    let mut steps = admin.repair(of_one).await.unwrap().into_inner();
+    assert_eq!(steps.message().await.unwrap().unwrap().mended, 1);
+    let strange = RepairRequest { partition: Some(1 << PARTITION_BITS) };
+    assert_eq!(reason(&admin.repair(strange).await.unwrap_err()), (Code::InvalidArgument, "INVALID".into()));
+    let forming = FakeNode::start_forming().await;
+    let refused = forming.admin().await.repair(RepairRequest { partition: None }).await.unwrap_err();
+    assert_eq!(reason(&refused).1, "FORMING");
 }

@@ -5,12 +5,13 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use mks::epoch_log::{EpochLog, LogStatus, ProposeError};
-use mks::handle::{Call, Handle, PeerView, PumpView};
+use mks::handle::{Call, Handle, PeerView, PumpView, RepairCall};
 use mks::metrics::Metrics;
 use mks_logic::cluster::{Addresses, Applied, Entry, Keyspace, Member, Refusal, State};
 use mks_logic::event::{Answer, HintCount, OpError, Operation, Reply, Request};
 use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
 use mks_logic::limits::Limits;
+use mks_logic::node::SyncFigures;
 use mks_logic::port::{self, Batch, Durability, ResolverHash, Store, StoreError, StoreStats, Table, Visit};
 use mks_logic::ring::{Candidate, Ring};
 use mks_logic::time::Hlc;
@@ -67,6 +68,7 @@ impl FakeNode {
 
     async fn with(state: State, incarnation: u64) -> Self {
         let (calls, front_door) = mpsc::channel(4_096);
+        let (repairs, repair_queue) = mpsc::channel(4);
         let log = FakeLog::new(state.clone());
         let peer = |node, alive, clock_offset_ms| PeerView {
             node: NodeId(node),
@@ -91,9 +93,11 @@ impl FakeNode {
             adapter: "fjall".into(),
             resolvers: Arc::new(vec![resolver("first-write-wins", 2), resolver("lww", 1)]),
             calls,
+            repairs,
         };
         let pump = Arc::new(Mutex::new(Pump::default()));
         tokio::spawn(run(front_door, pump.clone()));
+        tokio::spawn(repair(repair_queue, handle.view.clone()));
         let (stop, _) = watch::channel(false);
         let (grpc, http) = (listener().await, listener().await);
         let addresses = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
@@ -187,6 +191,17 @@ async fn run(mut front_door: mpsc::Receiver<Call>, pump: Arc<Mutex<Pump>>) {
             let reply = pump.reply(&call.request);
             call.waiter.answer(reply);
         }
+    }
+}
+
+/// Finds two owners to compare with, mends one, and is done.
+async fn repair(mut queue: mpsc::Receiver<RepairCall>, view: Arc<ArcSwap<PumpView>>) {
+    while let Some(RepairCall { partition, started }) = queue.recv().await {
+        let before = SyncFigures { mended: 5, clean: 2, ..SyncFigures::default() };
+        let mended = if partition.is_some() { 6 } else { 7 };
+        let now = SyncFigures { mended, clean: 4, records_sent: 3, ..before };
+        view.store(Arc::new(PumpView { sync: now, ..PumpView::clone(&view.load()) }));
+        let _ = started.send(SyncFigures { demanded: 2, ..before });
     }
 }
 

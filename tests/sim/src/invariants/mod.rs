@@ -11,6 +11,7 @@ mod outlines;
 mod phantoms;
 mod replies;
 mod stamps;
+mod sums;
 pub mod visibility;
 
 use crate::clients::{Asked, replies};
@@ -93,6 +94,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<phantoms::Phantoms>::default(),
         Box::<replies::Replies>::default(),
         Box::<stamps::Stamps>::default(),
+        Box::<sums::Sums>::default(),
         Box::<visibility::Visibility>::default(),
     ]
 }

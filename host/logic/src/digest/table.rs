@@ -1,0 +1,347 @@
+//! The sums of one node: in memory, and how they reach the disk and come back.
+
+use super::codec;
+use super::{Age, Delta, Range, Sums, difference, nothing};
+use crate::id::{BUCKETS, Epoch, Key, KeyspaceId, PartitionId};
+use crate::outline::Outline;
+use crate::port::{Batch, Change, Durability, Read, Store, StoreError, Table};
+use crate::record::Record;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use bytes::Bytes;
+use core::ops::ControlFlow;
+
+/// Deltas for which one page is written, the oldest: a page is at most 48 KiB, so about 24 bytes per delta.
+pub const FLUSH_EVERY: usize = 2_048;
+
+/// What a log entry costs beside its deltas, in deltas: so that many small commits are bounded like few large ones.
+const ENTRY_COST: usize = 3;
+
+/// Log entries that are dropped together.
+const TRIM_EVERY: u64 = 1_024;
+
+/// Pages of one batch while all of them are written anew, so that the batch stays small.
+const REBUILD_PAGES_MAX: usize = 64;
+
+/// The sums of one partition's keyspaces of so many copies.
+pub(super) type PageId = (PartitionId, u8);
+
+/// Sums of one [`PageId`] by epoch: the two latest epochs on their own, all before them as one.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Page {
+    base: Sums,
+    /// At most two, the latest last: never with a gap of more than one between them.
+    epochs: Vec<(Epoch, Sums)>,
+    /// The first commit that the stored form lacks.
+    dirty: Option<u64>,
+}
+
+impl Page {
+    fn newest(&self) -> Epoch {
+        self.epochs.last().map_or(Epoch(0), |(epoch, _)| *epoch)
+    }
+
+    fn add(&mut self, delta: &Delta) {
+        if self.epochs.is_empty() || delta.epoch > self.newest() {
+            self.epochs.push((delta.epoch, nothing()));
+            self.fold();
+        }
+        let previous = self.newest().0.saturating_sub(1);
+        if delta.epoch.0 == previous && self.epochs.iter().all(|(epoch, _)| *epoch != delta.epoch) {
+            self.epochs.insert(0, (delta.epoch, nothing()));
+        }
+        let own = self.epochs.iter_mut().find(|(epoch, _)| *epoch == delta.epoch);
+        let sums = own.map_or(&mut self.base, |(_, sums)| sums);
+        if sums.is_empty() {
+            *sums = nothing();
+        }
+        let sum = &mut sums[usize::from(delta.bucket) % BUCKETS as usize];
+        *sum = sum.wrapping_add(delta.sum);
+    }
+
+    /// Epochs before the two latest become one.
+    fn fold(&mut self) {
+        let kept = self.newest().0.saturating_sub(1);
+        while let Some((epoch, _)) = self.epochs.first().filter(|(epoch, _)| epoch.0 < kept) {
+            debug_assert!(epoch.0 < kept);
+            let (_, sums) = self.epochs.remove(0);
+            if self.base.is_empty() {
+                self.base = sums;
+            } else {
+                self.base.iter_mut().zip(&sums).for_each(|(base, sum)| *base = base.wrapping_add(*sum));
+            }
+        }
+    }
+
+    /// The epoch as which [`Self::add`] counts `epoch`: all that are folded are one.
+    fn part_of(&self, epoch: Epoch) -> Epoch {
+        if epoch.0.saturating_add(1) < self.newest().0 { Epoch(0) } else { epoch }
+    }
+
+    /// Adds the sums of `age`, seen from `current`, to `into`. False when they are folded together with others.
+    fn add_to(&self, current: Epoch, age: Age, into: &mut Sums) -> bool {
+        if self.newest() > current {
+            return false;
+        }
+        let base = (age == Age::Closed && !self.base.is_empty()).then_some(&self.base);
+        let own = self.epochs.iter().filter(|(epoch, _)| Age::of(*epoch, current) == Some(age));
+        for sums in base.into_iter().chain(own.map(|(_, sums)| sums)) {
+            into.iter_mut().zip(sums).for_each(|(all, sum)| *all = all.wrapping_add(*sum));
+        }
+        true
+    }
+
+    /// The base (as of epoch 0) and the epochs, for the stored form.
+    pub(super) fn parts(&self) -> Vec<(Epoch, &[u128])> {
+        let base = [(Epoch(0), &self.base[..])];
+        base.into_iter().chain(self.epochs.iter().map(|(epoch, sums)| (*epoch, &sums[..]))).collect()
+    }
+
+    /// The reverse of [`Self::parts`]; `None` when the parts can't be those of a page.
+    pub(super) fn of_parts(mut parts: Vec<(Epoch, Sums)>) -> Option<Self> {
+        if parts.is_empty() || parts.len() > 3 {
+            return None;
+        }
+        let (_, base) = parts.remove(0);
+        Some(Self { base, epochs: parts, dirty: None })
+    }
+}
+
+/// What waits for the engine's commit.
+#[derive(Debug)]
+struct Staged {
+    deltas: Vec<Delta>,
+    flushed: Vec<PageId>,
+    credit: usize,
+    trimmed: u64,
+}
+
+/// All sums of one node, and what of them lies on the disk.
+#[derive(Debug, Default)]
+pub struct DigestTable {
+    copies: BTreeMap<KeyspaceId, u8>,
+    pages: BTreeMap<PageId, Page>,
+    /// Pages whose stored form lacks commits, by the first of them.
+    dirty: BTreeSet<(u64, PageId)>,
+    /// The mark is on the disk.
+    marked: bool,
+    /// Number of the next commit, from 1.
+    next: u64,
+    /// Deltas since a page was written last.
+    credit: usize,
+    /// Log entries before this one were dropped.
+    trimmed: u64,
+    staged: Option<Staged>,
+}
+
+impl DigestTable {
+    /// The sums that lie in `store`. Where there are none, or damaged ones, they are recomputed from the records and
+    /// written. `keyspaces` says how many copies each keyspace has, as in [`Self::learn`].
+    ///
+    /// # Errors
+    /// When the store can't read or write. A rebuild that was cut short begins anew at the next opening.
+    pub fn open(store: &dyn Store, keyspaces: impl IntoIterator<Item = (KeyspaceId, u8)>) -> Result<Self, StoreError> {
+        let copies: BTreeMap<_, _> = keyspaces.into_iter().collect();
+        if let Some(mut table) = Self::load(store)? {
+            table.copies = copies;
+            return Ok(table);
+        }
+        let mut table = recompute(store, copies)?;
+        (table.next, table.trimmed) = (1, 1);
+        if !table.pages.is_empty() {
+            table.rewrite(store)?;
+        }
+        Ok(table)
+    }
+
+    /// The stored sums; `None` when they are not there or damaged.
+    fn load(store: &dyn Store) -> Result<Option<Self>, StoreError> {
+        if store.get(Table::Digests, codec::MARK)?.is_none_or(|mark| mark != codec::FORMAT) {
+            return Ok(None);
+        }
+        let mut table = Self { marked: true, next: 1, ..Self::default() };
+        let mut intact = true;
+        let mut last: BTreeMap<PageId, u64> = BTreeMap::new();
+        store.scan(Table::Digests, codec::PAGES, Some(codec::LOG), &mut |key, value| {
+            let page = codec::read_page_key(key).zip(codec::decode_page(value));
+            intact = page.is_some();
+            page.map_or(ControlFlow::Break(()), |(id, (page, commit))| {
+                table.pages.insert(id, page);
+                table.next = table.next.max(commit + 1);
+                last.insert(id, commit);
+                ControlFlow::Continue(())
+            })
+        })?;
+        if !intact {
+            return Ok(None);
+        }
+        store.scan(Table::Digests, codec::LOG, Some(codec::LOG_END), &mut |key, value| {
+            let entry = codec::read_log_key(key).zip(codec::decode_deltas(value));
+            intact = entry.is_some();
+            entry.map_or(ControlFlow::Break(()), |(commit, deltas)| {
+                let missing =
+                    |delta: &&Delta| last.get(&(delta.partition, delta.copies)).is_none_or(|last| *last < commit);
+                table.apply(commit, deltas.iter().filter(missing));
+                table.trimmed = if table.trimmed == 0 { commit } else { table.trimmed };
+                table.next = table.next.max(commit + 1);
+                ControlFlow::Continue(())
+            })
+        })?;
+        if table.trimmed == 0 {
+            table.trimmed = table.next;
+        }
+        Ok(intact.then_some(table))
+    }
+
+    /// Writes all pages, and last the mark: until then the next opening begins anew.
+    fn rewrite(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        let (start, end) = (Bytes::from_static(codec::MARK), Bytes::from_static(codec::LOG_END));
+        store.apply(alloc::vec![Change::DeleteRange { table: Table::Digests, start, end }], Durability::Sync)?;
+        let pages: Vec<_> = self.pages.iter().collect();
+        for pages in pages.chunks(REBUILD_PAGES_MAX) {
+            let put = |(id, page): &(&PageId, &Page)| codec::put(codec::page_key(**id), codec::encode_page(page, 0));
+            store.apply(pages.iter().map(put).collect(), Durability::Os)?;
+        }
+        store.apply(alloc::vec![codec::put(codec::MARK, codec::FORMAT)], Durability::Sync)?;
+        self.pages.values_mut().for_each(|page| page.dirty = None);
+        self.dirty.clear();
+        self.marked = true;
+        Ok(())
+    }
+
+    /// Takes in how many copies keyspaces have. It never changes for one of them, and ids are never used again.
+    pub fn learn(&mut self, keyspaces: impl IntoIterator<Item = (KeyspaceId, u8)>) {
+        self.copies.extend(keyspaces);
+    }
+
+    /// See [`super::Digests::copies`].
+    #[must_use]
+    pub fn copies(&self, keyspace: KeyspaceId) -> Option<u8> {
+        self.copies.get(&keyspace).copied()
+    }
+
+    /// See [`super::Digests::stage`].
+    pub fn stage(&mut self, deltas: Vec<Delta>) -> Batch {
+        debug_assert!(self.staged.is_none(), "each stage is settled before the next one");
+        let mut batch = Vec::new();
+        if deltas.is_empty() {
+            return batch;
+        }
+        if !self.marked {
+            batch.push(codec::put(codec::MARK, codec::FORMAT));
+        }
+        batch.push(codec::put(codec::log_key(self.next), codec::encode_deltas(&deltas)));
+        let mut credit = self.credit + deltas.len() + ENTRY_COST;
+        let mut flushed = Vec::new();
+        for (_, id) in self.dirty.iter().take(credit / FLUSH_EVERY) {
+            // As of the commit before this one: whether this one succeeds is not known yet.
+            batch.push(codec::put(codec::page_key(*id), codec::encode_page(&self.pages[id], self.next - 1)));
+            flushed.push(*id);
+            credit -= FLUSH_EVERY;
+        }
+        let needed = self.dirty.first().map_or(self.next, |(commit, _)| *commit);
+        let mut trimmed = self.trimmed;
+        if needed >= trimmed + TRIM_EVERY {
+            let (start, end) = (codec::log_key(trimmed).into(), codec::log_key(needed).into());
+            batch.push(Change::DeleteRange { table: Table::Digests, start, end });
+            trimmed = needed;
+        }
+        // Nothing to flush is nothing to save up for.
+        let credit = credit.min(FLUSH_EVERY);
+        self.staged = Some(Staged { deltas, flushed, credit, trimmed });
+        batch
+    }
+
+    /// See [`super::Digests::settle`].
+    pub fn settle(&mut self, committed: bool) {
+        let Some(staged) = self.staged.take().filter(|_| committed) else { return };
+        for id in staged.flushed {
+            let dirty = self.pages.get_mut(&id).and_then(|page| page.dirty.take());
+            if let Some(commit) = dirty {
+                self.dirty.remove(&(commit, id));
+            }
+        }
+        self.apply(self.next, staged.deltas.iter());
+        self.next += 1;
+        self.marked = true;
+        self.credit = staged.credit;
+        self.trimmed = staged.trimmed;
+    }
+
+    fn apply<'a>(&mut self, commit: u64, deltas: impl Iterator<Item = &'a Delta>) {
+        for delta in deltas {
+            let id = (delta.partition, delta.copies);
+            let page = self.pages.entry(id).or_default();
+            page.add(delta);
+            if page.dirty.is_none() {
+                page.dirty = Some(commit);
+                self.dirty.insert((commit, id));
+            }
+        }
+    }
+
+    /// See [`super::Digests::sums`].
+    #[must_use]
+    pub fn sums(&self, range: Range) -> Option<Sums> {
+        let mut sums = nothing();
+        let of_partition = (range.partition, range.copies_min)..=(range.partition, u8::MAX);
+        for (_, page) in self.pages.range(of_partition) {
+            if !page.add_to(range.epoch, range.age, &mut sums) {
+                return None;
+            }
+        }
+        Some(sums)
+    }
+
+    /// See [`super::Digests::correct`].
+    #[must_use]
+    pub fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta> {
+        let mut deltas: BTreeMap<(u8, Epoch), u128> = BTreeMap::new();
+        for (&(copies, epoch), &sum) in records {
+            let kept = self.pages.get(&(partition, copies)).map_or(epoch, |page| page.part_of(epoch));
+            let delta = deltas.entry((copies, kept)).or_default();
+            *delta = delta.wrapping_add(sum);
+        }
+        for (&(_, copies), page) in self.pages.range((partition, 0)..=(partition, u8::MAX)) {
+            for (epoch, sums) in page.parts() {
+                let kept = sums.get(usize::from(bucket)).copied().unwrap_or(0);
+                let delta = deltas.entry((copies, page.part_of(epoch))).or_default();
+                *delta = delta.wrapping_sub(kept);
+            }
+        }
+        let changed = deltas.into_iter().filter(|(_, sum)| *sum != 0);
+        changed.map(|((copies, epoch), sum)| Delta { partition, copies, bucket, epoch, sum }).collect()
+    }
+
+    /// Partitions that have sums, each with the copies of its keyspaces.
+    pub fn partitions(&self) -> impl Iterator<Item = (PartitionId, u8)> + '_ {
+        self.pages.keys().copied()
+    }
+
+    /// Log entries that an opening would read now.
+    #[must_use]
+    pub fn log_entries(&self) -> u64 {
+        self.next.saturating_sub(self.trimmed)
+    }
+}
+
+/// The sums as the records say, whatever is kept of them. Reads every record; damaged ones, and those of unknown
+/// keyspaces, count for nothing.
+///
+/// # Errors
+/// When the store can't read.
+pub fn recompute(store: &dyn Read, copies: BTreeMap<KeyspaceId, u8>) -> Result<DigestTable, StoreError> {
+    let mut table = DigestTable { copies, ..DigestTable::default() };
+    let mut deltas = Vec::new();
+    store.scan(Table::Records, &[], None, &mut |key, value| {
+        let record = Record::decode(&Bytes::copy_from_slice(value)).ok();
+        let copies = Key::from_engine_key(key).and_then(|key| table.copies(key.keyspace));
+        if let Some((record, copies)) = record.zip(copies) {
+            difference(key, copies, &[], &Outline::of(&record).rows, &mut deltas);
+            table.apply(0, deltas.iter());
+            deltas.clear();
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(table)
+}

@@ -1,0 +1,427 @@
+//! When this node compares its partitions with their other owners, and what it answers those that compare with it.
+//!
+//! The rules of a comparison are in [`crate::sync`]; here are its schedule, its bounds, and its way to peers and disk.
+
+mod budget;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+use super::own::WriteAsked;
+use super::{JobFor, NeedsSync, Node, Step};
+use crate::digest::{Age, Range};
+use crate::event::Effect;
+use crate::exchange::{Found, SyncAnswer, SyncAsk, SyncRefused, Work};
+use crate::id::{Key, NodeId, PartitionId};
+use crate::message::{Message, Tag};
+use crate::record::Record;
+use crate::ring::RING_WIDTH_MAX;
+use crate::sync::{End, Session, Turn};
+use crate::time::MonoUs;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use budget::Budget;
+use serve::Served;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// A partition and another owner of it.
+pub(super) type Pair = (PartitionId, NodeId);
+
+/// How often a comparison on demand that took all its steps is started again.
+const ROUNDS_MAX: u8 = 64;
+
+/// Figures of comparisons since the start, for metrics and for whoever asked for a repair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SyncFigures {
+    /// Pairs of (partition, other owner) that somebody asked for and that are not compared yet.
+    pub demanded: u64,
+    /// Comparisons under way.
+    pub running: u64,
+    /// Comparisons that found no difference.
+    pub clean: u64,
+    /// Comparisons that mended all differences they saw.
+    pub mended: u64,
+    /// Comparisons that did not end well: refused, timed out, a link lost. They are made again.
+    pub failed: u64,
+    /// Comparisons that found other resolver code on the other side: an operator must look.
+    pub plugin_drift: u64,
+    /// Bytes sent and received, about.
+    pub bytes: u64,
+    /// Records sent to other owners.
+    pub records_sent: u64,
+    /// Records received from other owners.
+    pub records_received: u64,
+}
+
+/// One comparison of this node's own.
+#[derive(Debug)]
+struct Running {
+    pair: Pair,
+    /// Ages that come after this one.
+    ages: VecDeque<Age>,
+    demanded: Option<u8>,
+    session: Session,
+    waits: Waits,
+    /// When it is given up, if nothing comes.
+    deadline: MonoUs,
+}
+
+/// What a comparison waits for.
+#[derive(Debug)]
+enum Waits {
+    /// The disk's reading, or so many writes.
+    Disk(usize),
+    /// Bytes that it may send.
+    Budget(SyncAsk),
+    /// The other owner.
+    Answer(SyncAsk),
+}
+
+/// The node's part of it.
+#[derive(Debug, Default)]
+pub(super) struct Comparing {
+    /// With the copies that a keyspace needs to be on both.
+    pairs: BTreeMap<Pair, u8>,
+    due: BTreeSet<(MonoUs, Pair)>,
+    /// On demand, with the rounds that are left.
+    demanded: VecDeque<(Pair, u8)>,
+    /// Where hints were dropped; on demand when the other owner can be reached.
+    missing: BTreeSet<Pair>,
+    running: BTreeMap<Tag, Running>,
+    served: BTreeMap<Tag, Served>,
+    budget: Budget,
+    /// When a client's write came last.
+    wrote: BTreeMap<PartitionId, MonoUs>,
+    figures: SyncFigures,
+}
+
+impl Node {
+    /// Figures of comparisons since the start.
+    #[must_use]
+    pub fn sync_figures(&self) -> SyncFigures {
+        let under_way = self.sync.running.values().filter(|running| running.demanded.is_some()).count();
+        let demanded = (self.sync.demanded.len() + under_way) as u64;
+        SyncFigures { demanded, running: self.sync.running.len() as u64, ..self.sync.figures }
+    }
+
+    /// When [`Self::sync_tick`] has something to do.
+    pub(super) fn sync_wake(&self) -> Option<MonoUs> {
+        let free = self.sync.running.len() < self.limits.sync_sessions_max;
+        let due = self.sync.due.first().map(|(at, _)| *at).filter(|_| free);
+        let demanded = (free && !self.sync.demanded.is_empty()).then_some(0);
+        let missing = self.sync.missing.iter().any(|pair| self.is_linked(pair.1)).then_some(0);
+        let waits = self.sync.running.values().map(|running| match running.waits {
+            Waits::Budget(_) => self.sync.budget.ready_at(self.limits.sync_bytes_per_second),
+            Waits::Disk(_) | Waits::Answer(_) => running.deadline,
+        });
+        due.into_iter().chain(demanded).chain(missing).chain(waits).min()
+    }
+
+    /// A client's write came to a partition: its open epoch is not quiet.
+    pub(super) fn sync_noted(&mut self, now: MonoUs, partition: PartitionId) {
+        self.sync.wrote.insert(partition, now);
+    }
+
+    /// The ring or the keyspaces may have changed: who is compared with whom.
+    pub(super) fn sync_cluster(&mut self, step: &mut Step<'_>) {
+        let widest = self.state.keyspaces.values().map(|keyspace| keyspace.n).max().unwrap_or(0);
+        let mut pairs = BTreeMap::new();
+        for partition in 0..self.state.ring.as_ref().map_or(0, |ring| ring.partitions()) {
+            let partition = PartitionId(partition as u16);
+            let owners = self.state.owners(partition, widest);
+            let Some(mine) = owners.iter().position(|owner| *owner == self.me) else { continue };
+            for (theirs, owner) in owners.iter().enumerate().filter(|(i, _)| *i != mine) {
+                pairs.insert((partition, *owner), mine.max(theirs) as u8 + 1);
+            }
+        }
+        if pairs == self.sync.pairs {
+            return;
+        }
+        self.sync.due.retain(|(_, pair)| pairs.contains_key(pair));
+        self.sync.missing.retain(|pair| pairs.contains_key(pair));
+        self.sync.wrote.retain(|partition, _| pairs.keys().any(|(p, _)| p == partition));
+        let known: BTreeSet<Pair> = self.sync.pairs.keys().copied().collect();
+        for pair in pairs.keys().filter(|pair| !known.contains(pair)) {
+            // Spread over a period, so that nodes that start together do not compare together.
+            let after = self.sync_dice(self.limits.sync_period_ms * 1_000);
+            self.sync.due.insert((step.now.mono_us + after, *pair));
+        }
+        self.sync.pairs = pairs;
+    }
+
+    /// An operator wants to see everything equal now.
+    pub(super) fn sync_demanded(&mut self, step: &mut Step<'_>, partition: Option<PartitionId>) {
+        let wanted = |pair: &&Pair| partition.is_none_or(|partition| pair.0 == partition);
+        for pair in self.sync.pairs.keys().filter(wanted) {
+            if self.sync.demanded.iter().all(|(known, _)| known != pair) {
+                self.sync.demanded.push_back((*pair, ROUNDS_MAX));
+            }
+        }
+        self.sync_tick(step);
+    }
+
+    /// Where writes are missing that no hint stands for: compared as soon as the other owner can be reached.
+    ///
+    /// Only places that this node owns a copy of; for others, the owners find the difference in their own period.
+    fn sync_missing(&mut self) {
+        let NeedsSync { places, everything } = self.take_needs_sync();
+        if everything {
+            self.sync.missing.extend(self.sync.pairs.keys());
+        }
+        for (owner, partition, _) in places {
+            // What our own disk refused, any other owner may have.
+            let is_there = |pair: &&Pair| pair.0 == partition && (pair.1 == owner || owner == self.me);
+            self.sync.missing.extend(self.sync.pairs.keys().filter(is_there));
+        }
+        let missing = core::mem::take(&mut self.sync.missing);
+        for pair in missing {
+            if !self.is_linked(pair.1) {
+                self.sync.missing.insert(pair);
+            } else if self.sync.demanded.iter().all(|(known, _)| *known != pair) {
+                self.sync.demanded.push_back((pair, ROUNDS_MAX));
+            }
+        }
+    }
+
+    /// Ends what waited too long, sends what may be sent, starts what is due.
+    pub(super) fn sync_tick(&mut self, step: &mut Step<'_>) {
+        self.sync_missing();
+        let now = step.now.mono_us;
+        let (rate, ready) = (self.limits.sync_bytes_per_second, |waits: &Waits| matches!(waits, Waits::Budget(_)));
+        let tags: Vec<Tag> = self.sync.running.keys().copied().collect();
+        for tag in tags {
+            let Some(running) = self.sync.running.get_mut(&tag) else { continue };
+            if ready(&running.waits) && self.sync.budget.is_ready(now, rate) {
+                if let Waits::Budget(ask) = core::mem::replace(&mut running.waits, Waits::Disk(0)) {
+                    self.sync_ask(step, tag, ask);
+                }
+            } else if running.deadline <= now && !ready(&running.waits) {
+                self.sync_failed(step, tag);
+            }
+        }
+        while self.sync.running.len() < self.limits.sync_sessions_max {
+            let is_free = |sync: &Comparing, pair: &Pair| sync.running.values().all(|running| running.pair != *pair);
+            if let Some((pair, rounds)) = self.sync.demanded.pop_front() {
+                if is_free(&self.sync, &pair) && self.is_linked(pair.1) {
+                    self.sync_start(step, pair, Some(rounds));
+                } else {
+                    self.sync.figures.failed += 1;
+                }
+                continue;
+            }
+            let Some((at, pair)) = self.sync.due.first().copied().filter(|(at, _)| *at <= now) else { break };
+            self.sync.due.remove(&(at, pair));
+            if is_free(&self.sync, &pair) && self.is_linked(pair.1) {
+                self.sync_start(step, pair, None);
+            } else {
+                self.sync_later(step, pair);
+            }
+        }
+    }
+
+    /// The pair is due again after about a period.
+    fn sync_later(&mut self, step: &Step<'_>, pair: Pair) {
+        let period = self.limits.sync_period_ms * 1_000;
+        let after = period - period / 8 + self.sync_dice(period / 4);
+        if self.sync.pairs.contains_key(&pair) && self.sync.due.iter().all(|(_, known)| *known != pair) {
+            self.sync.due.insert((step.now.mono_us + after, pair));
+        }
+    }
+
+    fn sync_start(&mut self, step: &mut Step<'_>, pair: Pair, demanded: Option<u8>) {
+        let now = step.now.mono_us;
+        let quiet = self.limits.sync_quiet_ms * 1_000;
+        let wrote = self.sync.wrote.get(&pair.0);
+        let mut ages: VecDeque<Age> = Age::ALL.into();
+        if demanded.is_none() && wrote.is_some_and(|at| at + quiet > now) {
+            ages.pop_back();
+        }
+        self.sync_age(step, pair, ages, demanded);
+    }
+
+    fn sync_age(&mut self, step: &mut Step<'_>, pair: Pair, mut ages: VecDeque<Age>, demanded: Option<u8>) {
+        let (Some(age), Some(&copies_min)) = (ages.pop_front(), self.sync.pairs.get(&pair)) else {
+            self.sync_later(step, pair);
+            return;
+        };
+        let range = Range { partition: pair.0, copies_min, epoch: self.state.epoch, age };
+        let tag = self.tag();
+        let nonce = self.sync_dice(u64::MAX);
+        let (session, turn) = Session::new(range, self.code(copies_min), nonce, self.limits.sync_steps_max);
+        let deadline = step.now.mono_us + self.limits.sync_answer_ms * 1_000;
+        self.sync.running.insert(tag, Running { pair, ages, demanded, session, waits: Waits::Disk(0), deadline });
+        self.sync_turn(step, tag, turn);
+    }
+
+    fn sync_turn(&mut self, step: &mut Step<'_>, tag: Tag, turn: Turn) {
+        let Some(running) = self.sync.running.get_mut(&tag) else { return };
+        running.deadline = step.now.mono_us + self.limits.sync_answer_ms * 1_000;
+        let range = running.session.range();
+        match turn {
+            Turn::Ask(ask) => {
+                if self.sync.budget.is_ready(step.now.mono_us, self.limits.sync_bytes_per_second) {
+                    self.sync_ask(step, tag, ask);
+                } else {
+                    running.waits = Waits::Budget(ask);
+                }
+            }
+            Turn::Work(work) => {
+                running.waits = Waits::Disk(0);
+                self.compare(step, tag, work);
+            }
+            Turn::Absorb(records) => {
+                running.waits = Waits::Disk(0);
+                let jobs = self.sync_absorb(step, tag, range, records);
+                match self.sync.running.get_mut(&tag) {
+                    Some(running) if jobs > 0 => running.waits = Waits::Disk(jobs),
+                    Some(running) => {
+                        let turn = running.session.absorbed();
+                        self.sync_turn(step, tag, turn);
+                    }
+                    None => {}
+                }
+            }
+            Turn::Done(end) => self.sync_done(step, tag, end),
+        }
+    }
+
+    fn sync_ask(&mut self, step: &mut Step<'_>, tag: Tag, ask: SyncAsk) {
+        let Some(running) = self.sync.running.get_mut(&tag) else { return };
+        self.sync.budget.spend(step.now.mono_us, ask.bytes(), self.limits.sync_bytes_per_second);
+        running.deadline = step.now.mono_us + self.limits.sync_answer_ms * 1_000;
+        running.waits = Waits::Answer(ask.clone());
+        let peer = running.pair.1;
+        self.send(step, peer, Message::Sync { tag, ask });
+    }
+
+    fn compare(&mut self, step: &mut Step<'_>, tag: Tag, work: Work) {
+        let job = self.job(JobFor::Sync(tag));
+        step.out.push(Effect::Compare { job, work });
+    }
+
+    /// The other owner answered. What nobody waits for (any more) is nothing.
+    pub(super) fn sync_answered(&mut self, step: &mut Step<'_>, from: NodeId, tag: Tag, answer: SyncAnswer) {
+        let Some(running) = self.sync.running.get_mut(&tag).filter(|running| running.pair.1 == from) else { return };
+        if !matches!(running.waits, Waits::Answer(_)) {
+            return;
+        }
+        let Waits::Answer(ask) = core::mem::replace(&mut running.waits, Waits::Disk(0)) else { return };
+        self.sync.budget.spend(step.now.mono_us, answer.bytes(), self.limits.sync_bytes_per_second);
+        let turn = running.session.answered(&ask, answer);
+        self.retag(step, tag, turn);
+    }
+
+    /// The next question of the session has a tag of its own, so that a late or doubled answer meets nobody.
+    fn retag(&mut self, step: &mut Step<'_>, tag: Tag, turn: Turn) {
+        let next = self.tag();
+        if let Some(running) = self.sync.running.remove(&tag) {
+            self.sync.running.insert(next, running);
+        }
+        self.sync_turn(step, next, turn);
+    }
+
+    /// The disk has read.
+    pub(super) fn compared(&mut self, step: &mut Step<'_>, tag: Tag, found: Found) {
+        if self.sync.served.contains_key(&tag) {
+            self.serve_found(step, tag, found);
+        } else if let Some(running) = self.sync.running.get_mut(&tag) {
+            let turn = running.session.found(found);
+            self.sync_turn(step, tag, turn);
+        }
+    }
+
+    /// The disk has merged one version of a record that a comparison brought.
+    pub(super) fn sync_written(&mut self, step: &mut Step<'_>, tag: Tag) {
+        if self.sync.served.contains_key(&tag) {
+            self.serve_written(step, tag);
+        } else if let Some(running) = self.sync.running.get_mut(&tag)
+            && let Waits::Disk(left @ 1..) = &mut running.waits
+        {
+            *left -= 1;
+            if *left == 0 {
+                let turn = running.session.absorbed();
+                self.sync_turn(step, tag, turn);
+            }
+        }
+    }
+
+    /// Hands records to the disk: how many jobs that makes. What may not be here is left out.
+    fn sync_absorb(&mut self, step: &mut Step<'_>, tag: Tag, range: Range, records: Vec<(Key, Record)>) -> usize {
+        let latest = step.now.wall_ms + self.limits.clock_offset_max_ms;
+        let mut jobs = 0;
+        for (key, record) in records {
+            let Ok(resolver) = self.admit(&key) else { continue };
+            let durability = self.state.keyspaces.get(&key.keyspace).map(|keyspace| keyspace.durability);
+            let strange = key.place(self.state.partition_bits).partition != range.partition;
+            let Some(durability) = durability.filter(|_| !strange) else { continue };
+            for version in record.into_versions() {
+                if version.epoch <= self.state.epoch && version.written.ms() <= latest {
+                    let asked = WriteAsked { key: key.clone(), version, fresh: false, durability };
+                    self.write_here(step, JobFor::Sync(tag), asked, resolver);
+                    jobs += 1;
+                }
+            }
+        }
+        jobs
+    }
+
+    fn sync_done(&mut self, step: &mut Step<'_>, tag: Tag, end: End) {
+        let Some(running) = self.sync.running.remove(&tag) else { return };
+        let (tally, figures) = (running.session.tally(), &mut self.sync.figures);
+        figures.bytes += tally.bytes;
+        figures.records_sent += tally.sent;
+        figures.records_received += tally.received;
+        match end {
+            End::Clean => figures.clean += 1,
+            End::Mended => figures.mended += 1,
+            End::PluginDrift => figures.plugin_drift += 1,
+            End::Cut | End::Refused(_) | End::Unready | End::Nonsense => figures.failed += 1,
+        }
+        match (end, running.demanded) {
+            (End::Clean | End::Mended, demanded) => self.sync_age(step, running.pair, running.ages, demanded),
+            (End::Cut | End::Refused(SyncRefused::Busy), Some(rounds @ 1..)) => {
+                self.sync.demanded.push_back((running.pair, rounds - 1));
+                self.sync_later(step, running.pair);
+            }
+            _ => self.sync_later(step, running.pair),
+        }
+    }
+
+    fn sync_failed(&mut self, step: &Step<'_>, tag: Tag) {
+        if let Some(running) = self.sync.running.remove(&tag) {
+            self.sync.figures.failed += 1;
+            self.sync_later(step, running.pair);
+        }
+    }
+
+    /// Questions to this peer, or from it, are lost: comparisons with it end, and leave nothing behind.
+    pub(super) fn sync_lost(&mut self, step: &Step<'_>, peer: NodeId) {
+        self.sync.served.retain(|_, served| served.peer() != peer);
+        let with = |(tag, running): (&Tag, &Running)| (running.pair.1 == peer).then_some(*tag);
+        for tag in self.sync.running.iter().filter_map(with).collect::<Vec<_>>() {
+            self.sync_failed(step, tag);
+        }
+    }
+
+    /// Hash of the code that settles the keyspaces of at least so many copies.
+    ///
+    /// All of them, and not only those that have data in the partition: both owners are in the same epoch, so their
+    /// definitions are the same ones, and no count of records per keyspace is needed.
+    fn code(&self, copies_min: u8) -> u64 {
+        let shared = self.state.keyspaces.iter().filter(|(_, keyspace)| keyspace.n >= copies_min);
+        shared.fold(0, |hash, (id, keyspace)| xxh3_64_with_seed(&keyspace.resolver_hash.0, hash ^ u64::from(id.0)))
+    }
+
+    /// A number below `below`, from the node's seed.
+    fn sync_dice(&mut self, below: u64) -> u64 {
+        self.serial += 1;
+        xxh3_64_with_seed(&self.serial.to_le_bytes(), self.seed) % below.max(1)
+    }
+
+    /// Copies that a keyspace needs to lie on us and on `peer`; `None` when one of us is no owner.
+    fn copies_shared_with(&self, partition: PartitionId, peer: NodeId) -> Option<u8> {
+        let owners = self.state.owners(partition, RING_WIDTH_MAX);
+        let place = |node: NodeId| owners.iter().position(|owner| *owner == node);
+        Some(place(self.me)?.max(place(peer)?) as u8 + 1)
+    }
+}

@@ -1,0 +1,320 @@
+//! A few nodes with disks and a network that delivers in order, unless a test cuts it.
+
+use super::*;
+use crate::cluster::State;
+use crate::event::{Input, Operation, Ticket, WriteJob};
+use crate::hint;
+use crate::id::Epoch;
+use crate::limits::Limits;
+use crate::member::GossipSettings;
+use crate::message::{ReadOutcome, WriteOutcome};
+use crate::node::NodeOptions;
+use crate::replica::{absorb, find};
+use crate::sync::found;
+use crate::testing::{Disk, LWW, PARTITION_BITS, Rules, formed, job, key, owners, request, version};
+use crate::time::{Hlc, Now};
+use crate::version::Version;
+use alloc::sync::Arc;
+
+struct Town {
+    state: State,
+    nodes: BTreeMap<NodeId, (Node, Disk)>,
+    now: Now,
+    /// Messages in flight: from, to, what.
+    wire: VecDeque<(NodeId, NodeId, Message)>,
+    /// Messages delivered so far, and after how many the next ones are lost.
+    delivered: usize,
+    cut_after: usize,
+    records_read: usize,
+}
+
+const BIRTH_MS: u64 = 1_800_000_000_000;
+
+impl Town {
+    fn new(limits: &Limits) -> Self {
+        let state = formed(3, (3, 2, 2));
+        let now = Now { mono_us: 0, wall_ms: BIRTH_MS };
+        let mut town = Self {
+            nodes: BTreeMap::new(),
+            now,
+            wire: VecDeque::new(),
+            delivered: 0,
+            cut_after: usize::MAX,
+            records_read: 0,
+            state,
+        };
+        for id in 1..=3 {
+            let (opening, gossip, limits) = (u128::from(id), GossipSettings::default(), limits.clone());
+            let node = Node::new(NodeOptions { me: NodeId(id), opening, limits, gossip, seed: id });
+            town.nodes.insert(NodeId(id), (node, Disk::default()));
+        }
+        for id in [1, 2, 3].map(NodeId) {
+            town.feed(id, Input::Cluster(Arc::new(town.state.clone())));
+            for peer in [1, 2, 3].map(NodeId).into_iter().filter(|peer| *peer != id) {
+                town.feed(id, Input::Link { peer, up: true });
+            }
+        }
+        town
+    }
+
+    fn disk(&self, id: u64) -> &Disk {
+        &self.nodes[&NodeId(id)].1
+    }
+
+    /// Writes to one node's disk alone, as if the others had been away.
+    fn write(&mut self, id: u64, name: &str, at: u64) {
+        let version = Version { epoch: self.state.epoch, ..version(id, at, Hlc(at), Some("v")) };
+        let jobs = [WriteJob { fresh: false, ..job(&key(name), version) }];
+        assert_eq!(absorb(self.disk(id).ports(&Rules::Work), &jobs).0, [WriteOutcome::Held]);
+    }
+
+    fn feed(&mut self, id: NodeId, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let (node, disk) = self.nodes.get_mut(&id).unwrap();
+            let mut out = Vec::new();
+            node.step(self.now, input, &Rules::Work, &mut out);
+            for effect in out {
+                match effect {
+                    Effect::Send { to, message } => self.wire.push_back((id, to, message)),
+                    Effect::Write(job) => {
+                        let outcome = absorb(disk.ports(&Rules::Work), core::slice::from_ref(&job)).0.remove(0);
+                        inputs.push_back(Input::Written { job: job.job, outcome });
+                    }
+                    Effect::Read(job) => {
+                        let outcome: ReadOutcome = find(disk.ports(&Rules::Work), &job.key, job.want);
+                        inputs.push_back(Input::Found { job: job.job, outcome });
+                    }
+                    Effect::Compare { job, work } => {
+                        self.records_read += usize::from(!matches!(work, Work::Sums(_)));
+                        let found = found(disk.ports(&Rules::Work), &work, 64 << 10);
+                        inputs.push_back(Input::Compared { job, found });
+                    }
+                    Effect::Hint(job) => {
+                        let outcome = hint::work(disk, core::slice::from_ref(&job)).remove(0);
+                        inputs.push_back(Input::Hinted { job: job.job, outcome });
+                    }
+                    Effect::Datagram { .. } | Effect::Reply { .. } => {}
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        while let Some((from, to, message)) = self.wire.pop_front() {
+            self.delivered += 1;
+            if self.delivered <= self.cut_after {
+                let clock = Hlc::from_ms(self.now.wall_ms);
+                self.feed(to, Input::Peer { from, clock, message });
+            }
+        }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(100) {
+            self.now.mono_us += 100_000;
+            self.now.wall_ms += 100;
+            for id in [1, 2, 3].map(NodeId) {
+                self.feed(id, Input::Tick);
+            }
+            self.deliver();
+        }
+    }
+
+    fn repair(&mut self, id: u64) {
+        self.feed(NodeId(id), Input::Repair { partition: None });
+        self.deliver();
+    }
+
+    fn figures(&self, id: u64) -> SyncFigures {
+        self.nodes[&NodeId(id)].0.sync_figures()
+    }
+
+    fn are_equal(&self) -> bool {
+        let sums = |id: u64, partition| {
+            let range = |age| Range { partition: PartitionId(partition), copies_min: 3, epoch: self.state.epoch, age };
+            self.disk(id).digests(|digests| Age::ALL.map(|age| digests.sums(range(age))))
+        };
+        (0..1 << PARTITION_BITS).all(|p| sums(1, p) == sums(2, p) && sums(2, p) == sums(3, p))
+    }
+
+    /// What must be gone when nothing is under way.
+    fn left_over(&self) -> usize {
+        let of = |node: &Node| node.jobs.len() + node.sync.running.len() + node.sync.served.len();
+        self.nodes.values().map(|(node, _)| of(node)).sum()
+    }
+}
+
+fn differing(limits: &Limits) -> Town {
+    let mut town = Town::new(limits);
+    for i in 0..120 {
+        town.write(1 + i % 3, &format!("key {i}"), 10 + i);
+        town.write(1 + (i + 1) % 3, &format!("key {}", i / 2), 500 + i);
+    }
+    assert!(!town.are_equal());
+    town
+}
+
+#[test]
+fn owners_become_equal_by_the_schedule_alone() {
+    let mut town = differing(&Limits::default());
+    town.pass(3 * 60_000);
+    assert!(town.are_equal());
+    assert_eq!(town.left_over(), 0);
+    let read = town.records_read;
+    town.pass(2 * 60_000);
+    assert_eq!(town.records_read, read, "equal owners read no record");
+    assert!(town.figures(1).clean > 0);
+    assert_eq!(town.figures(1).failed, 0);
+}
+
+#[test]
+fn a_repair_on_demand_does_not_wait_for_the_schedule() {
+    let mut town = differing(&Limits { sync_period_ms: 1 << 40, ..Limits::default() });
+    for id in [1, 2] {
+        town.repair(id);
+        town.pass(1_000);
+    }
+    assert!(town.are_equal());
+    let figures = town.figures(1);
+    assert_eq!((figures.demanded, figures.running, figures.failed), (0, 0, 0));
+    assert!(figures.mended > 0 && figures.records_sent > 0 && figures.records_received > 0);
+    assert_eq!(town.left_over(), 0);
+}
+
+#[test]
+fn what_no_hint_stands_for_is_compared_when_its_owner_is_back() {
+    let mut town = Town::new(&Limits { sync_period_ms: 1 << 40, hint_bytes_max: 0, ..Limits::default() });
+    for peer in [(1, 3), (3, 1), (2, 3), (3, 2)] {
+        town.feed(NodeId(peer.0), Input::Link { peer: NodeId(peer.1), up: false });
+    }
+    let put = |i: u64| request(Operation::Put { key: key(&format!("key {i}")), value: "v".into() });
+    for i in 0..20 {
+        town.feed(NodeId(1), Input::Client { ticket: Ticket(i), request: put(i) });
+        town.wire.retain(|(_, to, _)| *to != NodeId(3));
+        town.deliver();
+    }
+    town.pass(2_000);
+    assert!(!town.are_equal());
+    assert_eq!(town.figures(1), SyncFigures::default(), "its owner is away");
+    for peer in [(1, 3), (3, 1), (2, 3), (3, 2)] {
+        town.feed(NodeId(peer.0), Input::Link { peer: NodeId(peer.1), up: true });
+    }
+    town.pass(1_000);
+    assert!(town.are_equal());
+    assert_eq!(town.left_over(), 0);
+}
+
+#[test]
+fn the_open_epoch_is_left_alone_while_clients_write() {
+    let mut town = differing(&Limits { sync_period_ms: 4_000, ..Limits::default() });
+    for _ in 0..100 {
+        town.now.mono_us += 100_000;
+        for id in [1, 2, 3].map(NodeId) {
+            for partition in 0..1 << PARTITION_BITS {
+                let now = town.now.mono_us;
+                town.nodes.get_mut(&id).unwrap().0.sync_noted(now, PartitionId(partition));
+            }
+            town.feed(id, Input::Tick);
+        }
+        town.deliver();
+    }
+    assert_eq!(town.figures(1).mended, 0, "all of it was written in the open epoch");
+    town.pass(20_000);
+    assert!(town.are_equal());
+}
+
+#[test]
+fn a_link_lost_at_any_message_leaves_nothing_behind() {
+    let limits = Limits { sync_period_ms: 1 << 40, sync_answer_ms: 1_000, ..Limits::default() };
+    for cut_after in (0..400).step_by(7) {
+        let mut town = differing(&limits);
+        town.cut_after = cut_after;
+        town.repair(1);
+        if cut_after % 2 == 0 {
+            town.feed(NodeId(1), Input::Link { peer: NodeId(2), up: false });
+            town.feed(NodeId(2), Input::Link { peer: NodeId(1), up: false });
+        }
+        town.pass(400_000);
+        assert_eq!(town.left_over(), 0, "cut after {cut_after}");
+        town.cut_after = usize::MAX;
+        for peer in [(1, 2), (2, 1)] {
+            town.feed(NodeId(peer.0), Input::Link { peer: NodeId(peer.1), up: true });
+        }
+        for id in [1, 2] {
+            town.repair(id);
+            town.pass(1_000);
+        }
+        assert!(town.are_equal(), "cut after {cut_after}");
+    }
+}
+
+#[test]
+fn other_resolver_code_is_drift_and_not_data_to_repair() {
+    let mut town = differing(&Limits { sync_period_ms: 1 << 40, ..Limits::default() });
+    let mut other = town.state.clone();
+    other.keyspaces.get_mut(&LWW).unwrap().resolver_hash.0[0] ^= 1;
+    for id in [2, 3].map(NodeId) {
+        town.feed(id, Input::Cluster(Arc::new(other.clone())));
+    }
+    town.repair(1);
+    town.pass(1_000);
+    let figures = town.figures(1);
+    assert_eq!(figures.plugin_drift, 2 << PARTITION_BITS);
+    assert_eq!((figures.records_sent, figures.records_received), (0, 0));
+}
+
+#[test]
+fn owners_in_different_epochs_wait_for_each_other() {
+    let mut town = differing(&Limits { sync_period_ms: 1 << 40, ..Limits::default() });
+    let mut next = town.state.clone();
+    next.epoch = Epoch(next.epoch.0 + 1);
+    town.feed(NodeId(1), Input::Cluster(Arc::new(next.clone())));
+    town.repair(1);
+    town.pass(1_000);
+    assert!(town.figures(1).failed > 0 && town.figures(1).records_sent == 0);
+    for id in [2, 3].map(NodeId) {
+        town.feed(id, Input::Cluster(Arc::new(next.clone())));
+    }
+    town.state = next;
+    for id in [1, 2] {
+        town.repair(id);
+        town.pass(1_000);
+    }
+    assert!(town.are_equal());
+}
+
+#[test]
+fn a_stranger_s_questions_are_refused() {
+    let mut town = differing(&Limits::default());
+    let state = formed(3, (2, 1, 1));
+    let owned = owners(&state, &key("a"));
+    town.state = state;
+    let asked = owned[0];
+    town.feed(asked, Input::Cluster(Arc::new(town.state.clone())));
+    let stranger = *town.state.members.keys().find(|id| !owned.contains(id)).unwrap();
+    town.feed(asked, Input::Link { peer: stranger, up: true });
+    let partition = key("a").place(PARTITION_BITS).partition;
+    let range = Range { partition, copies_min: 1, epoch: Epoch(1), age: Age::Open };
+    let ask = SyncAsk::Root { range, code: 0, root: 0 };
+    town.wire.clear();
+    let clock = Hlc::from_ms(town.now.wall_ms);
+    town.feed(asked, Input::Peer { from: stranger, clock, message: Message::Sync { tag: Tag(5), ask } });
+    let answer = SyncAnswer::Refused(SyncRefused::NotOwner);
+    assert!(town.wire.contains(&(asked, stranger, Message::Synced { tag: Tag(5), answer })));
+}
+
+#[test]
+fn a_small_budget_slows_comparisons_and_does_not_stop_them() {
+    let slow = Limits { sync_period_ms: 1 << 40, sync_bytes_per_second: 20_000, ..Limits::default() };
+    let mut town = differing(&slow);
+    town.repair(1);
+    town.pass(1_000);
+    let early = town.figures(1);
+    assert!(early.demanded + early.running > 0 && early.bytes < 80_000, "{early:?}");
+    town.pass(60_000);
+    town.repair(2);
+    town.pass(60_000);
+    assert!(town.are_equal());
+    assert!(town.figures(1).bytes < 20_000 * 63);
+}
