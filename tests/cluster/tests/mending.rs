@@ -17,7 +17,7 @@ async fn write_all(client: &Client, value: &str) {
 
 /// A read that asks this node's own disk alone: with three nodes every one owns every key.
 fn from_own_disk(i: usize) -> GetRequest {
-    let options = ReadOptions { r: Some(1), deadline_ms: Some(2_000), ..ReadOptions::default() };
+    let options = ReadOptions { r: Some(1), deadline_ms: Some(2_000) };
     GetRequest { options: Some(options), ..get_request(key("", name(i))) }
 }
 
@@ -87,7 +87,7 @@ async fn a_read_mends_the_owner_that_it_finds_behind() {
 
     let client = cluster.node(1).client();
     for i in 0..KEYS {
-        let options = ReadOptions { r: Some(3), deadline_ms: Some(5_000), ..ReadOptions::default() };
+        let options = ReadOptions { r: Some(3), deadline_ms: Some(5_000) };
         let request = GetRequest { options: Some(options), ..get_request(key("", name(i))) };
         assert_eq!(client.get_with(request).await.expect("all owners answer").as_deref(), Some("new"));
     }
