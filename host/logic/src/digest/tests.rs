@@ -35,7 +35,7 @@ fn write(name: u64, node: u64, at: u64, epoch: u64) -> WriteJob {
     let version = Version { epoch: Epoch(epoch), ..version(node, at, Hlc(at), value.as_deref()) };
     let mut key = key(&format!("key {name}"));
     let mut resolver = formed(1, (1, 1, 1)).keyspaces[&key.keyspace].resolver_hash;
-    if name % 3 == 0 {
+    if name.is_multiple_of(3) {
         key.keyspace = FIRST;
         resolver = formed(1, (1, 1, 1)).keyspaces[&FIRST].resolver_hash;
     }
