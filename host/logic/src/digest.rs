@@ -1,9 +1,9 @@
 //! What a node knows of its partitions by sums: how owners find out that they differ without reading a record.
 //!
-//! Each (partition, epoch) has [`BUCKETS`] sums of 128 bits: the wrapping sum of [`contribution`] over all live versions
-//! stamped with that epoch. A write adds its own and subtracts what it replaced. Sums know no order and no grouping, so
-//! that every owner may reach them on its own way, and a range of epochs is one sum as well: epochs before the two
-//! latest ones are folded into a base, and an owner that has not folded yet adds up to the same.
+//! Each (partition, epoch) has [`BUCKETS`] sums of 128 bits: the wrapping sum of [`contribution`] over all live
+//! versions stamped with that epoch. A write adds its own and subtracts what it replaced. Sums know no order and no
+//! grouping, so that every owner may reach them on its own way, and a range of epochs is one sum as well: epochs before
+//! the two latest ones are folded into a base, and an owner that has not folded yet adds up to the same.
 //!
 //! Keyspaces of fewer copies lie on fewer of a partition's owners. So sums are kept apart by the number of copies (at
 //! most [`crate::ring::RING_WIDTH_MAX`] of them, usually one), and two owners compare those that both of them hold.
@@ -12,17 +12,17 @@
 //!
 //! The promise is that after a crash the sums equal a recomputation from the records, exactly; the price may be 5 % of
 //! a put. A commit touches up to hundreds of random buckets: storing each sum beside its record would be a second put
-//! per put. So the sums live in memory (4 MiB per epoch for 256 partitions), changed by the one thread that commits, and
-//! each commit carries **one** more put in the same engine batch: its *deltas*, about 24 bytes per record. Whatever a
-//! crash leaves of the records, it leaves of the deltas.
+//! per put. So the sums live in memory (4 MiB per epoch for 256 partitions), changed by the one thread that commits,
+//! and each commit carries **one** more put in the same engine batch: its *deltas*, about 24 bytes per record. Whatever
+//! a crash leaves of the records, it leaves of the deltas.
 //!
 //! To start again, a node needs the sums as of some commit and the deltas since. There is no checkpoint that would stop
-//! writers: for every [`FLUSH_EVERY`] deltas the commit under way also carries one *page*, the sums of one partition, the
-//! one whose stored form is the oldest. A page names the last commit in it, so that deltas before it are not added
+//! writers: for every [`FLUSH_EVERY`] deltas the commit under way also carries one *page*, the sums of one partition,
+//! the one whose stored form is the oldest. A page names the last commit in it, so that deltas before it are not added
 //! twice. Deltas older than all that pages lack are dropped. Hence bounds: memory is three epochs' sums per partition,
-//! the log is at most [`FLUSH_EVERY`] deltas per partition (12 MiB for 256 of them), a commit carries at most a few pages
-//! (usually none), and opening reads one log and one page per partition. A page or delta whose checksum fails is not
-//! believed: then the sums are recomputed from the records.
+//! the log is at most [`FLUSH_EVERY`] deltas per partition (12 MiB for 256 of them), a commit carries at most a few
+//! pages (usually none), and opening reads one log and one page per partition. A page or delta whose checksum fails is
+//! not believed: then the sums are recomputed from the records.
 
 mod codec;
 mod table;

@@ -26,8 +26,8 @@ pub mod message;
 pub mod event;
 #[cfg(test)]
 mod testing;
-pub mod hint;
 pub mod replica;
+pub mod hint;
 pub mod sync;
 pub mod scrub;
 pub mod member;

@@ -72,7 +72,7 @@ proptest! {
             // Time passes: what was the open epoch becomes the previous one, and then one of the closed ones.
             let epoch = 3 + i as u64 / 6;
             let group = |jobs: Vec<(u64, u64, u64, u64)>| -> Vec<WriteJob> {
-                jobs.into_iter().map(|(name, node, at, back)| write(name, node, at + i as u64 * 9, epoch - back)).collect()
+                jobs.into_iter().map(|(key, node, at, age)| write(key, node, at + i as u64 * 9, epoch - age)).collect()
             };
             match act {
                 Act::Write { jobs, rules } => {

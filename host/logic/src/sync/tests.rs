@@ -260,7 +260,7 @@ fn a_link_lost_at_any_message_leaves_only_what_was_mended() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Whatever two owners hold, of whatever epochs, after comparing each age once in each direction they hold the same.
+    /// Whatever two owners hold, of whatever epochs, after comparing each age once each way they hold the same.
     #[test]
     fn owners_become_equal(
         left in prop::collection::vec((0usize..400, 1u64..4, 1u64..1_000), 0..300),
