@@ -123,7 +123,8 @@ fn liveness(world: &mut World) {
             if world.violation.is_some() {
                 return;
             }
-            // What mends owners in the background takes its place at disks whose queues are as short as some plans make them.
+            // What mends owners in the background takes its place at disks whose queues are as short as some plans make
+            // them.
             world.advance(20 * MS);
             let value = Bytes::copy_from_slice(&world.clients.value().to_be_bytes());
             world.ask(node, request(Operation::Get { key: key.clone() }));

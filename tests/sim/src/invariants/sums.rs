@@ -15,7 +15,8 @@ impl Invariant for Sums {
     }
 
     fn ended(&mut self, site: &Site) -> Verdict {
-        // A record that can't be read counts for nothing when sums are computed, and for what it was when they are kept.
+        // A record that can't be read counts for nothing when sums are computed, and for what it was when they are
+        // kept.
         if site.plan.faults.has(Fault::BitFlip) {
             return Ok(());
         }
