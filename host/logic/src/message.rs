@@ -85,6 +85,17 @@ pub enum Message {
     },
 }
 
+impl Message {
+    /// True when somebody waits for it on the other side, and asks again if it does not come.
+    #[must_use]
+    pub const fn is_answer(&self) -> bool {
+        match self {
+            Self::Written { .. } | Self::Found { .. } | Self::Forwarded { .. } | Self::Synced { .. } => true,
+            Self::Write { .. } | Self::Read { .. } | Self::Forward { .. } | Self::Sync { .. } => false,
+        }
+    }
+}
+
 /// How much of a record a read wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Want {
@@ -133,8 +144,8 @@ pub enum Refused {
     /// It does not know the keyspace yet.
     #[error("it does not know the keyspace yet")]
     UnknownKeyspace,
-    /// The stamp is further ahead of its clock than is allowed.
-    #[error("the stamp is too far ahead of its clock")]
+    /// The stamp is further ahead of its clock, or its record's of the coordinator's, than is allowed.
+    #[error("a stamp is too far ahead of a clock")]
     StampFromFuture,
     /// The value is not what the coordinator hashed.
     #[error("the value arrived damaged")]

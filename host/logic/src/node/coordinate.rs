@@ -278,6 +278,14 @@ impl Node {
             self.written_late(step, tag, owner, outcome);
             return;
         }
+        // A stamp out of the future is one owner's trouble, and none that was acknowledged as long as clocks are right:
+        // this owner does not take the write. Had it been acknowledged, a whole write quorum would say so.
+        let ahead_ms = |latest: Hlc| latest.ms().saturating_sub(step.now.wall_ms);
+        let refused = WriteOutcome::Refused(Refused::StampFromFuture);
+        let outcome = match outcome {
+            WriteOutcome::StaleStamp { latest } if ahead_ms(*latest) > self.limits.clock_offset_max_ms => &refused,
+            outcome => outcome,
+        };
         match op.answered(owner, outcome) {
             put::Next::Wait => {}
             put::Next::Restamp { above } => self.restamp(step, tag, above),

@@ -380,9 +380,10 @@ impl Node {
         Dot { node: self.me, incarnation: self.incarnation, counter: self.dots }
     }
 
-    /// Sends where there is a link; what can't be sent is sent when the link comes up, as long as somebody waits.
+    /// Sends where there is a link; what can't be sent is sent when the link comes up, as long as somebody waits. An
+    /// answer goes out in any case: whoever asks saw our stream arrive, perhaps before we heard that it is up.
     fn send(&self, step: &mut Step<'_>, to: NodeId, message: Message) {
-        if self.is_linked(to) {
+        if self.is_linked(to) || message.is_answer() {
             step.out.push(Effect::Send { to, message });
         }
     }

@@ -148,6 +148,22 @@ fn a_later_stamp_makes_a_new_version_above_it() {
 }
 
 #[test]
+fn one_owner_with_a_stamp_out_of_the_future_stops_nobody() {
+    let mut solo = solo();
+    let out = solo.ask(put("v"));
+    solo.held_here(&out);
+    let latest = stamp(10_000);
+    assert_eq!(reply(&solo.written(N2, tag(&out), WriteOutcome::StaleStamp { latest })), None);
+    assert_eq!(acks(reply(&solo.written(N3, tag(&out), WriteOutcome::Held))), 2);
+    // Two of them may have acknowledged it: nothing is written below.
+    let out = solo.ask(put("v"));
+    solo.held_here(&out);
+    solo.written(N2, tag(&out), WriteOutcome::StaleStamp { latest });
+    let lost = reply(&solo.written(N3, tag(&out), WriteOutcome::StaleStamp { latest }));
+    assert!(matches!(lost, Some(Err(OpError::QuorumLost { acks: 1, .. }))), "{lost:?}");
+}
+
+#[test]
 fn a_write_of_an_old_epoch_is_written_again_in_the_new_one() {
     let mut state = formed(3, (3, 2, 2));
     let mut solo = Solo::member(1, &state);
