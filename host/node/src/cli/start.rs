@@ -162,7 +162,7 @@ fn directives(level: &str) -> String {
     if level.contains([',', '=']) {
         return level.to_owned();
     }
-    format!("warn,openraft=error,openraft::replication=off,mks={level},mks_store={level},mks_sandbox={level}")
+    format!("warn,openraft=error,mks={level},mks_store={level},mks_sandbox={level}")
 }
 
 /// Log lines go to stderr: stdout stays free for whoever pipes it.

@@ -231,6 +231,7 @@ async fn a_call_after_its_deadline_is_not_started() {
     let mut request = Request::new(get("k"));
     request.metadata_mut().insert("grpc-timeout", "0m".parse().unwrap());
     let status = node.kv().await.get(request).await.unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded);
+    // Which of the two a client sees depends on whether its own library or the node is quicker to say so.
+    assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
     assert!(node.seen().is_empty());
 }

@@ -17,8 +17,8 @@ impl Invariant for Bounds {
     fn stepped(&mut self, site: &Site, node: NodeId, _effects: &[Effect]) -> Verdict {
         let Some(process) = &site.machine(node).node else { return Ok(()) };
         let (load, limits) = (process.load(), &site.plan.limits);
-        // One owner's repair may be several versions, which are jobs for our own disk where it is we. A request that comes
-        // to an idle node may exceed the limit alone; a batch counts itself beside its items.
+        // One owner's repair may be several versions, which are jobs for our own disk where it is we. A request that
+        // comes to an idle node may exceed the limit alone; a batch counts itself beside its items.
         let batch = site.keys.len() + 1;
         let operations = limits.operations_max.max(batch) + 1;
         let fits = load.operations <= operations

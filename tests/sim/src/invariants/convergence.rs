@@ -1,6 +1,7 @@
 //! Once the trouble is over, hints are paid and all owners of a key hold the same, as long as no hint was lost: by a
-//! dead coordinator, a full disk, or a verdict that a failing resolver did not give. Writes that nobody had acknowledged
-//! when they failed are owed to nobody either: seeds whose owners refuse for being busy, or for a clock, are left out.
+//! dead coordinator, a full disk, or a verdict that a failing resolver did not give. Writes that nobody had
+//! acknowledged when they failed are owed to nobody either: seeds whose owners refuse for being busy, or for a clock,
+//! are left out.
 
 use super::{Invariant, Verdict};
 use crate::fault::{Fault, FaultSet};
