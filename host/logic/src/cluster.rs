@@ -5,15 +5,31 @@
 
 use crate::id::{Epoch, Incarnation, KeyspaceId, NodeId, PartitionId};
 use crate::port::{Durability, ResolverHash};
-use crate::ring::{CANDIDATES_MAX, Candidate, PARTITION_BITS_MAX, RING_WIDTH_MAX, Ring, WEIGHT_MAX};
-use alloc::collections::BTreeMap;
+use crate::ring::{CANDIDATES_MAX, Candidate, PARTITION_BITS_MAX, RING_WIDTH_MAX, Ring};
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
+mod change;
+mod history;
+mod parts;
+mod plan;
+mod refusal;
 #[cfg(test)]
 mod tests;
+mod voters;
+
+pub use change::{Change, REMOVED_MAX, Removed, Standing, Tables, Wish};
+use history::Signed;
+pub use history::{Event, HISTORY_MAX};
+pub use parts::{Addresses, Keyspace, Member};
+use parts::{check_name, check_zone};
+pub use plan::{Load, Plan};
+pub use refusal::Refusal;
+pub use voters::VOTERS_MAX;
 
 /// Most members of one cluster.
 pub const MEMBERS_MAX: usize = CANDIDATES_MAX;
@@ -30,55 +46,6 @@ pub const SUPERSEDED_MAX: usize = 8;
 /// The keyspace that every cluster has from the moment it is formed.
 pub const DEFAULT_KEYSPACE: &str = "default";
 
-/// Where a member listens. Addresses are `host:port`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Addresses {
-    /// gRPC for clients.
-    pub client: String,
-    /// gRPC for other nodes; gossip uses the same port on UDP.
-    pub peer: String,
-    /// HTTP.
-    pub http: String,
-}
-
-/// One node of the roster.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Member {
-    /// Random name of the data directory, made when it was: an id never moves to another directory.
-    pub directory: u128,
-    /// Random name of the process that opened the directory last.
-    pub opening: u128,
-    /// Granted to that opening; zero before the first.
-    pub incarnation: Incarnation,
-    /// Where it listens.
-    pub addresses: Addresses,
-    /// Owners of one partition lie in different zones where zones allow. Empty: a zone of its own.
-    pub zone: String,
-    /// Share of the data relative to others; 100 is usual.
-    pub weight: u32,
-}
-
-/// What a keyspace is.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Keyspace {
-    /// As clients name it.
-    pub name: String,
-    /// Owners of each key.
-    pub n: u8,
-    /// Owners that must answer a read.
-    pub r: u8,
-    /// Owners that must hold a write before it is acknowledged.
-    pub w: u8,
-    /// What an acknowledgement promises.
-    pub durability: Durability,
-    /// Lifetime of writes that name none, milliseconds. Zero: for ever.
-    pub ttl_ms: u64,
-    /// Name of the resolver, for people.
-    pub resolver: String,
-    /// The code of the resolver, for machines.
-    pub resolver_hash: ResolverHash,
-}
-
 /// Everything the epoch log says, after some entry. Cheap to share, never changed in place.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct State {
@@ -94,6 +61,18 @@ pub struct State {
     pub members: BTreeMap<NodeId, Member>,
     /// Who owns what; `None` while the cluster forms.
     pub ring: Option<Ring>,
+    /// What becomes of it.
+    pub change: Option<Change>,
+    /// Changes begun so far.
+    pub changes: u64,
+    /// Wishes taken so far, and those of them that the ring in force, or the change under way, follows.
+    pub asked: u64,
+    /// See [`Self::asked`].
+    pub settled: u64,
+    /// Nodes that left.
+    pub removed: BTreeMap<NodeId, Removed>,
+    /// What changed lately, the latest last: at most [`HISTORY_MAX`] events.
+    pub history: VecDeque<Event>,
     /// All keyspaces.
     pub keyspaces: BTreeMap<KeyspaceId, Keyspace>,
     /// The next keyspace id; ids are never reused.
@@ -138,6 +117,8 @@ pub enum Entry {
         zone: String,
         /// See [`Member::weight`].
         weight: u32,
+        /// See [`Member::opened`]: one more than at the opening before, stored before this is said.
+        opened: u64,
     },
     /// The first ring, computed by the leader, verified by everybody.
     Form {
@@ -156,37 +137,50 @@ pub enum Entry {
     },
     /// Time passes: the next slice of writes.
     Advance,
-}
-
-/// Why an entry changes nothing. The state is as before.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
-pub enum Refusal {
-    /// Asked of a cluster that was not born, or born twice.
-    #[error("{0}")]
-    Order(String),
-    /// Another data directory has this node id.
-    #[error(
-        "node id {node} belongs to another data directory; give this node an id of its own, or its old directory back"
-    )]
-    IdTaken {
-        /// Which id.
+    /// An operator wants something of the members: see [`Wish`].
+    Change {
+        /// What.
+        wish: Wish,
+        /// The epoch of the plan that was shown, if one was: refused when anything has changed since.
+        seen: Option<Epoch>,
+    },
+    /// The next table, computed by the leader ([`State::begin_entry`]), verified by everybody.
+    Begin {
+        /// [`State::asked`] as it was when the table was made.
+        asked: u64,
+        /// The table.
+        ring: Ring,
+    },
+    /// A gaining owner holds everything of these partitions. Those that all their gainers hold are cut over.
+    Hold {
+        /// See [`Change::id`].
+        change: u64,
+        /// Who.
+        node: NodeId,
+        /// Of which partitions.
+        partitions: Vec<PartitionId>,
+    },
+    /// A member has heard that the change is closing.
+    Seen {
+        /// See [`Change::id`].
+        change: u64,
+        /// Who.
         node: NodeId,
     },
-    /// Another process opened the same data directory later.
-    #[error("another process has opened the data directory of {node} since; this one must stop")]
-    Superseded {
-        /// Whose directory.
+    /// A member that shall leave, and owns nothing any more, has handed over everything that it held.
+    Left {
+        /// Who.
         node: NodeId,
     },
-    /// The definition contradicts itself or the cluster.
-    #[error("{0}")]
-    Invalid(String),
-    /// A keyspace of that name exists.
-    #[error("a keyspace named {0:?} exists already; `keyspace alter` changes it")]
-    KeyspaceExists(String),
-    /// No keyspace of that name.
-    #[error("there is no keyspace named {0:?}; `keyspace list` shows those that exist")]
-    KeyspaceUnknown(String),
+    /// An entry with the name of whoever asked for it.
+    Signed {
+        /// Up to [`NAME_BYTES_MAX`] bytes.
+        who: String,
+        /// By the clock there, milliseconds since 1970.
+        at_ms: u64,
+        /// Not itself signed.
+        entry: Box<Entry>,
+    },
 }
 
 /// What an entry did, for whoever proposed it.
@@ -228,10 +222,12 @@ impl State {
         )
     }
 
-    /// The members as the solver of the ring wants them.
+    /// The members that shall own something, as the solver of the ring wants them.
     #[must_use]
     pub fn candidates(&self) -> Vec<Candidate<'_>> {
-        self.members.iter().map(|(&node, m)| Candidate { node, zone: &m.zone, weight: m.weight }).collect()
+        let shall = |m: &Member| self.ring.is_none() || m.standing == Standing::Up;
+        let members = self.members.iter().filter(|(_, m)| shall(m));
+        members.map(|(&node, m)| Candidate { node, zone: &m.zone, weight: m.weight }).collect()
     }
 
     /// The entry that forms the cluster, once all expected members are there. The leader proposes it.
@@ -250,6 +246,15 @@ impl State {
     /// # Errors
     /// [`Refusal`], and the state is unchanged.
     pub fn apply(&mut self, entry: &Entry) -> Result<Applied, Refusal> {
+        let signed = Signed::of(entry)?;
+        let before = self.epoch;
+        let change = self.change.as_ref().map(|change| (change.id, change.moving));
+        let applied = self.take(signed.entry)?;
+        self.note(&signed, before, change);
+        Ok(applied)
+    }
+
+    fn take(&mut self, entry: &Entry) -> Result<Applied, Refusal> {
         if self.cluster == 0 && !matches!(entry, Entry::Found { .. }) {
             return Err(Refusal::Order("the cluster is not founded yet; start one node with --bootstrap".to_string()));
         }
@@ -257,11 +262,19 @@ impl State {
             Entry::Found { cluster, partition_bits, expect, resolver, resolver_hash } => {
                 self.found(*cluster, *partition_bits, *expect, resolver, *resolver_hash)
             }
-            Entry::Open { node, directory, opening, addresses, zone, weight } => {
-                let weight = *weight;
-                let (directory, opening, incarnation) = (*directory, *opening, Incarnation(0));
-                let (addresses, zone) = (addresses.clone(), zone.clone());
-                self.open(*node, Member { directory, opening, incarnation, addresses, zone, weight })
+            Entry::Open { node, directory, opening, addresses, zone, weight, opened } => {
+                let member = Member {
+                    directory: *directory,
+                    opening: *opening,
+                    incarnation: Incarnation(0),
+                    addresses: addresses.clone(),
+                    zone: zone.clone(),
+                    weight: *weight,
+                    standing: Standing::Joining,
+                    owned: false,
+                    opened: *opened,
+                };
+                self.open(*node, member)
             }
             Entry::Form { ring } => self.form(ring),
             Entry::CreateKeyspace { keyspace } => self.create_keyspace(keyspace),
@@ -271,6 +284,13 @@ impl State {
                 self.advance();
                 Ok(Applied::Done)
             }
+            Entry::Change { wish, seen } => self.wish(wish, *seen).map(|()| Applied::Done),
+            Entry::Begin { asked, ring } => self.begin(*asked, ring).map(|()| Applied::Done),
+            Entry::Hold { change, node, partitions } => self.hold(*change, *node, partitions).map(|()| Applied::Done),
+            Entry::Seen { change, node } => self.seen(*change, *node).map(|()| Applied::Done),
+            Entry::Left { node } => self.left(*node).map(|()| Applied::Done),
+            // Taken apart before, and never one in another.
+            Entry::Signed { .. } => Err(Refusal::Invalid("an entry is signed once".to_string())),
         }
     }
 
@@ -319,6 +339,10 @@ impl State {
                 )));
             }
         }
+        if self.removed.contains_key(&node) {
+            return Err(Refusal::Removed { node });
+        }
+        let forming = self.ring.is_none();
         let Some(known) = self.members.get_mut(&node) else {
             if self.members.len() >= MEMBERS_MAX {
                 return Err(Refusal::Invalid(format!("the cluster has {MEMBERS_MAX} nodes, which is the most it can")));
@@ -337,6 +361,9 @@ impl State {
         }
         member.incarnation = known.incarnation;
         if known.opening != member.opening {
+            if member.opened > 0 && member.opened <= known.opened {
+                return Err(Refusal::RolledBack { node, opened: member.opened, known: known.opened });
+            }
             member.incarnation.0 += 1;
             if superseded.len() == SUPERSEDED_MAX {
                 superseded.remove(0);
@@ -344,6 +371,12 @@ impl State {
             superseded.push(known.opening);
         }
         let granted = member.incarnation;
+        (member.standing, member.owned) = (known.standing, known.owned);
+        member.opened = member.opened.max(known.opened);
+        if !forming {
+            // What the cluster agreed on is changed by a wish, not by one node's config.
+            (member.zone, member.weight) = (core::mem::take(&mut known.zone), known.weight);
+        }
         *known = member;
         Ok(Applied::Opened(granted))
     }
@@ -380,6 +413,9 @@ impl State {
             resolver_hash,
         };
         self.ring = Some(ring.clone());
+        for member in self.members.values_mut() {
+            (member.standing, member.owned) = (Standing::Up, true);
+        }
         self.keyspaces.insert(KeyspaceId(self.keyspace_next), keyspace);
         self.keyspace_next += 1;
         self.advance();
@@ -387,7 +423,7 @@ impl State {
     }
 
     fn create_keyspace(&mut self, keyspace: &Keyspace) -> Result<Applied, Refusal> {
-        keyspace.check(self.formed()?.width())?;
+        keyspace.check(self.owners_max(self.formed()?))?;
         if self.keyspace(&keyspace.name).is_some() {
             return Err(Refusal::KeyspaceExists(keyspace.name.clone()));
         }
@@ -435,90 +471,4 @@ impl State {
     fn advance(&mut self) {
         self.epoch.0 += 1;
     }
-}
-
-impl Keyspace {
-    /// Checks the definition against itself and a ring of `width` owners.
-    ///
-    /// # Errors
-    /// [`Refusal::Invalid`] with the offending value.
-    pub fn check(&self, width: u8) -> Result<(), Refusal> {
-        let invalid = |message: String| Err(Refusal::Invalid(message));
-        check_name("keyspace", &self.name)?;
-        check_name("resolver", &self.resolver)?;
-        let Self { n, r, w, ttl_ms, .. } = *self;
-        if n == 0 || n > width {
-            return invalid(format!("n = {n} owners per key; this cluster's ring allows 1 to {width}"));
-        }
-        if r == 0 || r > n {
-            return invalid(format!("r = {r} owners must answer a read; it must be 1 to n = {n}"));
-        }
-        if w == 0 || w > n {
-            return invalid(format!("w = {w} owners must hold a write; it must be 1 to n = {n}"));
-        }
-        if ttl_ms > TTL_MS_MAX {
-            return invalid(format!("a lifetime of {ttl_ms} ms; the longest is {TTL_MS_MAX} ms, and 0 means for ever"));
-        }
-        Ok(())
-    }
-}
-
-impl Member {
-    fn check(&self, node: NodeId) -> Result<(), Refusal> {
-        if self.directory == 0 || self.opening == 0 {
-            return Err(Refusal::Invalid(format!("{node} names its directory or its opening zero, which means none")));
-        }
-        if self.weight == 0 || self.weight > WEIGHT_MAX {
-            return Err(Refusal::Invalid(format!(
-                "the weight of {node} is {}; it must be 1 to {WEIGHT_MAX} (100 is usual)",
-                self.weight
-            )));
-        }
-        if self.zone.len() > NAME_BYTES_MAX || !self.zone.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(Refusal::Invalid(format!(
-                "the zone of {node} is {:?}; it must be empty or up to {NAME_BYTES_MAX} visible ASCII characters",
-                self.zone
-            )));
-        }
-        for (what, address) in self.addresses.all() {
-            if !is_address(address) {
-                return Err(Refusal::Invalid(format!(
-                    "the {what} address of {node} is {address:?}; it must be host:port, up to {ADDRESS_BYTES_MAX} bytes"
-                )));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Addresses {
-    fn all(&self) -> [(&'static str, &str); 3] {
-        [("client", &self.client), ("peer", &self.peer), ("http", &self.http)]
-    }
-
-    /// An address that both listen on.
-    fn shared_with<'a>(&'a self, other: &Self) -> Option<&'a str> {
-        let taken = other.all().map(|(_, address)| address);
-        self.all().into_iter().map(|(_, address)| address).find(|address| taken.contains(address))
-    }
-}
-
-/// `host:port` with a port that can be connected to.
-fn is_address(address: &str) -> bool {
-    address.len() <= ADDRESS_BYTES_MAX
-        && address.bytes().all(|b| b.is_ascii_graphic())
-        && address
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse().is_ok_and(|p: u16| p > 0))
-}
-
-/// Names are spoken, typed and put in paths: 1 to [`NAME_BYTES_MAX`] of `a-z 0-9 . _ -`, and no dot in front.
-fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.starts_with('.') || !name.bytes().all(allowed) {
-        return Err(Refusal::Invalid(format!(
-            "{name:?} is no name for a {what}: use 1 to {NAME_BYTES_MAX} of a-z, 0-9, '.', '_' and '-', not a dot first"
-        )));
-    }
-    Ok(())
 }

@@ -248,15 +248,28 @@ impl Ring {
         self.iter().filter(|(_, owners)| owners.iter().take(usize::from(n)).any(|&owner| owner == node)).count()
     }
 
+    /// This table where `stays` says so, and `next` elsewhere; as wide as the narrower one.
+    #[must_use]
+    pub fn blend(&self, next: &Self, stays: impl Fn(PartitionId) -> bool) -> Self {
+        let width = self.width.min(next.width);
+        let row = |(p, _)| if stays(p) { self.owners(p, width) } else { next.owners(p, width) };
+        Self { width, owners: self.iter().flat_map(row).copied().collect() }
+    }
+
     /// What changes from this table to `next`: partitions whose set of owners differs, in order.
     ///
     /// A change of order alone is none. Tables of different size have no diff: partitions that only one of them has
     /// count as owned by nobody in the other.
     pub fn diff<'a>(&'a self, next: &'a Self) -> impl Iterator<Item = Move> + 'a {
+        self.diff_of(next, u8::MAX)
+    }
+
+    /// The same for keyspaces of `n` owners: what a change of order takes out of the first `n`, or into them, moves.
+    pub fn diff_of<'a>(&'a self, next: &'a Self, n: u8) -> impl Iterator<Item = Move> + 'a {
         let partitions = self.partitions().max(next.partitions());
         (0..partitions).filter_map(move |p| {
             let partition = PartitionId(u16::try_from(p).ok()?);
-            let (old, new) = (self.owners(partition, u8::MAX), next.owners(partition, u8::MAX));
+            let (old, new) = (self.owners(partition, n), next.owners(partition, n));
             let only = |a: &[NodeId], b: &[NodeId]| a.iter().filter(|n| !b.contains(n)).copied().collect::<Vec<_>>();
             let (gains, loses) = (only(new, old), only(old, new));
             (!gains.is_empty() || !loses.is_empty()).then_some(Move { partition, gains, loses })

@@ -1,6 +1,6 @@
 //! Doubles of the two ports, and builders of what tests need again and again. Only compiled for tests.
 
-use crate::cluster::{Addresses, Keyspace, Member, State};
+use crate::cluster::{Addresses, Keyspace, Member, Standing, State};
 use crate::digest::{Delta, DigestTable, Digests, Range, Sums, recompute};
 use crate::event::{HintId, JobId, Operation, Request, WriteJob};
 use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
@@ -290,6 +290,9 @@ pub(crate) fn formed(nodes: u64, (n, r, w): (u8, u8, u8)) -> State {
         addresses: Addresses::default(),
         zone: String::new(),
         weight: 100,
+        standing: Standing::Up,
+        owned: true,
+        opened: 0,
     };
     let keyspace = |name: &str, resolver_hash| Keyspace {
         name: name.into(),

@@ -27,7 +27,7 @@ pub struct Log {
 pub fn open(node: NodeId, opening: u128) -> Entry {
     let at = |port: u64| format!("node-{}.test:{port}", node.0);
     let addresses = Addresses { client: at(1), peer: at(2), http: at(3) };
-    Entry::Open { node, directory: u128::from(node.0), opening, addresses, zone: String::new(), weight: 100 }
+    Entry::Open { node, directory: u128::from(node.0), opening, addresses, zone: String::new(), weight: 100, opened: 0 }
 }
 
 /// Formed clusters by their number of nodes: solving a ring takes longer than many a run.

@@ -2,6 +2,8 @@ use super::*;
 use alloc::vec;
 use proptest::prelude::*;
 
+mod change;
+
 fn found() -> Entry {
     Entry::Found {
         cluster: 77,
@@ -26,6 +28,7 @@ fn open(node: u64, opening: u128) -> Entry {
         addresses: addresses(node),
         zone: String::new(),
         weight: 100,
+        opened: 0,
     }
 }
 
@@ -87,6 +90,8 @@ enum Why {
     Superseded,
     Exists,
     Unknown,
+    NodeUnknown,
+    Stale,
 }
 
 fn check_refusal(claim: &str, state: &State, entry: &Entry, why: Why) {
@@ -98,7 +103,9 @@ fn check_refusal(claim: &str, state: &State, entry: &Entry, why: Why) {
         (Refusal::IdTaken { .. }, Why::IdTaken)
         | (Refusal::Superseded { .. }, Why::Superseded)
         | (Refusal::KeyspaceExists(_), Why::Exists)
-        | (Refusal::KeyspaceUnknown(_), Why::Unknown) => true,
+        | (Refusal::KeyspaceUnknown(_), Why::Unknown)
+        | (Refusal::NodeUnknown { .. }, Why::NodeUnknown)
+        | (Refusal::Stale { .. }, Why::Stale) => true,
         _ => false,
     };
     assert!(fits, "{claim}: {refusal:?}");
@@ -126,6 +133,7 @@ fn refused_entries_say_why_and_change_nothing() {
         addresses: addresses(1),
         zone: String::new(),
         weight: 100,
+        opened: 0,
     };
     let claims: &[(&str, &State, Entry, Why)] = &[
         ("nobody joins an unborn cluster", &unborn, open(1, 11), Why::Order("not founded")),
@@ -278,10 +286,21 @@ fn the_number_of_members_is_bounded() {
     state.apply(&open(7, 42)).expect("who is in may come back");
 }
 
+fn wishes() -> impl Strategy<Value = Wish> {
+    let node = || (1u64..7).prop_map(NodeId);
+    prop_oneof![
+        node().prop_map(|node| Wish::Accept { node }),
+        (node(), any::<bool>()).prop_map(|(node, dead)| Wish::Leave { node, dead }),
+        (node(), node(), any::<bool>()).prop_map(|(gone, by, dead)| Wish::Replace { gone, by, dead }),
+        (node(), 0u32..3).prop_map(|(node, weight)| Wish::Weight { node, weight: weight * 100 }),
+        (node(), 0u8..3).prop_map(|(node, zone)| Wish::Zone { node, zone: "z".repeat(zone.into()) }),
+    ]
+}
+
 fn entries() -> impl Strategy<Value = Vec<Entry>> {
     let opens = (0u64..6, 0u128..4, 0u128..6, 0u32..3, 0u64..7).prop_map(|(node, directory, opening, weight, host)| {
         let (addresses, weight) = (addresses(host), weight * 100);
-        Entry::Open { node: NodeId(node), directory, opening, addresses, zone: String::new(), weight }
+        Entry::Open { node: NodeId(node), directory, opening, addresses, zone: String::new(), weight, opened: 0 }
     });
     let honest = (1u64..6, 1u128..6).prop_map(|(node, opening)| open(node, opening));
     let names = prop_oneof![Just("a"), Just("b"), Just("default"), Just("NO")];
@@ -298,6 +317,12 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
         2 => keyspaces.clone().prop_map(|(name, n, r, w)| create(name, n, r, w)),
         2 => keyspaces.prop_map(|(name, n, r, w)| alter(name, n, r, w)),
         1 => Just(Entry::Advance),
+        4 => wishes().prop_map(|wish| Entry::Change { wish, seen: None }),
+        2 => (0u64..3, 1u64..6, 0u16..16).prop_map(|(change, node, p)| {
+            Entry::Hold { change, node: NodeId(node), partitions: (p..16).map(PartitionId).collect() }
+        }),
+        2 => (0u64..3, 1u64..6).prop_map(|(change, node)| Entry::Seen { change, node: NodeId(node) }),
+        1 => (1u64..6).prop_map(|node| Entry::Left { node: NodeId(node) }),
     ];
     prop::collection::vec(entry, 0..60)
 }
@@ -318,7 +343,15 @@ fn check_invariants(state: &State) {
         None => assert!(state.keyspaces.is_empty()),
         Some(ring) => {
             assert!(ring.iter().all(|(_, owners)| owners.iter().all(|owner| state.members.contains_key(owner))));
-            assert!(state.keyspaces.values().all(|keyspace| keyspace.check(ring.width()).is_ok()));
+            let next = state.change.as_ref().map(|change| &change.next);
+            for ring in [ring].into_iter().chain(next) {
+                assert!(state.keyspaces.values().all(|keyspace| keyspace.check(ring.width()).is_ok()));
+            }
+            let gainers = state.change.iter().filter(|c| c.closing.is_none()).flat_map(|change| change.waits.values());
+            assert!(
+                gainers.flatten().all(|node| state.members[node].standing == Standing::Up),
+                "a move that can't end"
+            );
             let mut names: Vec<&str> = state.keyspaces.values().map(|keyspace| keyspace.name.as_str()).collect();
             names.sort_unstable();
             assert!(names.windows(2).all(|pair| pair[0] != pair[1]) && names.contains(&DEFAULT_KEYSPACE));
@@ -335,10 +368,15 @@ proptest! {
         let (mut state, mut twin) = (State::default(), State::default());
         for entry in &entries {
             let before = state.clone();
+            // What a leader does unasked comes in between.
+            let entry = &state.form_entry().or_else(|| state.begin_entry()).unwrap_or_else(|| entry.clone());
             let outcome = state.apply(entry);
             prop_assert_eq!(&outcome, &twin.apply(entry), "two nodes disagree");
             prop_assert!(state.epoch >= before.epoch, "time went back");
             for (id, member) in &before.members {
+                if state.removed.contains_key(id) {
+                    continue;
+                }
                 prop_assert!(state.members[id].incarnation >= member.incarnation, "an incarnation went back");
                 prop_assert_eq!(state.members[id].directory, member.directory);
             }

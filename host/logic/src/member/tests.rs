@@ -62,6 +62,9 @@ impl Net {
             addresses: cluster::Addresses::default(),
             zone: String::new(),
             weight: 100,
+            standing: cluster::Standing::Up,
+            owned: true,
+            opened: 0,
         };
         self.members.insert(id, member);
         let seed = self.draw();

@@ -155,6 +155,7 @@ async fn take_in(core: &Arc<Core>, join: &Join) -> Joined {
         addresses: join.addresses.clone(),
         zone: join.zone.clone(),
         weight: join.weight,
+        opened: 0,
     };
     match core.write(entry).await {
         Ok((Ok(Applied::Opened(incarnation)), _)) => {

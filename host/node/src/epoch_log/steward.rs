@@ -148,6 +148,9 @@ mod tests {
             addresses: mks_logic::cluster::Addresses::default(),
             zone: (*zone).to_owned(),
             weight: 100,
+            standing: mks_logic::cluster::Standing::Up,
+            owned: true,
+            opened: 0,
         };
         let members = zones.iter().zip(1..).map(|(zone, id)| (NodeId(id), member(zone))).collect();
         State { members, ..State::default() }

@@ -311,7 +311,13 @@ impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
         let reason = match &refusal {
             Refusal::Order(_) => Reason::Forming,
-            Refusal::IdTaken { .. } | Refusal::Superseded { .. } | Refusal::Invalid(_) => Reason::Invalid,
+            Refusal::IdTaken { .. }
+            | Refusal::Superseded { .. }
+            | Refusal::Removed { .. }
+            | Refusal::RolledBack { .. }
+            | Refusal::NodeUnknown { .. }
+            | Refusal::Stale { .. }
+            | Refusal::Invalid(_) => Reason::Invalid,
             Refusal::KeyspaceExists(_) => Reason::Exists,
             Refusal::KeyspaceUnknown(_) => Reason::UnknownKeyspace,
         };

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use mks::epoch_log::{EpochLog, LogStatus, ProposeError};
 use mks::handle::{Call, Handle, PeerView, PumpView, RepairCall};
 use mks::metrics::Metrics;
-use mks_logic::cluster::{Addresses, Applied, Entry, Keyspace, Member, Refusal, State};
+use mks_logic::cluster::{Addresses, Applied, Entry, Keyspace, Member, Refusal, Standing, State};
 use mks_logic::event::{Answer, HintCount, OpError, Operation, Reply, Request};
 use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
 use mks_logic::limits::Limits;
@@ -275,7 +275,17 @@ fn state() -> State {
         let id = u128::from(id);
         (
             NodeId(id as u64),
-            Member { directory: id, opening: id, incarnation, addresses, zone: String::new(), weight: 100 },
+            Member {
+                directory: id,
+                opening: id,
+                incarnation,
+                addresses,
+                zone: String::new(),
+                weight: 100,
+                standing: Standing::Up,
+                owned: true,
+                opened: 0,
+            },
         )
     };
     State {
