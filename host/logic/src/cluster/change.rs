@@ -170,8 +170,8 @@ impl State {
         self.owners(partition, n).contains(&node) || next.contains(&node)
     }
 
-    /// The least number of owners that a keyspace needs so that `node` holds its records of `partition`, in any table in
-    /// force; `None`: it holds none.
+    /// The least number of owners that a keyspace needs so that `node` holds its records of `partition`, in any table
+    /// in force; `None`: it holds none.
     #[must_use]
     pub fn copies_at(&self, node: NodeId, partition: PartitionId) -> Option<u8> {
         let next = self.change.as_ref().map_or(&[][..], |change| change.next.owners(partition, RING_WIDTH_MAX));

@@ -13,7 +13,7 @@ impl State {
     ///
     /// Two members vote both: the log is then on two disks. From three on the number is odd, because a fourth voter
     /// adds no lost node that could be borne. They are spread over zones; whoever votes already is preferred where that
-    /// is equal. Members that shall leave lose their vote; while the cluster forms, everybody who has joined may have one.
+    /// is equal. Members that shall leave lose their vote; while the cluster forms, everybody who joined may have one.
     #[must_use]
     pub fn voters(&self, voting: &BTreeSet<NodeId>, ready: impl Fn(NodeId) -> bool) -> BTreeSet<NodeId> {
         let may = |member: &Member| match member.standing {

@@ -1,6 +1,6 @@
 //! The solver's figures, as a table for `docs/benchmarks.md`:
 //!
-//! `cargo run --release -p mks-logic --example ring_figures`
+//! `cargo run --release -p mks-tests-sim --example ring_figures`
 //!
 //! For every number of nodes: how far the busiest node is above its share, what adding and removing one node moves,
 //! compared with the least that can be moved for such loads, and how long the slowest solve took. Every table is
