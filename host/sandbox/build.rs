@@ -13,18 +13,20 @@ use wit_component::ComponentEncoder;
 
 const TARGET: &str = "wasm32-unknown-unknown";
 /// Packages of the built-in plugins, and the names of their components in `OUT_DIR`.
-const GUESTS: [(&str, &str); 4] = [
+const GUESTS: [(&str, &str); 5] = [
     ("mks-plugin-lww", "lww"),
     ("mks-plugin-first-write-wins", "first-write-wins"),
+    ("mks-plugin-keep-siblings", "keep-siblings"),
     ("mks-plugin-fjall-adapter", "fjall"),
     ("mks-plugin-rocksdb-adapter", "rocksdb"),
 ];
 /// What of the repository the components are made from.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     "Cargo.lock",
     "guest-sdk",
     "plugins/lww",
     "plugins/first-write-wins",
+    "plugins/keep-siblings",
     "plugins/fjall-adapter",
     "plugins/rocksdb-adapter",
     "proto/plugin",

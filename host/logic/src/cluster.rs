@@ -411,6 +411,7 @@ impl State {
             ttl_ms: 0,
             resolver: self.default_resolver.clone(),
             resolver_hash,
+            causal: false,
         };
         self.ring = Some(ring.clone());
         for member in self.members.values_mut() {
@@ -451,6 +452,13 @@ impl State {
             return Err(Refusal::Invalid(format!(
                 "keyspace {:?} has n = {} owners per key, which can't become {}; make a new keyspace and copy",
                 known.name, known.n, keyspace.n
+            )));
+        }
+        if known.causal != keyspace.causal {
+            return Err(Refusal::Invalid(format!(
+                "keyspace {:?} is {}, which can't change; make a new keyspace and copy",
+                known.name,
+                if known.causal { "causal" } else { "not causal" }
             )));
         }
         *known = keyspace.clone();

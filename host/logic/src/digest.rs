@@ -36,7 +36,7 @@ use crate::outline::Row;
 use crate::port::Batch;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128_with_seed};
 
 /// One sum per bucket.
 pub type Sums = Vec<u128>;
@@ -126,6 +126,7 @@ pub fn contribution(key: u64, row: &Row) -> u128 {
         at.copy_from_slice(&part.to_le_bytes());
     }
     bytes[56] = u8::from(row.tombstone);
+    let key = if row.past == 0 { key } else { xxh3_64_with_seed(&row.past.to_le_bytes(), key) };
     xxh3_128_with_seed(&bytes, key)
 }
 

@@ -1,10 +1,11 @@
 //! Everything that can wake a node, and everything it can do: two closed enums on one screen.
 
 use crate::cluster::State;
+use crate::context::Context;
 use crate::exchange::{Found, Work};
 use crate::id::{Epoch, Incarnation, Key, NodeId, PartitionId};
 use crate::message::{Message, ReadOutcome, Refused, Want, WriteOutcome};
-use crate::port::{Durability, ResolverHash};
+use crate::port::{Durability, Policy};
 pub use crate::request::{Answer, Item, OpError, Operation, Reply, Request};
 use crate::time::Hlc;
 use crate::version::Version;
@@ -81,12 +82,16 @@ pub struct WriteJob {
     pub key: Key,
     /// What to merge.
     pub version: Version,
+    /// Dots that the version supersedes.
+    pub past: Context,
+    /// The version has no counter yet: give it one ([`crate::mint`]), this being our clock of the moment.
+    pub mint: Option<u64>,
     /// Refuse it if the record holds a later stamp.
     pub fresh: bool,
     /// What must be true before [`Input::Written`].
     pub durability: Durability,
-    /// The code that settles siblings of this keyspace.
-    pub resolver: ResolverHash,
+    /// How versions of this keyspace supersede one another.
+    pub policy: Policy,
 }
 
 /// See [`Effect::Read`].
@@ -126,6 +131,8 @@ pub struct Hint {
     pub key: Key,
     /// What to merge.
     pub version: Version,
+    /// Dots that the version supersedes.
+    pub past: Context,
 }
 
 /// See [`Effect::Hint`].

@@ -175,7 +175,8 @@ pub enum Found {
 #[must_use]
 pub fn record_bytes(key: &Key, record: &Record) -> usize {
     let value = |v: &Version| 48 + v.value.as_ref().map_or(0, Bytes::len);
-    12 + key.partition_key.len() + key.sort_key.len() + record.versions().iter().map(value).sum::<usize>()
+    let values = record.versions().iter().map(value).sum::<usize>();
+    12 + key.partition_key.len() + key.sort_key.len() + record.past().bytes() + values
 }
 
 fn records_bytes(records: &[(Key, Record)]) -> usize {

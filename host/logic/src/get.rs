@@ -4,9 +4,10 @@
 //! After the reply the differences that it met are mended: owners that hold something else than the merged record get
 //! what they lack (DDIA chapter 5, read repair).
 
+use crate::context::Context;
 use crate::id::{Key, NodeId};
 use crate::message::{ReadOutcome, Refused, Want};
-use crate::port::{Resolve, ResolverHash};
+use crate::port::{Policy, Resolve};
 use crate::put::reasons;
 use crate::quorum::{Tally, Verdict};
 use crate::record::Record;
@@ -57,7 +58,7 @@ impl Owner {
     fn lacks(&self, merged: &Record) -> Vec<Version> {
         let all = merged.versions();
         let Heard::Record(_, record) = &self.heard else { return all.to_vec() };
-        let missing: Vec<Version> = all.iter().filter(|v| !record.holds(v.dot)).cloned().collect();
+        let missing: Vec<Version> = all.iter().filter(|v| !record.holds(v)).cloned().collect();
         if missing.is_empty() { all.to_vec() } else { missing }
     }
 
@@ -84,7 +85,7 @@ impl Owner {
 pub struct ReadOp {
     /// Which record.
     pub key: Key,
-    resolver: ResolverHash,
+    policy: Policy,
     needed: u8,
     owners: Vec<Owner>,
     refusals: BTreeSet<Refused>,
@@ -99,6 +100,8 @@ pub struct Repair {
     pub absent: bool,
     /// To be merged into its record as they are: nothing of them is new.
     pub versions: Vec<Version>,
+    /// Dots that those supersede.
+    pub past: Context,
 }
 
 /// What an answer leads to.
@@ -116,7 +119,7 @@ impl ReadOp {
     /// A read of `key` that needs `needed` of `owners`, the ones that will answer soonest first: the first is asked for
     /// its record, the next for their digests, and no more than are needed.
     #[must_use]
-    pub fn new(key: Key, owners: impl IntoIterator<Item = NodeId>, needed: u8, resolver: ResolverHash) -> Self {
+    pub fn new(key: Key, owners: impl IntoIterator<Item = NodeId>, needed: u8, policy: Policy) -> Self {
         let want = |i| match i {
             0 => Some(Want::Record),
             i if i < usize::from(needed) => Some(Want::Digest),
@@ -124,7 +127,7 @@ impl ReadOp {
         };
         let owner = |(i, node)| Owner { node, heard: Heard::Nothing, asked: want(i), lost: false, mended: None };
         let owners = owners.into_iter().enumerate().map(owner).collect();
-        Self { key, resolver, needed, owners, refusals: BTreeSet::new() }
+        Self { key, policy, needed, owners, refusals: BTreeSet::new() }
     }
 
     /// Who owes an answer, and to which question.
@@ -250,9 +253,10 @@ impl ReadOp {
     }
 
     fn answer(&self, resolve: &dyn Resolve, wall_ms: u64) -> Answer {
-        let merged = replica::merge(resolve, self.resolver, self.records().cloned());
+        let merged = replica::merge(resolve, self.policy, self.records().cloned());
+        let context = self.policy.causal.then(|| merged.context());
         let versions = merged.into_versions().into_iter().filter(|v| !v.is_absent(wall_ms)).collect();
-        Answer::Found { versions }
+        Answer::Found { versions, context }
     }
 
     /// Owners that hold something else than the merge of all records that were seen, each once per merged record.
@@ -263,7 +267,7 @@ impl ReadOp {
         if told.all(|digest| Some(digest) == first) {
             return Vec::new();
         }
-        let merged = replica::merge(resolve, self.resolver, self.records().cloned());
+        let merged = replica::merge(resolve, self.policy, self.records().cloned());
         if merged.is_empty() {
             return Vec::new();
         }
@@ -272,7 +276,7 @@ impl ReadOp {
         let mend = |owner: &mut Owner| {
             owner.mended = Some(digest);
             let absent = owner.told() == Some(ABSENT);
-            Repair { owner: owner.node, absent, versions: owner.lacks(&merged) }
+            Repair { owner: owner.node, absent, versions: owner.lacks(&merged), past: merged.past().clone() }
         };
         self.owners.iter_mut().filter(differs).map(mend).collect()
     }
@@ -307,8 +311,7 @@ mod tests {
     const N3: NodeId = NodeId(3);
 
     fn op(needed: u8) -> ReadOp {
-        let resolver = formed(1, (1, 1, 1)).keyspaces[&LWW].resolver_hash;
-        ReadOp::new(key("k"), [ME, N2, N3], needed, resolver)
+        ReadOp::new(key("k"), [ME, N2, N3], needed, formed(1, (1, 1, 1)).keyspaces[&LWW].policy())
     }
 
     fn record(written: u64) -> Record {
@@ -334,7 +337,7 @@ mod tests {
     /// The stamp that the reader gets.
     fn sees(next: Next) -> u64 {
         match next {
-            Next::Done(Ok(Answer::Found { versions })) => versions[0].written.0,
+            Next::Done(Ok(Answer::Found { versions, context: None })) => versions[0].written.0,
             other => panic!("{other:?}"),
         }
     }
@@ -417,13 +420,13 @@ mod tests {
         expiring.expires_ms = 1_000;
         let outcome = || ReadOutcome::Record(Record::of(expiring.clone()));
         let shown = |op: &mut ReadOp, wall_ms| match op.answered(ME, outcome(), &Rules::Work, wall_ms) {
-            Next::Done(Ok(Answer::Found { versions })) => versions.len(),
+            Next::Done(Ok(Answer::Found { versions, .. })) => versions.len(),
             other => panic!("{other:?}"),
         };
         assert_eq!((shown(&mut op, 999), shown(&mut op, 1_000)), (1, 0));
         let deleted = Record::of(version(1, 2, Hlc(6), None));
         let next = hear(&mut op, ME, ReadOutcome::Record(deleted));
-        assert_eq!(next, Next::Done(Ok(Answer::Found { versions: Vec::new() })));
+        assert_eq!(next, Next::Done(Ok(Answer::Found { versions: Vec::new(), context: None })));
     }
 
     fn mends(op: &mut ReadOp) -> Vec<(NodeId, bool, Vec<u64>)> {
@@ -468,7 +471,10 @@ mod tests {
         expired.expires_ms = 1;
         hear(&mut op, ME, ReadOutcome::Record(Record::of(expired.clone())));
         hear(&mut op, N2, ReadOutcome::Record(Record::default()));
-        assert_eq!(op.repairs(&Rules::Work), [Repair { owner: N2, absent: true, versions: vec![expired] }]);
+        assert_eq!(
+            op.repairs(&Rules::Work),
+            [Repair { owner: N2, absent: true, versions: vec![expired], past: Context::default() }]
+        );
         let deleted = version(3, 1, Hlc(6), None);
         op.late(N3, ReadOutcome::Record(Record::of(deleted.clone())));
         let repairs = op.repairs(&Rules::Work);

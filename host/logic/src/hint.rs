@@ -5,7 +5,7 @@
 //! value = 1 | u32 keyspace | u32 length, partition key | u32 length, sort key | u64 hash of key and all this | record
 //! ```
 //!
-//! The record is [`crate::record`]'s stored form of the one version, which checks itself. Hints ask for no fsync: one
+//! The record is [`crate::record`]'s stored form of the one version and what it supersedes, which checks itself. Hints ask for no fsync: one
 //! that a power cut takes leaves a difference that anti-entropy finds, and one that it brings back is held already.
 
 use crate::event::{Hint, HintCount, HintId, HintJob, HintOutcome, HintWork};
@@ -66,14 +66,14 @@ impl Hint {
     pub fn bytes(&self) -> u64 {
         let Key { partition_key, sort_key, .. } = &self.key;
         let value = self.version.value.as_ref().map_or(0, Bytes::len);
-        (KEY_BYTES + 70 + partition_key.len() + sort_key.len() + value) as u64
+        (KEY_BYTES + 70 + partition_key.len() + sort_key.len() + value + self.past.bytes()) as u64
     }
 
     /// The stored form.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let Key { keyspace, partition_key, sort_key } = &self.key;
-        let record = Record::of(self.version.clone()).encode();
+        let record = Record::of(self.version.clone()).with_past(&self.past).encode();
         let mut out = Vec::with_capacity(21 + partition_key.len() + sort_key.len() + record.len());
         out.put_u8(FORMAT);
         out.put_u32(keyspace.0);
@@ -104,9 +104,9 @@ impl Hint {
         if rest.try_get_u64().ok()? != xxh3_64_with_seed(head, id.hash()) {
             return None;
         }
-        let mut versions = Record::decode(&rest).ok()?.into_versions();
+        let (mut versions, past) = Record::decode(&rest).ok()?.into_parts();
         let version = versions.pop().filter(|_| versions.is_empty())?;
-        Some(Self { id, key: Key { keyspace, partition_key, sort_key }, version })
+        Some(Self { id, key: Key { keyspace, partition_key, sort_key }, version, past })
     }
 }
 
@@ -228,6 +228,7 @@ fn forget(store: &dyn Store, owner: NodeId) -> Result<HintOutcome, StoreError> {
 mod tests {
     use super::*;
     use crate::event::{JobId, WriteJob};
+    use crate::id::Dot;
     use crate::replica::absorb;
     use crate::testing::{Disk, Rules, job, key, version};
     use crate::version::Version;
@@ -238,7 +239,8 @@ mod tests {
         let Version { dot, written, epoch, .. } = version.clone();
         let (owner, partition) = (NodeId(owner), PartitionId(3));
         let id = HintId { owner, partition, epoch, written, incarnation: dot.incarnation, counter };
-        Hint { id, key: key("k"), version }
+        let past = (1..counter % 4).map(|i| Dot { node: NodeId(7), counter: 2 * i, ..dot }).collect();
+        Hint { id, key: key("k"), version, past }
     }
 
     fn done(disk: &Disk, work_: HintWork) -> HintOutcome {

@@ -1,5 +1,6 @@
 //! What nodes say to each other about data. How it travels is the business of the room above.
 
+use crate::context::Context;
 use crate::exchange::{SyncAnswer, SyncAsk};
 use crate::id::{Epoch, Key};
 use crate::port::Durability;
@@ -23,6 +24,8 @@ pub enum Message {
         key: Key,
         /// What to merge.
         version: Version,
+        /// Dots that the version supersedes.
+        past: Context,
         /// A client's write of this moment: refuse it if the record holds a later stamp.
         fresh: bool,
         /// What the answer must promise.
@@ -110,6 +113,11 @@ pub enum Want {
 pub enum WriteOutcome {
     /// The version, or one that supersedes it, is in the record, at the durability asked for.
     Held,
+    /// The same of this node's own disk, which gave the version its counter. No peer ever says this.
+    Minted {
+        /// See [`crate::id::Dot::counter`].
+        counter: u64,
+    },
     /// The record holds a later stamp than this fresh write: not an ack, write again above it.
     StaleStamp {
         /// The latest stamp there.
@@ -122,6 +130,14 @@ pub enum WriteOutcome {
     },
     /// The owner can't, and says why. Nothing was written.
     Refused(Refused),
+}
+
+impl WriteOutcome {
+    /// True when the owner has it.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        matches!(self, Self::Held | Self::Minted { .. })
+    }
 }
 
 /// What an owner found.
@@ -159,9 +175,12 @@ pub enum Refused {
     /// Its store failed.
     #[error("its store failed")]
     Store,
-    /// The key holds as many unsettled siblings as are allowed; its resolver fails.
-    #[error("too many unsettled siblings")]
+    /// The key holds as many siblings as are allowed: its writers do not say what they have seen, or its resolver fails.
+    #[error("too many siblings")]
     TooManySiblings,
+    /// So many openings of nodes wrote to the key, or left gaps in what is known of it, that no more are kept apart.
+    #[error("the key's causal context is too large")]
+    ContextTooLarge,
 }
 
 impl Refused {
@@ -170,7 +189,7 @@ impl Refused {
     pub fn passes(self) -> bool {
         match self {
             Self::UnknownKeyspace | Self::StampFromFuture | Self::Busy | Self::DiskFull | Self::Store => true,
-            Self::NotOwner | Self::Damaged | Self::TooManySiblings => false,
+            Self::NotOwner | Self::Damaged | Self::TooManySiblings | Self::ContextTooLarge => false,
         }
     }
 }

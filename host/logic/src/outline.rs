@@ -4,6 +4,7 @@
 //! The memory is a cache in front of [`crate::port::Table::Records`]: direct-mapped, of a fixed size, and never wrong,
 //! because every change of a record passes through [`crate::replica::absorb`], which keeps it.
 
+use crate::context::Context;
 use crate::id::{Dot, Epoch};
 use crate::record::Record;
 use crate::time::Hlc;
@@ -28,10 +29,12 @@ pub struct Row {
     pub size: u32,
     /// True for a delete.
     pub tombstone: bool,
+    /// Hash of the record's past; zero where that is empty. What owners compare must differ where pasts differ.
+    pub past: u64,
 }
 
 impl Row {
-    /// The row of a version.
+    /// The row of a version in a record without a past.
     #[must_use]
     pub fn of(version: &Version) -> Self {
         Self {
@@ -41,6 +44,7 @@ impl Row {
             digest: version.digest,
             size: version.value.as_ref().map_or(0, Bytes::len) as u32,
             tombstone: version.is_tombstone(),
+            past: 0,
         }
     }
 }
@@ -50,6 +54,8 @@ impl Row {
 pub struct Outline {
     /// Ordered by dot.
     pub rows: Vec<Row>,
+    /// [`Record::past`].
+    pub past: Context,
     /// [`Record::digest`].
     pub digest: u64,
 }
@@ -58,7 +64,10 @@ impl Outline {
     /// The outline of a record.
     #[must_use]
     pub fn of(record: &Record) -> Self {
-        Self { rows: record.versions().iter().map(Row::of).collect(), digest: record.digest() }
+        let past = record.past();
+        let hash = if past.is_empty() { 0 } else { xxh3_64(&past.to_bytes()) };
+        let rows = record.versions().iter().map(|version| Row { past: hash, ..Row::of(version) }).collect();
+        Self { rows, past: past.clone(), digest: record.digest() }
     }
 }
 
@@ -135,7 +144,7 @@ mod tests {
             for (key, digest) in ops {
                 match digest {
                     Some(digest) => {
-                        table.put(&[key], Outline { rows: Vec::new(), digest });
+                        table.put(&[key], Outline { digest, ..Outline::default() });
                         prop_assert_eq!(table.get(&[key]).map(|o| o.digest), Some(digest));
                         model.insert(key, digest);
                     }

@@ -148,6 +148,15 @@ impl core::fmt::Debug for ResolverHash {
     }
 }
 
+/// By which rules the versions of a keyspace supersede one another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Policy {
+    /// The code that settles siblings.
+    pub resolver: ResolverHash,
+    /// Writes say which versions they have seen, and supersede exactly those: see [`crate::record`].
+    pub causal: bool,
+}
+
 /// Many conflicts as columns of primitives, the shape that crosses the sandbox wall cheaply.
 ///
 /// Conflict `i` owns the rows `ends[i-1]..ends[i]` of every other column. Rows of one conflict are ordered by dot.

@@ -1,9 +1,11 @@
 //! One write (a put or a delete) as its coordinator sees it, from the stamp to the quorum.
 
+use crate::context::Context;
 use crate::id::{Epoch, Key, NodeId};
 use crate::message::{Refused, WriteOutcome};
-use crate::port::{Durability, ResolverHash};
+use crate::port::{Durability, Policy};
 use crate::quorum::{Tally, Verdict};
+use crate::replica::SIBLINGS_MAX;
 use crate::request::{Answer, OpError, Reply};
 use crate::time::Hlc;
 use crate::version::Version;
@@ -16,14 +18,19 @@ use alloc::vec::Vec;
 pub struct WriteOp {
     /// Which record.
     pub key: Key,
-    /// The version that this attempt sends.
+    /// The version that this attempt sends. In a causal keyspace its dot has no counter until this node's own disk has
+    /// taken it, and nobody else hears of it before.
     pub version: Version,
+    /// Dots that it supersedes.
+    pub past: Context,
+    /// Our own disk was asked to take it, name it, and has not answered.
+    pub naming: bool,
     /// Who shall hold it.
     pub owners: Vec<NodeId>,
     /// What an ack promises.
     pub durability: Durability,
-    /// The code that settles siblings of the keyspace.
-    pub resolver: ResolverHash,
+    /// How versions of the keyspace supersede one another.
+    pub policy: Policy,
     tally: Tally,
     refusals: BTreeSet<Refused>,
     /// Owners that refused for a reason that does not pass, one bit each.
@@ -54,14 +61,20 @@ impl WriteOp {
     #[must_use]
     pub fn new(
         key: Key,
-        version: Version,
+        (version, past): (Version, Context),
         owners: Vec<NodeId>,
         needed: u8,
         durability: Durability,
-        resolver: ResolverHash,
+        policy: Policy,
     ) -> Self {
-        let tally = Tally::new(owners.len(), needed);
-        Self { key, version, owners, durability, resolver, tally, refusals: BTreeSet::new(), never: 0 }
+        let (tally, refusals) = (Tally::new(owners.len(), needed), BTreeSet::new());
+        Self { key, version, past, naming: false, owners, durability, policy, tally, refusals, never: 0 }
+    }
+
+    /// True while the version has no name: our own disk has not taken it.
+    #[must_use]
+    pub fn is_nameless(&self) -> bool {
+        self.version.dot.counter == 0
     }
 
     /// Owners that have not answered this attempt.
@@ -93,6 +106,11 @@ impl WriteOp {
         let Some(i) = self.owners.iter().position(|o| *o == owner) else { return Next::Wait };
         match outcome {
             WriteOutcome::Held => self.tally.ack(i),
+            WriteOutcome::Minted { counter } => {
+                self.version.dot.counter = *counter;
+                self.tally.ack(i);
+            }
+            WriteOutcome::Refused(refused) if self.is_nameless() => return Next::Done(Err(self.not_named(*refused))),
             // No ack. Where the later write was acknowledged, every write quorum meets an owner that says so: an
             // attempt that wins all the same was above everything acknowledged before it began.
             WriteOutcome::StaleStamp { latest } => return Next::Restamp { above: *latest },
@@ -105,9 +123,18 @@ impl WriteOp {
         }
         match self.tally.verdict() {
             Verdict::Pending => Next::Wait,
-            Verdict::Won => Next::Done(Ok(Answer::Written { written: self.version.written, acks: self.tally.acks() })),
+            Verdict::Won => Next::Done(Ok(self.answer())),
             Verdict::Lost => Next::Done(Err(self.lost())),
         }
+    }
+
+    fn answer(&self) -> Answer {
+        let context = self.policy.causal.then(|| {
+            let mut context = self.past.clone();
+            context.add(self.version.dot);
+            context
+        });
+        Answer::Written { written: self.version.written, acks: self.tally.acks(), context }
     }
 
     /// Starts over with another version: answers to the one before no longer count.
@@ -129,7 +156,22 @@ impl WriteOp {
         }
     }
 
+    fn not_named(&self, refused: Refused) -> OpError {
+        match refused {
+            Refused::TooManySiblings => self.too_many_siblings(),
+            refused => OpError::NotNamed { refused: refused.to_string() },
+        }
+    }
+
+    fn too_many_siblings(&self) -> OpError {
+        let (acks, needed, owners) = (self.tally.acks(), self.tally.needed(), self.tally.owners());
+        OpError::TooManySiblings { max: SIBLINGS_MAX as u32, acks, needed, owners }
+    }
+
     fn lost(&self) -> OpError {
+        if self.refusals.contains(&Refused::TooManySiblings) {
+            return self.too_many_siblings();
+        }
         OpError::QuorumLost {
             write: true,
             acks: self.tally.acks(),
@@ -157,14 +199,22 @@ pub fn reasons(refusals: &BTreeSet<Refused>) -> String {
 mod tests {
     use super::*;
     use crate::id::{Dot, KeyspaceId};
+    use crate::port::ResolverHash;
     use bytes::Bytes;
 
     fn op(needed: u8) -> WriteOp {
         let key = Key { keyspace: KeyspaceId(1), partition_key: Bytes::from_static(b"k"), sort_key: Bytes::new() };
-        let version =
-            Version { dot: Dot::default(), written: Hlc(9), epoch: Epoch(1), expires_ms: 0, digest: 0, value: None };
+        let version = Version {
+            dot: Dot { counter: 1, ..Dot::default() },
+            written: Hlc(9),
+            epoch: Epoch(1),
+            expires_ms: 0,
+            digest: 0,
+            value: None,
+        };
         let owners = [1, 2, 3].map(NodeId).to_vec();
-        WriteOp::new(key, version, owners, needed, Durability::Sync, ResolverHash([0; 32]))
+        let policy = Policy { resolver: ResolverHash([0; 32]), causal: false };
+        WriteOp::new(key, (version, Context::default()), owners, needed, Durability::Sync, policy)
     }
 
     #[test]
@@ -174,7 +224,7 @@ mod tests {
         assert_eq!(op.answered(NodeId(1), &WriteOutcome::Held), Next::Wait);
         assert_eq!(op.answered(NodeId(9), &WriteOutcome::Held), Next::Wait);
         let done = op.answered(NodeId(3), &WriteOutcome::Held);
-        assert_eq!(done, Next::Done(Ok(Answer::Written { written: Hlc(9), acks: 2 })));
+        assert_eq!(done, Next::Done(Ok(Answer::Written { written: Hlc(9), acks: 2, context: None })));
     }
 
     #[test]

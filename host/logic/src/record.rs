@@ -1,15 +1,26 @@
-//! The stored form of a key: its versions, self-checking, the first byte naming the format.
+//! The stored form of a key: its versions and its past, self-checking, the first byte naming the format.
 //!
 //! ```text
-//! 1 | varint meta length | meta | xxh3-32 of meta | value of version 0 | value of version 1 | ...
+//! format | varint meta length | meta | xxh3-32 of meta | value of version 0 | value of version 1 | ...
 //! meta = varint count, then per version, ordered by dot:
 //!        varint node, incarnation, counter | u64 written | varint epoch, expires_ms | u8 flags | u64 digest |
 //!        varint size
+//!        and in format 2, the past: see `context`
 //! ```
 //!
-//! The checksum covers the meta part; the digests in it cover the values. A usual record (one version) costs about 45
-//! bytes beyond its value.
+//! The checksum covers the meta part; the digests in it cover the values. A usual record (one version, no past) has
+//! format 1 and costs about 45 bytes beyond its value.
+//!
+//! # The past
+//!
+//! A causal record remembers the dots of versions that were superseded, here or on another owner: its *past*. Its causal
+//! context, what a reader of it has seen, is the past and the dots of its versions. Two records merge into the union of
+//! their versions and the union of their pasts, less the versions whose dot is in that past. That is the rule of
+//! observed-remove sets (a version is dropped if one side's context covers its dot and that side does not hold it),
+//! written so that order, grouping and repetition plainly don't matter; and unlike a whole context, a past may travel
+//! with one version of the record alone and still say nothing wrong about its siblings.
 
+use crate::context::{Context, MalformedContext, get_varint, put_varint};
 use crate::id::{Dot, Epoch, Incarnation, NodeId};
 use crate::time::Hlc;
 use crate::version::Version;
@@ -17,8 +28,10 @@ use alloc::vec::Vec;
 use bytes::{Buf, BufMut, Bytes};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The format that this code writes, and the only one there has been.
+/// The format of records without a past.
 pub const FORMAT: u8 = 1;
+/// The format of records with one.
+pub const FORMAT_WITH_PAST: u8 = 2;
 
 const FLAG_TOMBSTONE: u8 = 1;
 
@@ -27,6 +40,14 @@ const FLAG_TOMBSTONE: u8 = 1;
 pub struct Record {
     /// Ordered by dot, each dot once.
     versions: Vec<Version>,
+    /// Dots of versions that were superseded: none of those above. Empty outside of causal keyspaces.
+    past: Context,
+}
+
+impl From<MalformedContext> for DecodeError {
+    fn from(_: MalformedContext) -> Self {
+        Self::Malformed
+    }
 }
 
 /// Bytes that are no record.
@@ -47,7 +68,37 @@ impl Record {
     /// The record of a key with this one version.
     #[must_use]
     pub fn of(version: Version) -> Self {
-        Self { versions: alloc::vec![version] }
+        Self { versions: alloc::vec![version], past: Context::default() }
+    }
+
+    /// The same with this past: versions in it are gone.
+    #[must_use]
+    pub fn with_past(mut self, past: &Context) -> Self {
+        if self.past.unite(past) {
+            self.versions.retain(|version| !self.past.covers(version.dot));
+        }
+        self
+    }
+
+    /// Dots of versions that were superseded.
+    #[must_use]
+    pub fn past(&self) -> &Context {
+        &self.past
+    }
+
+    /// What a reader of this record has seen: its past, and the dots of its versions.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        let mut context: Context = self.versions.iter().map(|version| version.dot).collect();
+        context.unite(&self.past);
+        context
+    }
+
+    /// Merges another record of the same key into this one: see the module's own words.
+    pub fn merge(&mut self, other: Self) {
+        other.versions.into_iter().for_each(|version| self.insert(version));
+        self.past.unite(&other.past);
+        self.versions.retain(|version| !self.past.covers(version.dot));
     }
 
     /// The versions, ordered by dot.
@@ -62,16 +113,22 @@ impl Record {
         self.versions
     }
 
+    /// Versions and past, by value.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<Version>, Context) {
+        (self.versions, self.past)
+    }
+
     /// True when the key was never written (or all trace of it was purged).
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.versions.is_empty()
+        self.versions.is_empty() && self.past.is_empty()
     }
 
-    /// True when a version with this dot is here.
+    /// True when this version is here, under this dot and with this stamp.
     #[must_use]
-    pub fn holds(&self, dot: Dot) -> bool {
-        self.versions.iter().any(|v| v.dot == dot)
+    pub fn holds(&self, version: &Version) -> bool {
+        self.versions.iter().any(|v| v.dot == version.dot && v.written == version.written)
     }
 
     /// The latest clock of any version here.
@@ -80,27 +137,33 @@ impl Record {
         self.versions.iter().map(|v| v.written).max()
     }
 
-    /// Adds a version as a sibling; one whose dot is here already changes nothing.
+    /// Adds a version as a sibling. One whose dot is here already changes nothing, unless its stamp is later: a
+    /// coordinator may stamp a write anew under the dot that it has.
     pub fn insert(&mut self, version: Version) {
-        if let Err(at) = self.versions.binary_search_by_key(&version.dot, |v| v.dot) {
-            self.versions.insert(at, version);
+        match self.versions.binary_search_by_key(&version.dot, |v| v.dot) {
+            Err(at) => self.versions.insert(at, version),
+            Ok(at) if self.versions[at].written < version.written => self.versions[at] = version,
+            Ok(_) => {}
         }
     }
 
-    /// Keeps the version at `row` alone.
-    pub fn keep(&mut self, row: usize) {
+    /// Keeps the version at `row` alone. Where `causal`, the others are the past.
+    pub fn keep(&mut self, row: usize, causal: bool) {
         self.versions.swap(0, row);
-        self.versions.truncate(1);
+        let dropped = self.versions.drain(1..);
+        if causal {
+            dropped.for_each(|version| self.past.add(version.dot));
+        }
     }
 
     /// Hash of everything but the bytes of the values, which enter by their digests. Equal records, equal hashes.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        if self.versions.is_empty() { 0 } else { xxh3_64(&self.encode_meta()) }
+        if self.is_empty() { 0 } else { xxh3_64(&self.encode_meta()) }
     }
 
     fn encode_meta(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(4 + 56 * self.versions.len());
+        let mut out = Vec::with_capacity(4 + 56 * self.versions.len() + self.past.bytes());
         put_varint(&mut out, self.versions.len() as u64);
         for v in &self.versions {
             put_varint(&mut out, v.dot.node.0);
@@ -113,6 +176,9 @@ impl Record {
             out.put_u64_le(v.digest);
             put_varint(&mut out, v.value.as_ref().map_or(0, Bytes::len) as u64);
         }
+        if !self.past.is_empty() {
+            self.past.encode(&mut out);
+        }
         out
     }
 
@@ -122,7 +188,7 @@ impl Record {
         let meta = self.encode_meta();
         let values: usize = self.versions.iter().filter_map(|v| v.value.as_ref()).map(Bytes::len).sum();
         let mut out = Vec::with_capacity(16 + meta.len() + values);
-        out.put_u8(FORMAT);
+        out.put_u8(if self.past.is_empty() { FORMAT } else { FORMAT_WITH_PAST });
         put_varint(&mut out, meta.len() as u64);
         out.put_slice(&meta);
         out.put_u32_le(checksum(&meta));
@@ -142,8 +208,10 @@ impl Record {
         }
         let mut at = bytes.clone();
         let format = at.get_u8();
-        if format != FORMAT {
-            return Err(if format > FORMAT { DecodeError::FutureFormat(format) } else { DecodeError::Malformed });
+        match format {
+            FORMAT | FORMAT_WITH_PAST => {}
+            0 => return Err(DecodeError::Malformed),
+            later => return Err(DecodeError::FutureFormat(later)),
         }
         let meta_len = usize::try_from(get_varint(&mut at)?).map_err(|_| DecodeError::Malformed)?;
         if at.remaining() < meta_len.saturating_add(4) {
@@ -162,10 +230,13 @@ impl Record {
             }
             versions.push(version);
         }
-        if meta.has_remaining() || at.has_remaining() {
+        let past = if format == FORMAT_WITH_PAST { Context::decode(&mut meta)? } else { Context::default() };
+        let contradicts =
+            past.is_empty() == (format == FORMAT_WITH_PAST) || versions.iter().any(|v| past.covers(v.dot));
+        if contradicts || meta.has_remaining() || at.has_remaining() {
             return Err(DecodeError::Malformed);
         }
-        Ok(Self { versions })
+        Ok(Self { versions, past })
     }
 }
 
@@ -195,30 +266,6 @@ fn checksum(meta: &[u8]) -> u32 {
     xxh3_64(meta) as u32
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn get_varint(bytes: &mut Bytes) -> Result<u64, DecodeError> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let byte = bytes.try_get_u8().map_err(|_| DecodeError::Malformed)?;
-        let part = u64::from(byte & 0x7F);
-        if shift == 63 && part > 1 {
-            return Err(DecodeError::Malformed);
-        }
-        value |= part << shift;
-        if byte & 0x80 == 0 {
-            return Ok(value);
-        }
-    }
-    Err(DecodeError::Malformed)
-}
-
 fn get_u64(bytes: &mut Bytes) -> Result<u64, DecodeError> {
     bytes.try_get_u64_le().map_err(|_| DecodeError::Malformed)
 }
@@ -245,13 +292,37 @@ mod tests {
     }
 
     fn record() -> impl Strategy<Value = Record> {
-        prop::collection::vec(version(), 0..5).prop_map(|versions| {
+        let past = prop::option::of(prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>()), 1..5));
+        (prop::collection::vec(version(), 0..5), past).prop_map(|(versions, past)| {
             let mut record = Record::default();
             for version in versions {
                 record.insert(version);
             }
-            record
+            let dot = |(n, i, counter)| Dot { node: NodeId(n), incarnation: Incarnation(i), counter };
+            record.with_past(&past.unwrap_or_default().into_iter().map(dot).collect())
         })
+    }
+
+    /// Of the few writes of one key that there are: write `i` saw some of those before it.
+    fn causal(seen: &[Vec<prop::sample::Index>]) -> Vec<Record> {
+        let version = |i: u64| Version {
+            dot: Dot { node: NodeId(1 + i % 3), incarnation: Incarnation(1), counter: 10 + i },
+            written: Hlc(i),
+            epoch: Epoch(1),
+            expires_ms: 0,
+            digest: value_digest(None),
+            value: None,
+        };
+        let mut contexts: Vec<Context> = Vec::new();
+        let mut records = Vec::new();
+        for (i, seen) in seen.iter().enumerate() {
+            let mut past = Context::default();
+            seen.iter().filter(|_| i > 0).for_each(|at| drop(past.unite(&contexts[at.index(i)])));
+            let record = Record::of(version(i as u64)).with_past(&past);
+            contexts.push(record.context());
+            records.push(record);
+        }
+        records
     }
 
     proptest! {
@@ -279,6 +350,39 @@ mod tests {
         #[test]
         fn garbage_is_an_error_and_no_panic(bytes: Vec<u8>) {
             let _ = Record::decode(&bytes.into());
+        }
+
+        /// Writes of one key that saw one another, merged in any order, grouping and repetition, and one version at a
+        /// time or all at once: what is left is the same, and is exactly what nobody who saw it has written over.
+        #[test]
+        fn merging_is_a_join_and_keeps_what_nobody_superseded(
+            seen in prop::collection::vec(prop::collection::vec(any::<prop::sample::Index>(), 0..3), 1..10),
+            order in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..30),
+        ) {
+            let writes = causal(&seen);
+            let mut whole = Record::default();
+            writes.iter().for_each(|write| whole.merge(write.clone()));
+            let lives = |v: &&Version| !writes.iter().any(|write| write.past().covers(v.dot));
+            let expected: Vec<Version> = writes.iter().flat_map(Record::versions).filter(lives).cloned().collect();
+            let mut left = whole.versions().to_vec();
+            left.sort_by_key(|v| v.written);
+            prop_assert_eq!(left, expected);
+            let mut places = writes.clone();
+            for (from, to) in order {
+                let (from, to) = (from.index(places.len()), to.index(places.len()));
+                let given = places[from].clone();
+                // As repair and anti-entropy send it: each version by itself, with the past of all.
+                for version in given.versions() {
+                    places[to].merge(Record::of(version.clone()).with_past(given.past()));
+                }
+            }
+            for place in places.into_iter().rev() {
+                whole.merge(place.clone());
+                prop_assert!(whole.context().includes(&place.context()));
+            }
+            let mut again = Record::default();
+            writes.iter().rev().for_each(|write| again.merge(write.clone()));
+            prop_assert_eq!(again.encode(), whole.encode());
         }
 
         #[test]
@@ -310,8 +414,36 @@ mod tests {
         assert_eq!(v1().encode(), V1);
     }
 
+    /// Written by the first release that knew a past.
+    const V2: &[u8] = include_bytes!("../fixtures/record_v2.bin");
+
+    #[test]
+    fn format_2_opens_forever() {
+        let dots = [(3, 2, 280), (3, 2, 281), (3, 2, 299), (4, 1, 7)];
+        let dot = |(n, i, counter)| Dot { node: NodeId(n), incarnation: Incarnation(i), counter };
+        let record = v1().with_past(&dots.map(dot).into_iter().collect());
+        assert_eq!(record.encode(), V2);
+        assert_eq!(Record::decode(&Bytes::from_static(V2)), Ok(record));
+    }
+
+    #[test]
+    fn a_version_that_its_own_past_covers_is_malformed() {
+        let mut record = v1();
+        record.past.add(record.versions[0].dot);
+        assert_eq!(Record::decode(&record.encode()), Err(DecodeError::Malformed));
+    }
+
+    #[test]
+    fn the_later_stamp_of_one_dot_stands() {
+        let (old, new) = (v1().versions[0].clone(), Version { written: Hlc(u64::MAX), ..v1().versions[0].clone() });
+        let mut record = Record::of(old.clone());
+        record.insert(new.clone());
+        record.insert(old.clone());
+        assert!(record.holds(&new) && !record.holds(&old) && record.versions().len() == 1);
+    }
+
     #[test]
     fn a_future_format_says_so() {
-        assert_eq!(Record::decode(&Bytes::from_static(&[2, 0])), Err(DecodeError::FutureFormat(2)));
+        assert_eq!(Record::decode(&Bytes::from_static(&[3, 0])), Err(DecodeError::FutureFormat(3)));
     }
 }

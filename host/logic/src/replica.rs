@@ -4,12 +4,16 @@
 //! at a time runs this against a store, so one key never has two merges in flight. What the store holds is taken from
 //! its outline where that is remembered: the values that a write replaces are not read.
 
+use crate::context::Context;
 use crate::digest::{self, Delta, Digests};
 use crate::event::WriteJob;
 use crate::id::{Dot, Key};
 use crate::message::{ReadOutcome, Refused, Want, WriteOutcome};
+use crate::mint::Mints;
 use crate::outline::{Outline, Outlines, Row};
-use crate::port::{Batch, Change, Columns, Durability, Resolve, ResolverHash, Store, StoreError, Table, Verdict};
+use crate::port::{
+    Batch, Change, Columns, Durability, Policy, Resolve, ResolverHash, Store, StoreError, Table, Verdict,
+};
 use crate::record::Record;
 use crate::time::Hlc;
 use crate::version::Version;
@@ -17,7 +21,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-/// Siblings that one key may hold. They only pile up while a resolver fails.
+/// Siblings that one key may hold. They pile up where writers do not say what they have seen, or a resolver fails.
 pub const SIBLINGS_MAX: usize = 64;
 
 /// What an owner works with.
@@ -30,6 +34,8 @@ pub struct Ports<'a> {
     pub outlines: &'a dyn Outlines,
     /// The sums over the records: they change when the records do.
     pub digests: &'a dyn Digests,
+    /// Names for new writes of causal keyspaces.
+    pub mints: &'a Mints,
     /// Settles siblings.
     pub resolve: &'a dyn Resolve,
     /// Q = 2^bits.
@@ -44,13 +50,16 @@ struct Candidate {
 
 /// One record that the group touches.
 struct Slot {
-    resolver: ResolverHash,
+    policy: Policy,
     /// Copies of the record's keyspace.
     copies: u8,
     /// What the store holds, ordered by dot.
     before: Vec<Row>,
-    /// Ordered by dot, each dot once.
+    /// Ordered by dot, each dot once, none of them past.
     candidates: Vec<Candidate>,
+    past: Context,
+    /// The past is more than what the store holds.
+    grown: bool,
     changed: bool,
     jobs: Vec<usize>,
     failed: Option<Refused>,
@@ -77,7 +86,7 @@ pub fn absorb(ports: Ports<'_>, jobs: &[WriteJob]) -> (Vec<WriteOutcome>, Figure
     for (i, job) in jobs.iter().enumerate() {
         let key = job.key.engine_key(ports.partition_bits);
         let slot = slots.entry(key).or_insert_with_key(|key| Slot::open(ports, key, job));
-        outcomes.push(slot.admit(i, job));
+        outcomes.push(slot.admit(i, job, ports.mints));
     }
     let mut figures = settle(ports.resolve, &mut slots);
     let mut batch = Vec::new();
@@ -111,7 +120,7 @@ pub fn absorb(ports: Ports<'_>, jobs: &[WriteJob]) -> (Vec<WriteOutcome>, Figure
 
 /// Commits, and turns promises that the store did not keep into refusals. False when nothing was committed.
 fn commit(store: &dyn Store, jobs: &[WriteJob], batch: Batch, outcomes: &mut [WriteOutcome]) -> bool {
-    let held = |outcomes: &[WriteOutcome], i: usize| outcomes[i] == WriteOutcome::Held;
+    let held = |outcomes: &[WriteOutcome], i: usize| outcomes[i].is_held();
     let durability = (0..jobs.len()).filter(|&i| held(outcomes, i)).map(|i| jobs[i].durability).max();
     let durability = durability.unwrap_or(Durability::Os);
     // A version that lost, or came twice, needs no write. But its ack promises that what superseded it is as durable
@@ -121,7 +130,7 @@ fn commit(store: &dyn Store, jobs: &[WriteJob], batch: Batch, outcomes: &mut [Wr
     }
     let Err(error) = store.apply(batch, durability) else { return true };
     let refused = refusal(&error);
-    for outcome in outcomes.iter_mut().filter(|o| **o == WriteOutcome::Held) {
+    for outcome in outcomes.iter_mut().filter(|o| o.is_held()) {
         *outcome = WriteOutcome::Refused(refused);
     }
     false
@@ -155,8 +164,9 @@ impl Slot {
             0
         });
         let candidates = outline.rows.iter().map(|&row| Candidate { row, fresh: None }).collect();
-        let (resolver, before) = (job.resolver, outline.rows);
-        Self { resolver, copies, before, candidates, changed: false, jobs: Vec::new(), failed }
+        let Outline { rows: before, past, .. } = outline;
+        let (policy, jobs) = (job.policy, Vec::new());
+        Self { policy, copies, before, candidates, past, grown: false, changed: false, jobs, failed }
     }
 
     /// The latest clock of any version but this one.
@@ -164,29 +174,75 @@ impl Slot {
         self.candidates.iter().filter(|c| c.row.dot != dot).map(|c| c.row.written).max()
     }
 
-    /// Puts the job's version beside what is there, unless there is a reason not to.
-    fn admit(&mut self, i: usize, job: &WriteJob) -> WriteOutcome {
+    /// Puts the job's version beside what is there, in the place of what it has seen, unless there is a reason not to.
+    fn admit(&mut self, i: usize, job: &WriteJob, mints: &Mints) -> WriteOutcome {
         if !job.version.is_intact() {
             return WriteOutcome::Refused(Refused::Damaged);
+        }
+        // Somebody saw it elsewhere and wrote over it: nothing of it is new, whatever its stamp.
+        if job.mint.is_none() && self.past.covers(job.version.dot) {
+            self.grow(&job.past);
+            self.jobs.push(i);
+            return WriteOutcome::Held;
         }
         // Also where the version itself is here already: a hint or a late copy may have brought it, below what is here.
         if let Some(latest) = self.latest_beside(job.version.dot).filter(|at| job.fresh && *at >= job.version.written) {
             return WriteOutcome::StaleStamp { latest };
         }
-        if let Err(at) = self.candidates.binary_search_by_key(&job.version.dot, |c| c.row.dot) {
-            let candidate = Candidate { row: Row::of(&job.version), fresh: Some(job.version.clone()) };
-            self.candidates.insert(at, candidate);
-            self.changed = true;
+        let mut version = job.version.clone();
+        if let Some(clock) = job.mint {
+            let Some(counter) = mints.next(self.highest(job), clock) else {
+                return WriteOutcome::Refused(Refused::Damaged);
+            };
+            version.dot.counter = counter;
+        }
+        let dot = version.dot;
+        self.grow(&job.past);
+        if !self.past.covers(dot) {
+            self.put(version);
         }
         self.jobs.push(i);
-        WriteOutcome::Held
+        if job.mint.is_some() { WriteOutcome::Minted { counter: dot.counter } } else { WriteOutcome::Held }
+    }
+
+    /// The highest counter that is known of the job's actor.
+    fn highest(&self, job: &WriteJob) -> Option<u64> {
+        let Dot { node, incarnation, .. } = job.version.dot;
+        let ours = |c: &&Candidate| (c.row.dot.node, c.row.dot.incarnation) == (node, incarnation);
+        let living = self.candidates.iter().filter(ours).map(|c| c.row.dot.counter).max();
+        living.max(self.past.highest(node, incarnation)).max(job.past.highest(node, incarnation))
+    }
+
+    /// What these dots name is past.
+    fn grow(&mut self, past: &Context) {
+        if self.past.unite(past) {
+            self.candidates.retain(|c| !self.past.covers(c.row.dot));
+            self.grown = true;
+            self.changed = true;
+        }
+    }
+
+    fn put(&mut self, version: Version) {
+        let candidate = Candidate { row: Row::of(&version), fresh: Some(version) };
+        match self.candidates.binary_search_by_key(&candidate.row.dot, |c| c.row.dot) {
+            Err(at) => self.candidates.insert(at, candidate),
+            // Stamped anew by its coordinator, under the dot that it has.
+            Ok(at) if self.candidates[at].row.written < candidate.row.written => self.candidates[at] = candidate,
+            Ok(_) => return,
+        }
+        self.changed = true;
     }
 
     /// Keeps the version at `row` alone.
     fn keep(&mut self, row: usize) {
         let only = self.candidates.swap_remove(row);
+        if self.policy.causal {
+            // What lost must not come back with an owner that has not heard of what won.
+            self.candidates.drain(..).for_each(|c| self.past.add(c.row.dot));
+            self.grown = true;
+        }
         // All but one version were there before, or this one was: either way something may have gone.
-        self.changed = only.fresh.is_some() || self.candidates.iter().any(|c| c.fresh.is_none());
+        self.changed = self.grown || only.fresh.is_some() || self.candidates.iter().any(|c| c.fresh.is_none());
         self.candidates.clear();
         self.candidates.push(only);
     }
@@ -199,6 +255,9 @@ impl Slot {
         if !self.changed {
             return Ok(None);
         }
+        if self.past.is_too_large() {
+            return Err(Refused::ContextTooLarge);
+        }
         let needs_store = self.candidates.iter().any(|c| c.fresh.is_none());
         let stored = if needs_store { read(ports.store, key)?.into_versions() } else { Vec::new() };
         let mut record = Record::default();
@@ -206,7 +265,7 @@ impl Slot {
             let stored = || stored.iter().find(|v| v.dot == candidate.row.dot).cloned();
             record.insert(candidate.fresh.or_else(stored).ok_or(Refused::Store)?);
         }
-        Ok(Some(record))
+        Ok(Some(record.with_past(&self.past)))
     }
 
     /// The outline of what the record becomes, and how the sums change with it.
@@ -249,7 +308,7 @@ fn settle(resolve: &dyn Resolve, slots: &mut BTreeMap<Vec<u8>, Slot>) -> Figures
     let mut figures = Figures::default();
     let mut by_resolver: BTreeMap<ResolverHash, (Columns, Vec<&mut Slot>)> = BTreeMap::new();
     for slot in slots.values_mut().filter(|slot| slot.failed.is_none() && slot.candidates.len() > 1) {
-        let (columns, conflicts) = by_resolver.entry(slot.resolver).or_default();
+        let (columns, conflicts) = by_resolver.entry(slot.policy.resolver).or_default();
         describe(slot.candidates.iter().map(|c| c.row), columns);
         conflicts.push(slot);
     }
@@ -288,22 +347,23 @@ fn describe(rows: impl Iterator<Item = Row>, columns: &mut Columns) {
     columns.close();
 }
 
-/// Merges what several owners hold of one key, for a reader: the union of their versions, settled.
+/// Merges what several owners hold of one key, for a reader: what none of them knows to be past, settled.
 #[must_use]
-pub fn merge(resolve: &dyn Resolve, resolver: ResolverHash, records: impl IntoIterator<Item = Record>) -> Record {
+pub fn merge(resolve: &dyn Resolve, policy: Policy, records: impl IntoIterator<Item = Record>) -> Record {
     let mut merged = Record::default();
-    for version in records.into_iter().flat_map(Record::into_versions) {
-        merged.insert(version);
-    }
+    records.into_iter().for_each(|record| merged.merge(record));
     if merged.versions().len() > 1 {
         let mut columns = Columns::default();
         describe(merged.versions().iter().map(Row::of), &mut columns);
-        if let Some([Verdict::Keep(row)]) = verdicts(resolve, resolver, &columns).as_deref() {
-            merged.keep(*row as usize);
+        if let Some([Verdict::Keep(row)]) = verdicts(resolve, policy.resolver, &columns).as_deref() {
+            merged.keep(*row as usize, policy.causal);
         }
     }
     merged
 }
+
+#[cfg(test)]
+mod causal;
 
 #[cfg(test)]
 mod tests {
@@ -490,7 +550,7 @@ mod tests {
         let code = formed(1, (1, 1, 1)).keyspaces[&FIRST].resolver_hash;
         let first = |mut job: WriteJob| {
             job.key.keyspace = FIRST;
-            WriteJob { resolver: code, ..job }
+            WriteJob { policy: Policy { resolver: code, causal: false }, ..job }
         };
         let jobs = [first(put("k", 1, 10)), put("k", 1, 10), first(put("k", 2, 11)), put("k", 2, 11)];
         let (outcomes, _) = absorbed(&disk, Rules::Work, &jobs);

@@ -1,5 +1,6 @@
 //! What clients ask and what they hear.
 
+use crate::context::Context;
 use crate::id::{Key, KeyspaceId};
 use crate::port::Durability;
 use crate::time::Hlc;
@@ -23,6 +24,9 @@ pub struct Request {
     pub ttl_ms: Option<u64>,
     /// Chosen by the client, so that sending a write again to the same node is answered and not applied again.
     pub request_id: Option<u128>,
+    /// For a put or a delete in a causal keyspace: what its writer has seen, and supersedes. Items of a batch have their
+    /// own. `None`: nothing.
+    pub context: Option<Context>,
 }
 
 /// The operations.
@@ -45,6 +49,8 @@ pub struct Item {
     pub key: Key,
     /// The new value.
     pub value: Option<Bytes>,
+    /// See [`Request::context`].
+    pub context: Option<Context>,
 }
 
 /// What the client hears.
@@ -59,11 +65,15 @@ pub enum Answer {
         written: Hlc,
         /// Owners that certainly hold it.
         acks: u8,
+        /// In causal keyspaces what its writer knows now: what it had seen, and this write.
+        context: Option<Context>,
     },
     /// What R owners agree on. No version: the key is absent. Several: siblings that no resolver settled.
     Found {
         /// Without tombstones and expired versions.
         versions: Vec<Version>,
+        /// In causal keyspaces: what a reader of this has seen.
+        context: Option<Context>,
     },
     /// One reply per item, in order.
     Batch {
@@ -106,6 +116,24 @@ pub enum OpError {
         if *.write { "the write is on those" } else { "nothing was changed" }
     )]
     QuorumLost { write: bool, acks: u8, needed: u8, owners: u8, refused: String },
+    /// A write that says nothing of what it has seen, where it must.
+    #[error(
+        "a delete in this keyspace removes what its writer has seen and nothing else: read the key, and send the \
+         delete with the context of that answer; nothing was removed"
+    )]
+    ContextNeeded,
+    /// The key has as many siblings as it may.
+    #[error(
+        "the key has {max} siblings, and no more are kept: read it, settle them, and write with the context of that \
+         answer ({})",
+        if *.acks == 0 { "nothing was written".into() } else { alloc::format!("this write is on {acks} owners") }
+    )]
+    TooManySiblings { max: u32, acks: u8, needed: u8, owners: u8 },
+    /// In a causal keyspace the node that coordinates a write must take it first, and this one can't.
+    #[error(
+        "this owner can't take the write itself ({refused}), so it can't name it; nothing was written, ask another node"
+    )]
+    NotNamed { refused: String },
     /// No owner of the key can be reached from this node.
     #[error("no owner of this key can be reached from this node; nothing was written")]
     NoOwner,

@@ -3,6 +3,7 @@
 use crate::id::{Dot, Epoch, Key};
 use crate::request::Reply;
 use crate::time::Hlc;
+use crate::version::Version;
 use alloc::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128_with_seed};
@@ -19,7 +20,7 @@ pub fn item_id(batch: RequestId, item: u32) -> RequestId {
 /// The name under which a write went out: a retry goes out under the same one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Name {
-    /// The version's dot.
+    /// The version's dot; its counter is zero where it never had one.
     pub dot: Dot,
     /// Its clock.
     pub written: Hlc,
@@ -27,6 +28,15 @@ pub struct Name {
     pub epoch: Epoch,
     /// When it expires: a retry does not move that.
     pub expires_ms: u64,
+}
+
+impl Name {
+    /// The name of a version.
+    #[must_use]
+    pub const fn of(version: &Version) -> Self {
+        let Version { dot, written, epoch, expires_ms, .. } = *version;
+        Self { dot, written, epoch, expires_ms }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -122,7 +132,7 @@ mod tests {
         let mut memory = Memory::new(10);
         assert_eq!(memory.begin(KEY, 1), Seen::New);
         assert_eq!(memory.begin(KEY, 1), Seen::UnderWay);
-        let reply = Ok(Answer::Written { written: Hlc(1), acks: 2 });
+        let reply = Ok(Answer::Written { written: Hlc(1), acks: 2, context: None });
         memory.end(KEY, name(1), &reply);
         assert_eq!(memory.begin(KEY, 1), Seen::Done(reply));
         assert_eq!(memory.begin(KEY, 2), Seen::Different);

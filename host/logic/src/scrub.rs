@@ -97,6 +97,9 @@ pub fn bucket(ports: Ports<'_>, partition: PartitionId, bucket: u16) -> Result<S
     scrubbed.differed = !deltas.is_empty();
     if scrubbed.needs_repair() {
         batch.extend(ports.digests.stage(deltas));
+        if !scrubbed.damaged.is_empty() {
+            ports.mints.lost();
+        }
         let done = ports.store.apply(batch, Durability::Sync);
         ports.digests.settle(done.is_ok());
         for key in &scrubbed.damaged {

@@ -1,13 +1,15 @@
 //! Doubles of the two ports, and builders of what tests need again and again. Only compiled for tests.
 
 use crate::cluster::{Addresses, Keyspace, Member, Standing, State};
+use crate::context::Context;
 use crate::digest::{Delta, DigestTable, Digests, Range, Sums, recompute};
 use crate::event::{HintId, JobId, Operation, Request, WriteJob};
 use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
+use crate::mint::Mints;
 use crate::outline::{Outline, OutlineTable, Outlines};
 use crate::port::{
-    Batch, Change, Columns, Durability, Read, Resolve, ResolveError, ResolverHash, Store, StoreError, StoreStats,
-    Table, Verdict, Visit,
+    Batch, Change, Columns, Durability, Policy, Read, Resolve, ResolveError, ResolverHash, Store, StoreError,
+    StoreStats, Table, Verdict, Visit,
 };
 use crate::record::Record;
 use crate::replica::Ports;
@@ -26,8 +28,12 @@ pub(crate) const LWW: KeyspaceId = KeyspaceId(1);
 /// A keyspace settled by first-write-wins.
 pub(crate) const FIRST: KeyspaceId = KeyspaceId(2);
 
+/// A causal keyspace that keeps siblings.
+pub(crate) const CARTS: KeyspaceId = KeyspaceId(3);
+
 const LWW_CODE: ResolverHash = ResolverHash([1; 32]);
 const FIRST_CODE: ResolverHash = ResolverHash([2; 32]);
+const CARTS_CODE: ResolverHash = ResolverHash([3; 32]);
 
 /// A disk in memory that can lose power, fill up, and tell what it was asked.
 #[derive(Debug, Default)]
@@ -35,6 +41,7 @@ pub(crate) struct Disk {
     platter: Mutex<Platter>,
     /// Gone with the process. Read from the platter when somebody asks.
     digests: Mutex<Option<DigestTable>>,
+    mints: Mints,
 }
 
 #[derive(Debug, Default)]
@@ -63,8 +70,8 @@ impl Outlines for Disk {
     }
 }
 
-/// Copies of the records of both keyspaces, as far as a disk is told.
-pub(crate) const COPIES: [(KeyspaceId, u8); 2] = [(LWW, 3), (FIRST, 2)];
+/// Copies of the records of all keyspaces, as far as a disk is told.
+pub(crate) const COPIES: [(KeyspaceId, u8); 3] = [(LWW, 3), (FIRST, 2), (CARTS, 3)];
 
 impl Digests for Disk {
     fn copies(&self, keyspace: KeyspaceId) -> Option<u8> {
@@ -106,7 +113,14 @@ impl Disk {
 
     /// The ports of an owner whose store and memory this is.
     pub(crate) fn ports<'a>(&'a self, resolve: &'a dyn Resolve) -> Ports<'a> {
-        Ports { store: self, outlines: self, digests: self, resolve, partition_bits: PARTITION_BITS }
+        Ports {
+            store: self,
+            outlines: self,
+            digests: self,
+            mints: &self.mints,
+            resolve,
+            partition_bits: PARTITION_BITS,
+        }
     }
 
     /// From now on every change fails with this error, until `None` mends the disk.
@@ -238,6 +252,7 @@ impl Resolve for Rules {
             let kept = match resolver {
                 LWW_CODE => rows.clone().max_by_key(stamp),
                 FIRST_CODE => rows.clone().min_by_key(stamp),
+                CARTS_CODE => return Ok(Verdict::KeepAll),
                 _ => None,
             };
             kept.map(|row| Verdict::Keep((row - rows.start) as u32)).ok_or(ResolveError::Unknown(resolver))
@@ -271,15 +286,25 @@ pub(crate) fn version(node: u64, counter: u64, written: Hlc, value: Option<&str>
 /// A fresh, synced write of the last-write-wins keyspace.
 pub(crate) fn job(key: &Key, version: Version) -> WriteJob {
     let job = JobId(version.dot.counter);
-    WriteJob { job, key: key.clone(), version, fresh: true, durability: Durability::Sync, resolver: LWW_CODE }
+    let policy = Policy { resolver: LWW_CODE, causal: false };
+    let (key, past, durability) = (key.clone(), Context::default(), Durability::Sync);
+    WriteJob { job, key, version, past, mint: None, fresh: true, durability, policy }
 }
 
 /// A request with everything left to the keyspace and the node.
 pub(crate) fn request(operation: Operation) -> Request {
-    Request { operation, quorum: None, durability: None, deadline_ms: None, ttl_ms: None, request_id: None }
+    Request {
+        operation,
+        quorum: None,
+        durability: None,
+        deadline_ms: None,
+        ttl_ms: None,
+        request_id: None,
+        context: None,
+    }
 }
 
-/// A formed cluster of the nodes 1 to `nodes`, with both keyspaces, `n` copies and quorums of `r` and `w`.
+/// A formed cluster of the nodes 1 to `nodes`, with all keyspaces, `n` copies and quorums of `r` and `w`.
 ///
 /// Node `i` is in its opening `i`, which has incarnation `i`.
 pub(crate) fn formed(nodes: u64, (n, r, w): (u8, u8, u8)) -> State {
@@ -294,7 +319,7 @@ pub(crate) fn formed(nodes: u64, (n, r, w): (u8, u8, u8)) -> State {
         owned: true,
         opened: 0,
     };
-    let keyspace = |name: &str, resolver_hash| Keyspace {
+    let keyspace = |name: &str, resolver_hash, causal| Keyspace {
         name: name.into(),
         n,
         r,
@@ -303,6 +328,7 @@ pub(crate) fn formed(nodes: u64, (n, r, w): (u8, u8, u8)) -> State {
         ttl_ms: 0,
         resolver: name.into(),
         resolver_hash,
+        causal,
     };
     let candidates: Vec<_> = (1..=nodes).map(|i| Candidate { node: NodeId(i), zone: "", weight: 100 }).collect();
     State {
@@ -312,8 +338,13 @@ pub(crate) fn formed(nodes: u64, (n, r, w): (u8, u8, u8)) -> State {
         expect: nodes as u32,
         members: (1..=nodes).map(|i| (NodeId(i), member(i))).collect(),
         ring: Some(Ring::solve(PARTITION_BITS, n, &candidates, None).unwrap()),
-        keyspaces: [(LWW, keyspace("lww", LWW_CODE)), (FIRST, keyspace("first", FIRST_CODE))].into(),
-        keyspace_next: 3,
+        keyspaces: [
+            (LWW, keyspace("lww", LWW_CODE, false)),
+            (FIRST, keyspace("first", FIRST_CODE, false)),
+            (CARTS, keyspace("carts", CARTS_CODE, true)),
+        ]
+        .into(),
+        keyspace_next: 4,
         ..State::default()
     }
 }

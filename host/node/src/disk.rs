@@ -12,6 +12,7 @@ use mks_logic::exchange;
 use mks_logic::hint;
 use mks_logic::id::{Epoch, KeyspaceId, PartitionId};
 use mks_logic::message::{ReadOutcome, Refused, Want, WriteOutcome};
+use mks_logic::mint::Mints;
 use mks_logic::outline::{Outline, OutlineTable, Outlines};
 use mks_logic::port::{Batch, Resolve, Store, StoreError, Table};
 use mks_logic::replica::{self, Ports};
@@ -66,6 +67,8 @@ pub struct DiskParts {
     pub outlines: Arc<dyn Outlines>,
     /// Sums over the records.
     pub digests: Arc<dyn Digests>,
+    /// Names for new writes of causal keyspaces.
+    pub mints: Arc<Mints>,
     /// Bytes of what is found for one message of a comparison, about.
     pub sync_message_bytes_max: usize,
     /// Where results go.
@@ -78,6 +81,7 @@ impl DiskParts {
             store: &*self.store,
             outlines: &*self.outlines,
             digests: &*self.digests,
+            mints: &self.mints,
             resolve: &*self.resolve,
             partition_bits: self.partition_bits,
         }

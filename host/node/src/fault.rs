@@ -1,5 +1,6 @@
 //! Why a client gets no good answer, in the one form that gRPC and HTTP share.
 
+use bytes::Bytes;
 use mks_logic::event::OpError;
 use mks_proto::v1::ErrorDetail;
 use tonic::{Code, Status};
@@ -31,6 +32,14 @@ pub enum Reason {
     UnderWay,
     /// This node's clock is off.
     ClockOff,
+    /// The context was not given for this key.
+    BadContext,
+    /// The write must say what its writer has seen.
+    ContextNeeded,
+    /// The key has as many siblings as it may.
+    TooManySiblings,
+    /// The owner that coordinates can't take the write.
+    OwnerRefused,
     /// A keyspace of that name exists.
     Exists,
     /// No resolver of that name.
@@ -60,6 +69,10 @@ impl Reason {
             Self::NotAdmitted => "NOT_ADMITTED",
             Self::UnderWay => "UNDER_WAY",
             Self::ClockOff => "CLOCK_OFF",
+            Self::BadContext => "BAD_CONTEXT",
+            Self::ContextNeeded => "CONTEXT_NEEDED",
+            Self::TooManySiblings => "TOO_MANY_SIBLINGS",
+            Self::OwnerRefused => "OWNER_REFUSED",
             Self::Exists => "EXISTS",
             Self::UnknownResolver => "UNKNOWN_RESOLVER",
             Self::NoLeader => "NO_LEADER",
@@ -73,14 +86,18 @@ impl Reason {
     pub const fn code(self) -> Code {
         match self {
             Self::NotFound => Code::NotFound,
-            Self::Invalid => Code::InvalidArgument,
+            Self::Invalid | Self::BadContext => Code::InvalidArgument,
             // Not NOT_FOUND: a mistyped keyspace must never look like an absent key.
-            Self::UnknownKeyspace | Self::UnknownResolver => Code::FailedPrecondition,
-            Self::TooLarge | Self::Busy => Code::ResourceExhausted,
+            Self::UnknownKeyspace | Self::UnknownResolver | Self::ContextNeeded => Code::FailedPrecondition,
+            Self::TooLarge | Self::Busy | Self::TooManySiblings => Code::ResourceExhausted,
             Self::Timeout | Self::Unconfirmed => Code::DeadlineExceeded,
-            Self::QuorumLost | Self::NoOwner | Self::Forming | Self::NotAdmitted | Self::NoLeader | Self::ClockOff => {
-                Code::Unavailable
-            }
+            Self::QuorumLost
+            | Self::NoOwner
+            | Self::Forming
+            | Self::NotAdmitted
+            | Self::NoLeader
+            | Self::ClockOff
+            | Self::OwnerRefused => Code::Unavailable,
             Self::UnderWay => Code::Aborted,
             Self::Exists => Code::AlreadyExists,
             Self::Internal => Code::Internal,
@@ -90,13 +107,16 @@ impl Reason {
     /// True when the client's input is at fault, so that a counter goes up.
     #[must_use]
     pub const fn blames_input(self) -> bool {
-        matches!(self, Self::Invalid | Self::TooLarge | Self::UnknownKeyspace | Self::UnknownResolver)
+        matches!(
+            self,
+            Self::Invalid | Self::TooLarge | Self::UnknownKeyspace | Self::UnknownResolver | Self::BadContext
+        )
     }
 
     /// True when the same request may succeed a moment later.
     #[must_use]
     pub const fn passes(self) -> bool {
-        matches!(self, Self::Busy | Self::Forming | Self::NotAdmitted | Self::NoLeader)
+        matches!(self, Self::Busy | Self::Forming | Self::NotAdmitted | Self::NoLeader | Self::OwnerRefused)
     }
 }
 
@@ -114,12 +134,14 @@ pub struct Fault {
     pub needed: u8,
     /// ... of all.
     pub owners: u8,
+    /// The context token of an absent key; empty otherwise.
+    pub context: Bytes,
 }
 
 impl Fault {
     /// A fault that left nothing behind.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), acks: 0, needed: 0, owners: 0 }
+        Self { reason, message: message.into(), acks: 0, needed: 0, owners: 0, context: Bytes::new() }
     }
 
     /// The request makes no sense.
@@ -148,9 +170,14 @@ impl From<&OpError> for Fault {
             OpError::NoOwner => Reason::NoOwner,
             OpError::UnderWay => Reason::UnderWay,
             OpError::ClockOff { .. } => Reason::ClockOff,
+            OpError::ContextNeeded => Reason::ContextNeeded,
+            OpError::TooManySiblings { .. } => Reason::TooManySiblings,
+            OpError::NotNamed { .. } => Reason::OwnerRefused,
         };
         let mut fault = Self::new(reason, error.to_string());
-        if let OpError::Timeout { acks, needed, owners, .. } | OpError::QuorumLost { acks, needed, owners, .. } = error
+        if let OpError::Timeout { acks, needed, owners, .. }
+        | OpError::QuorumLost { acks, needed, owners, .. }
+        | OpError::TooManySiblings { acks, needed, owners, .. } = error
         {
             (fault.acks, fault.needed, fault.owners) = (*acks, *needed, *owners);
         }
@@ -173,6 +200,7 @@ impl From<Fault> for ErrorDetail {
             acks: fault.acks.into(),
             needed: fault.needed.into(),
             owners: fault.owners.into(),
+            context: fault.context,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::epoch_log::EpochLog;
 use crate::metrics::Metrics;
+use crate::token::{Seals, Tokens};
 use arc_swap::ArcSwap;
 use mks_logic::cluster::State;
 use mks_logic::event::{HintCount, OpError, Reply, Request};
@@ -21,8 +22,10 @@ pub enum Waiter {
     Session {
         /// The client's number of the operation.
         id: u64,
+        /// What its reply's contexts are sealed with.
+        seals: Seals,
         /// The session's outbox; its bound is the session's window.
-        replies: mpsc::UnboundedSender<(u64, Reply)>,
+        replies: mpsc::UnboundedSender<(u64, Seals, Reply)>,
     },
 }
 
@@ -31,7 +34,7 @@ impl Waiter {
     pub fn answer(self, reply: Reply) {
         match self {
             Self::One(sender) => drop(sender.send(reply)),
-            Self::Session { id, replies } => drop(replies.send((id, reply))),
+            Self::Session { id, seals, replies } => drop(replies.send((id, seals, reply))),
         }
     }
 }
@@ -103,6 +106,8 @@ pub struct Handle {
     pub adapter: Arc<str>,
     /// Resolvers that this node can offer to a new keyspace: names and hashes.
     pub resolvers: Arc<Vec<(String, mks_logic::port::ResolverHash)>>,
+    /// Seals and opens context tokens.
+    pub tokens: Arc<Tokens>,
     /// The pump's front door; full means busy.
     pub calls: mpsc::Sender<Call>,
     /// Operators' way to the pump.
@@ -116,6 +121,12 @@ impl std::fmt::Debug for Handle {
 }
 
 impl Handle {
+    /// What turns contexts in the reply to this request into tokens.
+    #[must_use]
+    pub fn seals(&self, request: &Request) -> Seals {
+        Seals::of(&self.tokens, &self.state.load(), request)
+    }
+
     /// Asks and waits. The pump answers every request within its deadline.
     ///
     /// # Errors

@@ -17,3 +17,4 @@ pub mod net;
 pub mod peer;
 pub mod pump;
 pub mod status;
+pub mod token;

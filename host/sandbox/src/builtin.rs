@@ -16,7 +16,7 @@ macro_rules! builtin {
 }
 
 /// The first one is the default.
-pub(crate) const RESOLVERS: [Builtin; 2] = [builtin!("lww"), builtin!("first-write-wins")];
+pub(crate) const RESOLVERS: [Builtin; 3] = [builtin!("lww"), builtin!("first-write-wins"), builtin!("keep-siblings")];
 
 /// The first one is the default.
 pub(crate) const ADAPTERS: [Builtin; 2] = [builtin!("fjall"), builtin!("rocksdb")];

@@ -63,6 +63,12 @@ proptest! {
     }
 
     #[test]
+    fn keep_siblings_keeps_all(batch in proptest::collection::vec(siblings(), 0..20)) {
+        let (columns, rows) = build(&batch);
+        prop_assert_eq!(SHARED.1.settle(hash_of("keep-siblings"), &columns), Ok(vec![Verdict::KeepAll; rows.len()]));
+    }
+
+    #[test]
     fn first_write_wins_keeps_the_least_stamp(batch in proptest::collection::vec(siblings(), 0..20)) {
         let (columns, rows) = build(&batch);
         let expected: Vec<_> = rows.iter().map(|rows| position(rows, rows.iter().min().expect("not empty"))).collect();
@@ -73,8 +79,9 @@ proptest! {
 #[test]
 fn the_default_resolver_comes_first_and_hashes_never_repeat() {
     let builtin = Sandbox::builtin_resolvers();
-    assert_eq!(builtin.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["lww", "first-write-wins"]);
-    assert_ne!(builtin[0].1, builtin[1].1);
+    assert_eq!(builtin.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["lww", "first-write-wins", "keep-siblings"]);
+    let hashes: std::collections::BTreeSet<_> = builtin.iter().map(|(_, hash)| *hash).collect();
+    assert_eq!(hashes.len(), builtin.len());
 }
 
 #[test]

@@ -22,7 +22,7 @@ async fn burst(client: &Client, operations: Vec<SessionOperation>) -> BTreeMap<u
     });
     let mut results = BTreeMap::new();
     while let Some(response) = responses.message().await.unwrap() {
-        for SessionResult { id, result } in response.results {
+        for SessionResult { id, result, .. } in response.results {
             let before = results.insert(id, result.expect("every result says something"));
             assert!(before.is_none(), "operation {id} was answered twice");
         }

@@ -1,12 +1,13 @@
 //! Clients that ask one thing after the other and remember what they heard.
 
 use crate::dice::Dice;
-use crate::history::{Act, History};
+use crate::history::{Act, History, Saw};
 use crate::machine::Machine;
 use crate::mutation::Mutation;
 use crate::plan::{Plan, part};
 use crate::site::{Phase, Site};
-use crate::workloads::Work;
+use crate::workloads::{Invented, Kind, Known, Work};
+use mks_logic::context::{Context, Span};
 use mks_logic::event::Ticket;
 use mks_logic::id::{Key, NodeId};
 use mks_logic::port::Durability;
@@ -23,8 +24,10 @@ pub struct Asked {
     pub client: Option<usize>,
     /// What.
     pub request: Request,
-    /// Whom.
+    /// Whom, and which of its processes.
     pub node: NodeId,
+    /// See [`Asked::node`].
+    pub opening: u128,
     /// When this attempt was sent, true time and that node's monotonic clock, microseconds.
     pub sent_us: u64,
     /// See [`Asked::sent_us`].
@@ -39,6 +42,8 @@ pub struct Clients {
     dice: Dice,
     /// What each client shall ask once more, because the outcome was unknown.
     again: Vec<Option<Asked>>,
+    /// What each client knows of each key; the last one is the run itself.
+    known: Vec<BTreeMap<usize, Known>>,
     open: BTreeMap<Ticket, Asked>,
     tickets: u64,
     serial: u64,
@@ -51,7 +56,8 @@ impl Clients {
     #[must_use]
     pub fn new(plan: &Plan) -> Self {
         let dice = Dice::new(plan.seed, part::CLIENTS);
-        Self { dice, again: vec![None; plan.clients], open: BTreeMap::new(), tickets: 0, serial: 0, asked: 0 }
+        let (again, known) = (vec![None; plan.clients], vec![BTreeMap::new(); plan.clients + 1]);
+        Self { dice, again, known, open: BTreeMap::new(), tickets: 0, serial: 0, asked: 0 }
     }
 
     /// How long a client waits before it asks again, microseconds.
@@ -66,8 +72,13 @@ impl Clients {
             return None;
         }
         self.asked += 1;
-        // A retry goes to the node that knows the request id, or nowhere.
-        if let Some(again) = self.again[client].take().filter(|asked| alive.contains(&asked.node)) {
+        // A retry goes to the node that knows the request id, or nowhere. Where writes are siblings, it goes to the
+        // process that knows it: another one would write it once more.
+        let knows = |asked: &Asked| {
+            let same = site.machines[asked.node.0 as usize - 1].opening == asked.opening;
+            alive.contains(&asked.node) && (same || !site.plan.workload.is_causal())
+        };
+        if let Some(again) = self.again[client].take().filter(knows) {
             let node = again.node;
             let (sent_us, sent_mono_us) = sent(&site.machines[node.0 as usize - 1], site.now_us);
             let request = again.request.clone();
@@ -75,8 +86,9 @@ impl Clients {
             return Some((node, ticket, request));
         }
         let node = self.dice.pick(&alive);
-        let mut work = Work { dice: &mut self.dice, keys: &site.keys, serial: &mut self.serial };
-        let operation = site.plan.workload.invent(&mut work);
+        let known = &self.known[client];
+        let mut work = Work { dice: &mut self.dice, keys: &site.keys, serial: &mut self.serial, known };
+        let Invented { operation, context, saw } = site.plan.workload.invent(&mut work);
         let writes = !matches!(operation, Operation::Get { .. });
         let request = Request {
             operation,
@@ -85,8 +97,9 @@ impl Clients {
             deadline_ms: self.dice.pick(&DEADLINES_MS),
             ttl_ms: None,
             request_id: writes.then(|| u128::from(self.dice.draw())),
+            context: context.map(|context| carried(context, &site.plan)),
         };
-        let ticket = self.ask(Some(client), node, request.clone(), site);
+        let ticket = self.ask(Some(client), node, (request.clone(), saw), site);
         Some((node, ticket, request))
     }
 
@@ -102,14 +115,44 @@ impl Clients {
         }
     }
 
-    /// Remembers a request that is about to be sent.
-    pub fn ask(&mut self, client: Option<usize>, node: NodeId, request: Request, site: &mut Site) -> Ticket {
+    /// Remembers a request that is about to be sent, and which values the writer of each part has seen.
+    pub fn ask(
+        &mut self,
+        client: Option<usize>,
+        node: NodeId,
+        (request, saw): (Request, Vec<Saw>),
+        site: &mut Site,
+    ) -> Ticket {
         let parts = parts(&request);
         let at = |key: &Key| site.keys.iter().position(|known| known == key).unwrap_or_default();
         let parts: Vec<_> = parts.into_iter().map(|(key, act)| (at(key), act)).collect();
-        let events = parts.into_iter().map(|(key, act)| site.history.begin(key, act, site.now_us)).collect();
-        let (sent_us, sent_mono_us) = sent(&site.machines[node.0 as usize - 1], site.now_us);
-        self.put(Asked { client, request, node, sent_us, sent_mono_us, events })
+        let saw = saw.into_iter().chain(std::iter::repeat_with(Saw::new));
+        let begin = |((key, act), saw)| site.history.begin(key, act, site.now_us, saw);
+        let events = parts.into_iter().zip(saw).map(begin).collect();
+        let machine = &site.machines[node.0 as usize - 1];
+        let (opening, (sent_us, sent_mono_us)) = (machine.opening, sent(machine, site.now_us));
+        self.put(Asked { client, request, node, opening, sent_us, sent_mono_us, events })
+    }
+
+    /// What the run itself knows of a key.
+    #[must_use]
+    pub fn known(&self, at: usize) -> Known {
+        self.known.last().and_then(|known| known.get(&at)).cloned().unwrap_or_default()
+    }
+
+    /// A client hears what it has seen, or wrote.
+    fn learn(&mut self, client: usize, event: &crate::history::Event, reply: &Reply, kind: Kind) {
+        let known = match (&event.act, reply) {
+            (Act::Read(shown), Ok(Answer::Found { context: Some(context), .. })) => {
+                Known { context: Some(context.clone()), saw: shown.iter().filter_map(|value| *value).collect() }
+            }
+            (Act::Write(value), Ok(Answer::Written { context: Some(context), .. })) if kind == Kind::Sets => {
+                let saw = event.saw.iter().copied().chain(*value).collect();
+                Known { context: Some(context.clone()), saw }
+            }
+            _ => return,
+        };
+        self.known[client].insert(event.key, known);
     }
 
     fn put(&mut self, asked: Asked) -> Ticket {
@@ -131,6 +174,8 @@ impl Clients {
         for (at, reply) in asked.events.iter().zip(replies(&asked.request, reply)) {
             all_good &= reply.is_ok();
             heard(&mut site.history, *at, &reply, site.now_us, counts(&asked.request, &site.plan));
+            let client = asked.client.unwrap_or(self.known.len() - 1);
+            self.learn(client, &site.history.events[*at], &reply, site.plan.workload);
         }
         let retry = !all_good && may_retry(&asked, site) && self.dice.chance(60);
         if let Some(client) = asked.client.filter(|_| retry) {
@@ -158,6 +203,14 @@ impl Clients {
     }
 }
 
+/// The context as the client sends it.
+fn carried(context: Context, plan: &Plan) -> Context {
+    if plan.mutation != Some(Mutation::PlainMaximum) {
+        return context;
+    }
+    context.spans().iter().map(|span| Span { first: 1, ..*span }).collect()
+}
+
 fn sent(machine: &Machine, now_us: u64) -> (u64, u64) {
     (now_us, machine.now(now_us).mono_us)
 }
@@ -170,7 +223,7 @@ fn counts(request: &Request, plan: &Plan) -> bool {
 fn heard(history: &mut History, at: usize, reply: &Reply, now_us: u64, counts: bool) {
     let event = &mut history.events[at];
     match reply {
-        Ok(Answer::Found { versions }) => {
+        Ok(Answer::Found { versions, .. }) => {
             let seen = versions.iter().map(|v| v.value.as_ref().map(|value| number(value)));
             event.act = Act::Read(if versions.is_empty() { vec![None] } else { seen.collect() });
             event.ended = Some(now_us);

@@ -10,7 +10,7 @@ pub type At = u64;
 pub enum Act {
     /// Wrote this value, or deleted (`None`).
     Write(Option<u64>),
-    /// Read one of these: a single one, unless siblings that no resolver settled were shown.
+    /// Read these: a single one, unless siblings were shown that no resolver settled, or that it keeps.
     Read(Vec<Option<u64>>),
 }
 
@@ -25,7 +25,12 @@ pub struct Event {
     pub began: At,
     /// When it had a good answer that counts; `None`: never, so that a write may take effect at any time, or never.
     pub ended: Option<At>,
+    /// Of a write in a causal keyspace: values that its writer had seen, and whose place it takes.
+    pub saw: Saw,
 }
+
+/// Values that somebody has seen.
+pub type Saw = BTreeSet<u64>;
 
 /// Everything that clients did.
 #[derive(Clone, Debug, Default)]
@@ -38,11 +43,11 @@ pub struct History {
 
 impl History {
     /// Something begins; returns its position.
-    pub fn begin(&mut self, key: usize, act: Act, began: At) -> usize {
+    pub fn begin(&mut self, key: usize, act: Act, began: At, saw: Saw) -> usize {
         if let Act::Write(Some(value)) = act {
             self.asked.insert((key, value));
         }
-        self.events.push(Event { key, act, began, ended: None });
+        self.events.push(Event { key, act, began, ended: None, saw });
         self.events.len() - 1
     }
 }

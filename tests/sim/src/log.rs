@@ -2,7 +2,7 @@
 
 use crate::mutation::Mutation;
 use crate::plan::Plan;
-use crate::rules::LWW_CODE;
+use crate::rules::{KEEP_CODE, LWW_CODE};
 use crate::world::{Event, World};
 use mks_logic::cluster::{Addresses, Entry, Keyspace, State};
 use mks_logic::event::Input;
@@ -54,6 +54,8 @@ pub fn begin(plan: &Plan) -> Arc<State> {
     let mut state = formed[plan.nodes as usize % 8].get_or_insert_with(|| form(plan.nodes)).clone();
     drop(formed);
     let (n, r, w) = plan.quorums;
+    let causal = plan.workload.is_causal();
+    let (resolver, resolver_hash) = if causal { ("keep-siblings", KEEP_CODE) } else { ("lww", LWW_CODE) };
     let keyspace = Keyspace {
         name: "sim".into(),
         n,
@@ -61,8 +63,9 @@ pub fn begin(plan: &Plan) -> Arc<State> {
         w,
         durability: plan.durability,
         ttl_ms: 0,
-        resolver: "lww".into(),
-        resolver_hash: LWW_CODE,
+        resolver: resolver.into(),
+        resolver_hash,
+        causal,
     };
     state.apply(&Entry::CreateKeyspace { keyspace }).map(drop).expect("the keyspace fits the ring");
     Arc::new(state)

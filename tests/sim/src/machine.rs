@@ -10,6 +10,7 @@ use crate::world::{Event, World};
 use mks_logic::cluster::State;
 use mks_logic::event::WriteJob;
 use mks_logic::id::NodeId;
+use mks_logic::mint::Mints;
 use mks_logic::node::Node;
 use mks_logic::node::NodeOptions;
 use mks_logic::replica::Ports;
@@ -32,6 +33,8 @@ pub struct Machine {
     pub disk: Disk,
     /// The sums over its records, as the process holds them.
     pub sums: Sums,
+    /// The names that the process gave to writes.
+    pub mints: Mints,
     /// Its resolver.
     pub rules: Rules,
     /// What the epoch log says here, and how many entries that is.
@@ -66,6 +69,7 @@ impl Machine {
             opening: u128::from(id.0),
             disk: Disk::default(),
             sums: Sums::default(),
+            mints: Mints::default(),
             rules: Rules::Work,
             state,
             applied,
@@ -108,7 +112,14 @@ impl Machine {
     #[must_use]
     pub fn ports(&self) -> Ports<'_> {
         let partition_bits = self.state.partition_bits;
-        Ports { store: &self.disk, outlines: &self.disk, digests: &self.sums, resolve: &self.rules, partition_bits }
+        Ports {
+            store: &self.disk,
+            outlines: &self.disk,
+            digests: &self.sums,
+            mints: &self.mints,
+            resolve: &self.rules,
+            partition_bits,
+        }
     }
 }
 
@@ -129,6 +140,7 @@ impl World {
             machine.disk.lose_power();
         }
         machine.disk.open();
+        machine.mints = Mints::default();
         if !remembers {
             machine.disk.forget();
         }

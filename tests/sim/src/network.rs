@@ -6,6 +6,7 @@ use crate::mutation::Mutation;
 use crate::plan::MS;
 use crate::world::{Event, World};
 use bytes::Bytes;
+use mks_logic::context::Context;
 use mks_logic::event::Input;
 use mks_logic::id::Incarnation;
 use mks_logic::id::NodeId;
@@ -150,6 +151,7 @@ impl World {
             (Some(Mutation::AnyEpoch), Message::Write { version, .. }) => {
                 version.epoch = version.epoch.max(self.site.machine(to).state.epoch);
             }
+            (Some(Mutation::WriteWithoutPast), Message::Write { past, .. }) => *past = Context::default(),
             _ => {}
         }
         self.step(to, Input::Peer { from, clock, message });

@@ -19,6 +19,7 @@ pub(crate) mod part {
     pub(crate) const NET: u64 = 2;
     pub(crate) const NODES: u64 = 3;
     pub(crate) const CLIENTS: u64 = 4;
+    pub(crate) const CAUSAL: u64 = 5;
     /// And one part per class of faults from here on.
     pub(crate) const FAULTS: u64 = 100;
 }
@@ -87,6 +88,12 @@ fn quorums(dice: &mut Dice, nodes: u64) -> (u8, u8, u8) {
     (n as u8, r as u8, w as u8)
 }
 
+/// Dice of its own decide whether it is a causal one: all else of a seed is as it was before there were any.
+fn workload(seed: u64, dice: &mut Dice) -> Kind {
+    let (plain, mut causal) = (dice.pick(Kind::PLAIN), Dice::new(seed, part::CAUSAL));
+    if causal.chance(35) { causal.pick(Kind::CAUSAL) } else { plain }
+}
+
 fn limits(dice: &mut Dice) -> Limits {
     // Comparisons are so frequent that a short run has some of them.
     let usual = Limits {
@@ -143,7 +150,7 @@ impl Plan {
             faults,
             every_us: dice.between(load_us / 30, load_us / 2),
             lasting_us: dice.between(20 * MS, load_us / 3),
-            workload: dice.pick(Kind::ALL),
+            workload: workload(seed, &mut dice),
             keys: dice.between(1, 7),
             clients,
             operations,

@@ -2,8 +2,10 @@
 
 use mks_logic::port::{Columns, Resolve, ResolveError, ResolverHash, Verdict};
 
-/// The code of last-write-wins, the only one that these histories need.
+/// The code of last-write-wins.
 pub const LWW_CODE: ResolverHash = ResolverHash([1; 32]);
+/// The code that keeps all siblings.
+pub const KEEP_CODE: ResolverHash = ResolverHash([2; 32]);
 
 /// What the resolver of one node does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -30,7 +32,7 @@ impl Rules {
 
 impl Resolve for Rules {
     fn settle(&self, resolver: ResolverHash, conflicts: &Columns) -> Result<Vec<Verdict>, ResolveError> {
-        if resolver != LWW_CODE {
+        if resolver != LWW_CODE && resolver != KEEP_CODE {
             return Err(ResolveError::Unknown(resolver));
         }
         let keep = |i: usize| {
@@ -44,6 +46,7 @@ impl Resolve for Rules {
         };
         let all = 0..conflicts.len();
         match self {
+            Self::Work if resolver == KEEP_CODE => Ok(all.map(|_| Verdict::KeepAll).collect()),
             Self::Work | Self::Wrong => Ok(all.map(keep).collect()),
             Self::Trap => Err(ResolveError::Failed("it was told to trap".into())),
             Self::Budget => Err(ResolveError::Failed("out of budget".into())),

@@ -6,6 +6,7 @@ use crate::plan::{Cuts, DEADLINE_MS, MS, Plan};
 use crate::site::Phase;
 use crate::trace::Keep;
 use crate::trouble::JUMP_MS;
+use crate::workloads::Known;
 use crate::world::World;
 use bytes::Bytes;
 use mks_logic::id::NodeId;
@@ -127,18 +128,29 @@ fn liveness(world: &mut World) {
             // them.
             world.advance(20 * MS);
             let value = Bytes::copy_from_slice(&world.clients.value().to_be_bytes());
-            world.ask(node, request(Operation::Get { key: key.clone() }));
+            world.ask(node, (request(Operation::Get { key: key.clone() }), Vec::new()));
             world.advance(20 * MS);
-            world.ask(node, request(Operation::Put { key: key.clone(), value }));
+            // In a causal keyspace, with what the run itself has just seen.
+            let Known { context, saw } = world.clients.known(i);
+            let put = Request { context, ..request(Operation::Put { key: key.clone(), value }) };
+            world.ask(node, (put, vec![saw]));
             world.advance(20 * MS);
-            world.ask(node, request(Operation::Get { key: key.clone() }));
+            world.ask(node, (request(Operation::Get { key: key.clone() }), Vec::new()));
         }
     }
     world.advance((DEADLINE_MS + 200) * MS);
 }
 
 fn request(operation: Operation) -> Request {
-    Request { operation, quorum: None, durability: None, deadline_ms: None, ttl_ms: None, request_id: None }
+    Request {
+        operation,
+        quorum: None,
+        durability: None,
+        deadline_ms: None,
+        ttl_ms: None,
+        request_id: None,
+        context: None,
+    }
 }
 
 /// Looks for the smallest run that fails: fewer nodes, fewer classes of faults, fewer operations.

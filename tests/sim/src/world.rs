@@ -3,7 +3,7 @@
 use crate::clients::{Asked, Clients, parts, replies};
 use crate::dice::Dice;
 use crate::fault::Fault;
-use crate::history::History;
+use crate::history::{History, Saw};
 use crate::invariants::{self, Invariant, Replied, Verdict};
 use crate::log::{self, KEYSPACE, Log};
 use crate::machine::Machine;
@@ -17,7 +17,8 @@ use crate::trace::{Keep, Trace};
 use crate::trouble::End;
 use bytes::Bytes;
 use mks_logic::cluster::Entry;
-use mks_logic::event::{Effect, Input, ReadJob, Ticket, WriteJob};
+use mks_logic::context::Context;
+use mks_logic::event::{Effect, HintWork, Input, ReadJob, Ticket, WriteJob};
 use mks_logic::hint;
 use mks_logic::id::{Incarnation, Key, NodeId};
 use mks_logic::message::{Message, WriteOutcome};
@@ -226,9 +227,9 @@ impl World {
         }
     }
 
-    /// Asks one node and waits for the reply.
-    pub fn ask(&mut self, node: NodeId, request: Request) {
-        let ticket = self.clients.ask(None, node, request.clone(), &mut self.site);
+    /// Asks one node and waits for the reply. With the request goes what the writer of each of its parts has seen.
+    pub fn ask(&mut self, node: NodeId, (request, saw): (Request, Vec<Saw>)) {
+        let ticket = self.clients.ask(None, node, (request.clone(), saw), &mut self.site);
         self.step(node, Input::Client { ticket, request });
         let end = self.site.now_us + 2 * crate::plan::DEADLINE_MS * MS;
         self.advance_while(end, |world| world.clients.waits(ticket));
@@ -379,7 +380,10 @@ impl World {
                     self.local(id, delay, Local::Read(Box::new(job)));
                 }
             }
-            Effect::Hint(job) => {
+            Effect::Hint(mut job) => {
+                if let (Some(Mutation::HintWithoutPast), HintWork::Keep(hint)) = (mutation, &mut job.work) {
+                    hint.past = Context::default();
+                }
                 let outcomes = hint::work(&self.machine(id).disk, std::slice::from_ref(&job));
                 let delay = self.dice.between(20, MS) * self.machine(id).slow;
                 for outcome in outcomes {
@@ -389,6 +393,7 @@ impl World {
             Effect::Compare { job, work } => {
                 let bytes_max = self.site.plan.limits.sync_message_bytes_max;
                 let found = sync::found(self.machine(id).ports(), &work, bytes_max);
+
                 let delay = self.dice.between(20, MS) * self.machine(id).slow;
                 self.local(id, delay, Local::Input(Box::new(Input::Compared { job, found })));
             }
@@ -417,6 +422,7 @@ impl World {
     }
 
     fn commit(&mut self, id: NodeId) {
+        let mutation = self.site.plan.mutation;
         let machine = self.machine(id);
         let group: Vec<WriteJob> = std::mem::take(&mut machine.waiting);
         machine.committing = false;
@@ -424,8 +430,11 @@ impl World {
         let (stopped, slow) = (machine.disk.is_stopped(), machine.slow);
         self.check(|invariant, site| invariant.committed(site, id, &group));
         let delay = self.dice.between(10, MS) * slow;
-        if self.site.plan.mutation != Some(Mutation::AckBeforeCommit) {
-            for (job, outcome) in group.iter().map(|job| job.job).zip(outcomes) {
+        if mutation != Some(Mutation::AckBeforeCommit) {
+            for (job, mut outcome) in group.iter().map(|job| job.job).zip(outcomes) {
+                if let (Some(Mutation::OldName), WriteOutcome::Minted { counter }) = (mutation, &mut outcome) {
+                    *counter -= 1;
+                }
                 self.local(id, delay, Local::Input(Box::new(Input::Written { job, outcome })));
             }
         }

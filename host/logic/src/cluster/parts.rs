@@ -2,7 +2,7 @@
 
 use super::{ADDRESS_BYTES_MAX, NAME_BYTES_MAX, Refusal, Standing, TTL_MS_MAX};
 use crate::id::{Incarnation, NodeId};
-use crate::port::{Durability, ResolverHash};
+use crate::port::{Durability, Policy, ResolverHash};
 use crate::ring::WEIGHT_MAX;
 use alloc::format;
 use alloc::string::String;
@@ -61,9 +61,17 @@ pub struct Keyspace {
     pub resolver: String,
     /// The code of the resolver, for machines.
     pub resolver_hash: ResolverHash,
+    /// See [`Policy::causal`]. Fixed at creation: dots are named in another way then.
+    pub causal: bool,
 }
 
 impl Keyspace {
+    /// How its versions supersede one another.
+    #[must_use]
+    pub const fn policy(&self) -> Policy {
+        Policy { resolver: self.resolver_hash, causal: self.causal }
+    }
+
     /// Checks the definition against itself and a ring of `width` owners.
     ///
     /// # Errors

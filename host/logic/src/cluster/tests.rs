@@ -50,6 +50,7 @@ fn keyspace(name: &str, n: u8, r: u8, w: u8) -> Keyspace {
         ttl_ms: 0,
         resolver: "lww".into(),
         resolver_hash: ResolverHash([7; 32]),
+        causal: false,
     }
 }
 

@@ -34,13 +34,13 @@ fn write(name: u64, node: u64, at: u64, epoch: u64) -> WriteJob {
     let value = (!at.is_multiple_of(5)).then(|| format!("{node} at {at}"));
     let version = Version { epoch: Epoch(epoch), ..version(node, at, Hlc(at), value.as_deref()) };
     let mut key = key(&format!("key {name}"));
-    let mut resolver = formed(1, (1, 1, 1)).keyspaces[&key.keyspace].resolver_hash;
+    let mut policy = formed(1, (1, 1, 1)).keyspaces[&key.keyspace].policy();
     if name.is_multiple_of(3) {
         key.keyspace = FIRST;
-        resolver = formed(1, (1, 1, 1)).keyspaces[&FIRST].resolver_hash;
+        policy = formed(1, (1, 1, 1)).keyspaces[&FIRST].policy();
     }
     let durability = if at.is_multiple_of(2) { Durability::Sync } else { Durability::Os };
-    WriteJob { fresh: false, durability, resolver, ..job(&key, version) }
+    WriteJob { fresh: false, durability, policy, ..job(&key, version) }
 }
 
 #[derive(Clone, Debug)]
@@ -172,8 +172,8 @@ fn sums_of_an_epoch_to_come_are_not_guessed() {
 fn keyspaces_of_few_copies_can_be_left_out() {
     let disk = Disk::default();
     let first = Key { keyspace: FIRST, ..key("a") };
-    let resolver = formed(1, (1, 1, 1)).keyspaces[&FIRST].resolver_hash;
-    let _ = absorb(disk.ports(&Rules::Work), &[WriteJob { resolver, ..job(&first, version(1, 1, Hlc(1), Some("v"))) }]);
+    let policy = formed(1, (1, 1, 1)).keyspaces[&FIRST].policy();
+    let _ = absorb(disk.ports(&Rules::Work), &[WriteJob { policy, ..job(&first, version(1, 1, Hlc(1), Some("v"))) }]);
     let partition = first.place(PARTITION_BITS).partition;
     let range = |copies_min| Range { partition, copies_min, epoch: Epoch(1), age: Age::Open };
     let root = |copies_min| disk.digests(|digests| super::root(&digests.sums(range(copies_min)).unwrap()));

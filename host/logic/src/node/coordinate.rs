@@ -5,10 +5,12 @@ use super::own::WriteAsked;
 use super::{JobFor, Kind, Node, Op, Step, Waiter};
 use crate::batch::BatchOp;
 use crate::cluster::Keyspace;
+use crate::context::Context;
 use crate::event::Effect;
 use crate::get::{self, ReadOp};
-use crate::id::{Key, KeyspaceId, NodeId};
+use crate::id::{Dot, Key, KeyspaceId, NodeId};
 use crate::message::{Message, ReadOutcome, Refused, Tag, Want, WriteOutcome};
+use crate::port::Policy;
 use crate::put::{self, WriteOp};
 use crate::request::{Item, OpError, Operation, Reply, Request};
 use crate::retry::{Name, Seen, fingerprint, item_id};
@@ -51,8 +53,8 @@ impl Node {
             return Err(OpError::Invalid("the deadline has passed already; nothing was done".into()));
         }
         match &request.operation {
-            Operation::Put { key, value } => self.check_write(request, key, Some(value)),
-            Operation::Delete { key } => self.check_write(request, key, None),
+            Operation::Put { key, value } => self.check_write(request, key, Some(value), request.context.as_ref()),
+            Operation::Delete { key } => self.check_write(request, key, None, request.context.as_ref()),
             Operation::Get { key } => self.check_key(request, key),
             Operation::Batch { items } => self.check_batch(request, items, bytes),
         }
@@ -65,12 +67,26 @@ impl Node {
         if items.is_empty() {
             return Err(OpError::Invalid("the batch is empty".into()));
         }
-        items.iter().try_for_each(|item| self.check_write(request, &item.key, item.value.as_ref()))
+        let check = |item: &Item| self.check_write(request, &item.key, item.value.as_ref(), item.context.as_ref());
+        items.iter().try_for_each(check)
     }
 
-    fn check_write(&self, request: &Request, key: &Key, value: Option<&Bytes>) -> Result<(), OpError> {
+    fn check_write(
+        &self,
+        request: &Request,
+        key: &Key,
+        value: Option<&Bytes>,
+        context: Option<&Context>,
+    ) -> Result<(), OpError> {
         too_large("the value", value.map_or(0, Bytes::len), self.limits.value_bytes_max)?;
-        self.check_key(request, key)
+        self.check_key(request, key)?;
+        match (self.keyspace(key.keyspace)?.causal, context) {
+            (false, Some(_)) => Err(OpError::Invalid(
+                "this keyspace keeps no causal contexts; send the write without one, or make a causal keyspace".into(),
+            )),
+            (true, None) if value.is_none() => Err(OpError::ContextNeeded),
+            _ => Ok(()),
+        }
     }
 
     fn check_key(&self, request: &Request, key: &Key) -> Result<(), OpError> {
@@ -126,7 +142,7 @@ impl Node {
         let Operation::Batch { items } = request.operation else { return };
         let tag = self.tag();
         self.insert(tag, Op { waiter, deadline, bytes: 0, kind: Kind::Batch(BatchOp::new(items.len())) });
-        for (i, Item { key, value }) in items.into_iter().enumerate() {
+        for (i, Item { key, value, context }) in items.into_iter().enumerate() {
             let item = Waiter::Item { batch: tag, item: i as u32 };
             let operation = match value {
                 Some(value) => Operation::Put { key, value },
@@ -134,7 +150,8 @@ impl Node {
             };
             // Each item is the same request under an id of its own, so that a batch sent again finds its items.
             let request_id = request.request_id.map(|id| item_id(id, i as u32));
-            let request = Request { operation, deadline_ms: Some(remaining_ms.max(1)), request_id, ..request };
+            let deadline_ms = Some(remaining_ms.max(1));
+            let request = Request { operation, deadline_ms, request_id, context, ..request };
             if let Err(error) = self.start(step, item, request) {
                 self.reply(step, item, Err(error));
             }
@@ -150,14 +167,14 @@ impl Node {
         owners: &[NodeId],
         needed: u8,
     ) -> Result<(), OpError> {
-        let resolver = self.keyspace(key.keyspace)?.resolver_hash;
+        let policy = self.keyspace(key.keyspace)?.policy();
         let me = self.me;
         // Ourselves first: the whole record from our own disk. Then whoever will answer; which of those takes turns.
         let mut others: Vec<NodeId> = owners.iter().copied().filter(|o| *o != me).collect();
         let turn = self.serial as usize % others.len().max(1);
         others.rotate_left(turn);
         others.sort_by_key(|o| (!self.is_linked(*o), !self.is_alive(*o)));
-        let op = ReadOp::new(key, core::iter::once(me).chain(others), needed, resolver);
+        let op = ReadOp::new(key, core::iter::once(me).chain(others), needed, policy);
         let tag = self.tag();
         let asks: Vec<_> = op.unanswered().collect();
         let key = op.key.clone();
@@ -201,17 +218,18 @@ impl Node {
             Operation::Get { .. } | Operation::Batch { .. } => return Ok(()),
         };
         let keyspace = self.keyspace(key.keyspace)?;
-        let (resolver, durability) = (keyspace.resolver_hash, request.durability.unwrap_or(keyspace.durability));
+        let (policy, durability) = (keyspace.policy(), request.durability.unwrap_or(keyspace.durability));
         let ttl_ms = if value.is_some() { request.ttl_ms.unwrap_or(keyspace.ttl_ms) } else { 0 };
-        let remembered = request.request_id;
-        let mut version = self.version(step, value, ttl_ms);
+        let (remembered, past) = (request.request_id, request.context.unwrap_or_default());
+        let mut version = self.version(step, value, ttl_ms, policy);
         if let Some(remembered) = remembered {
             match self.memory.begin(remembered, fingerprint(&key, version.value.as_ref())) {
                 Seen::New => {}
-                Seen::Again(name) if self.takes(name.epoch) => {
-                    let Name { dot, written, epoch, expires_ms } = name;
+                Seen::Again(Name { dot, written, epoch, expires_ms }) if self.takes(epoch) => {
                     version = Version { dot, written, epoch, expires_ms, ..version };
                 }
+                // It is the same write under another stamp.
+                Seen::Again(name) if policy.causal => version.dot = name.dot,
                 Seen::Again(_) => {}
                 Seen::Done(reply) => {
                     self.reply(step, waiter, reply);
@@ -224,29 +242,44 @@ impl Node {
                 }
             }
         }
-        let bytes = key.partition_key.len() + key.sort_key.len() + version.value.as_ref().map_or(0, Bytes::len);
-        let op = WriteOp::new(key, version, owners, needed, durability, resolver);
+        let value_bytes = version.value.as_ref().map_or(0, Bytes::len);
+        let bytes = key.partition_key.len() + key.sort_key.len() + value_bytes + past.bytes();
+        let op = WriteOp::new(key, (version, past), owners, needed, durability, policy);
         let tag = self.tag();
         self.insert(tag, Op { waiter, deadline, bytes, kind: Kind::Write { op, request: remembered } });
         self.send_write(step, tag, None);
         Ok(())
     }
 
-    /// A new version of this moment.
-    fn version(&mut self, step: &Step<'_>, value: Option<Bytes>, ttl_ms: u64) -> Version {
+    /// A new version of this moment. In a causal keyspace its dot has no counter yet: our own disk will say.
+    fn version(&mut self, step: &Step<'_>, value: Option<Bytes>, ttl_ms: u64, policy: Policy) -> Version {
         let written = self.clock.tick(step.now);
         let expires_ms = if ttl_ms == 0 { 0 } else { written.ms().saturating_add(ttl_ms) };
         let digest = value_digest(value.as_deref());
-        Version { dot: self.dot(), written, epoch: self.state.epoch, expires_ms, digest, value }
+        let nameless = Dot { node: self.me, incarnation: self.incarnation, counter: 0 };
+        let dot = if policy.causal { nameless } else { self.dot() };
+        Version { dot, written, epoch: self.state.epoch, expires_ms, digest, value }
     }
 
-    /// Sends a write's version to the owners that have not answered it, or to one of them.
+    /// Sends a write's version to the owners that have not answered it, or to one of them. One without a name goes to
+    /// our own disk, once, and nowhere else.
     pub(super) fn send_write(&mut self, step: &mut Step<'_>, tag: Tag, only: Option<NodeId>) {
-        let Some(Op { kind: Kind::Write { op, .. }, waiter, .. }) = self.ops.get(&tag) else { return };
-        let (durability, resolver) = (op.durability, op.resolver);
+        let (me, busy) = (self.me, self.disk_is_busy());
+        let Some(Op { kind: Kind::Write { op, .. }, waiter, .. }) = self.ops.get_mut(&tag) else { return };
+        let only = if op.is_nameless() {
+            if only.is_some() {
+                return;
+            }
+            op.naming = !busy;
+            Some(me)
+        } else {
+            only
+        };
+        let (durability, policy) = (op.durability, op.policy);
         // Above everything acknowledged it is by now: an owner that holds something later merges it.
         let fresh = *waiter != Waiter::Nobody;
-        let asked = || WriteAsked { key: op.key.clone(), version: op.version.clone(), fresh, durability };
+        let (key, version, past) = (&op.key, &op.version, &op.past);
+        let asked = || WriteAsked { key: key.clone(), version: version.clone(), past: past.clone(), fresh, durability };
         let wanted = |o: &NodeId| only.is_none_or(|only| only == *o);
         let jobs: Vec<_> = op.unanswered().filter(wanted).map(|owner| (owner, asked())).collect();
         let mut refused = false;
@@ -254,10 +287,10 @@ impl Node {
             if owner == self.me && self.disk_is_busy() {
                 refused = true;
             } else if owner == self.me {
-                self.write_here(step, JobFor::Own(tag), asked, resolver);
+                self.write_here(step, JobFor::Own(tag), asked, policy);
             } else {
-                let WriteAsked { key, version, fresh, durability } = asked;
-                self.send(step, owner, Message::Write { tag, key, version, fresh, durability });
+                let WriteAsked { key, version, past, fresh, durability } = asked;
+                self.send(step, owner, Message::Write { tag, key, version, past, fresh, durability });
             }
         }
         // Last: it may be the end of the operation.
@@ -286,7 +319,13 @@ impl Node {
             WriteOutcome::StaleStamp { latest } if ahead_ms(*latest) > self.limits.clock_offset_max_ms => &refused,
             outcome => outcome,
         };
-        match op.answered(owner, outcome) {
+        op.naming &= owner != self.me;
+        let next = op.answered(owner, outcome);
+        if let WriteOutcome::Minted { .. } = outcome {
+            // Now that it has a name, the other owners get it.
+            self.send_write(step, tag, None);
+        }
+        match next {
             put::Next::Wait => {}
             put::Next::Restamp { above } => self.restamp(step, tag, above),
             put::Next::AwaitEpoch { epoch } if epoch > self.state.epoch => {
@@ -297,8 +336,10 @@ impl Node {
         }
     }
 
-    /// Writes again, above `above` and in the current epoch: a new version with a new dot, under a new tag, so that
-    /// answers to the one before are not taken for answers to this one.
+    /// Writes again, above `above` and in the current epoch, under a new tag, so that answers to the one before are not
+    /// taken for answers to this one. The version has a new dot, which supersedes the first one's by its stamp. Not so in
+    /// a causal keyspace, where somebody may have seen the first one and written over it: the dot stays, so that it is
+    /// past under any stamp.
     pub(super) fn restamp(&mut self, step: &mut Step<'_>, tag: Tag, above: Hlc) {
         if let Err(ahead) = self.clock.observe(above, step.now, self.limits.clock_offset_max_ms) {
             self.finish(step, tag, Err(OpError::ClockOff { offset_ms: -(ahead.ahead_ms as i64) }));
@@ -310,7 +351,10 @@ impl Node {
             0 => 0,
             expires_ms => expires_ms.saturating_sub(op.version.written.ms()),
         };
-        let version = self.version(step, op.version.value.clone(), lifetime_ms);
+        let mut version = self.version(step, op.version.value.clone(), lifetime_ms, op.policy);
+        if op.policy.causal {
+            version.dot = op.version.dot;
+        }
         op.again(version);
         self.figures.restamps += 1;
         let tag = self.tag();
@@ -379,8 +423,11 @@ impl Node {
 
     pub(super) fn forwarded(&mut self, step: &mut Step<'_>, tag: Tag, from: NodeId, reply: Reply) {
         let known = matches!(self.ops.get(&tag), Some(Op { kind: Kind::Forward { to, .. }, .. }) if *to == from);
-        if known {
-            self.finish(step, tag, reply);
+        match reply {
+            _ if !known => {}
+            // Nothing was written, and another owner may do better.
+            Err(error @ OpError::NotNamed { .. }) => self.forward_on(step, tag, true, error),
+            reply => self.finish(step, tag, reply),
         }
     }
 
@@ -419,12 +466,18 @@ impl Node {
     }
 
     fn forward_lost(&mut self, step: &mut Step<'_>, tag: Tag) {
+        let Some(Op { kind: Kind::Forward { request, .. }, .. }) = self.ops.get(&tag) else { return };
+        let (reads, unknown) = (matches!(request.operation, Operation::Get { .. }), self.forward_unknown(request));
+        self.forward_on(step, tag, reads, unknown);
+    }
+
+    /// Hands the request to the next owner, if it may be asked twice; otherwise it ends with this error.
+    fn forward_on(&mut self, step: &mut Step<'_>, tag: Tag, may: bool, error: OpError) {
         let Some(Op { waiter, deadline, kind: Kind::Forward { request, tried, .. }, .. }) = self.remove(tag) else {
             return;
         };
-        let again = matches!(request.operation, Operation::Get { .. }) && tried.len() < FORWARD_ATTEMPTS_MAX;
-        let unknown = self.forward_unknown(&request);
-        let outcome = if again { self.forward(step, waiter, deadline, request, tried) } else { Err(unknown) };
+        let again = may && tried.len() < FORWARD_ATTEMPTS_MAX;
+        let outcome = if again { self.forward(step, waiter, deadline, request, tried) } else { Err(error) };
         if let Err(error) = outcome {
             self.reply(step, waiter, Err(error));
         }
@@ -444,7 +497,9 @@ impl Node {
 
     pub(super) fn timed_out(&mut self, step: &mut Step<'_>, at: MonoUs, tag: Tag) {
         if self.ops.get(&tag).is_some_and(|op| op.waiter == Waiter::Nobody) {
-            self.lingered(step, tag, After::Success);
+            if !self.waits_for_name(step, tag) {
+                self.lingered(step, tag, After::Success);
+            }
             return;
         }
         let error = match self.ops.get(&tag).map(|op| &op.kind) {
@@ -494,9 +549,10 @@ impl Node {
 
     fn finish(&mut self, step: &mut Step<'_>, tag: Tag, reply: Reply) {
         let Some(op) = self.ops.get(&tag) else { return };
-        if let Kind::Write { op: write, request: Some(request) } = &op.kind {
-            let Version { dot, written, epoch, expires_ms, .. } = write.version;
-            self.memory.end(*request, Name { dot, written, epoch, expires_ms }, &reply);
+        if let Kind::Write { op: write, request: Some(request) } = &op.kind
+            && !write.naming
+        {
+            self.memory.end(*request, Name::of(&write.version), &reply);
         }
         let after = After::of(&reply);
         self.reply(step, op.waiter, reply);
@@ -525,9 +581,10 @@ fn too_large(what: &'static str, bytes: usize, max: usize) -> Result<(), OpError
 fn request_bytes(request: &Request) -> usize {
     let of =
         |key: &Key, value: Option<&Bytes>| key.partition_key.len() + key.sort_key.len() + value.map_or(0, Bytes::len);
+    let context = |context: &Option<Context>| context.as_ref().map_or(0, Context::bytes);
     match &request.operation {
-        Operation::Put { key, value } => of(key, Some(value)),
-        Operation::Get { key } | Operation::Delete { key } => of(key, None),
-        Operation::Batch { items } => items.iter().map(|i| of(&i.key, i.value.as_ref())).sum(),
+        Operation::Put { key, value } => of(key, Some(value)) + context(&request.context),
+        Operation::Get { key } | Operation::Delete { key } => of(key, None) + context(&request.context),
+        Operation::Batch { items } => items.iter().map(|i| of(&i.key, i.value.as_ref()) + context(&i.context)).sum(),
     }
 }

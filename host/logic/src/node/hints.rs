@@ -7,6 +7,7 @@
 
 use super::linger::After;
 use super::{Kind, Node, Op, Step};
+use crate::context::Context;
 use crate::event::{Effect, Hint, HintCount, HintId, HintJob, HintOutcome, HintWork, JobId};
 use crate::id::{Epoch, Key, NodeId, PartitionId};
 use crate::message::{Message, Refused, Tag, WriteOutcome};
@@ -184,19 +185,20 @@ impl Node {
     pub(super) fn owe(&mut self, step: &mut Step<'_>, tag: Tag, after: After) {
         let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get(&tag) else { return };
         // Without an ack the version may be nowhere, and the client was told so, unless it was told that nobody knows.
-        if op.acks() == 0 && after != After::Deadline || op.owed().next().is_none() {
+        let unacked = op.acks() == 0 && after != After::Deadline;
+        if unacked || op.is_nameless() || op.owed().next().is_none() {
             return;
         }
-        let (key, version) = (op.key.clone(), op.version.clone());
+        let (key, version, past) = (op.key.clone(), op.version.clone(), op.past.clone());
         // Our own disk still does what it was asked, unless it refused.
         let still = op.unanswered().any(|o| o == self.me);
         let owed: Vec<NodeId> = op.owed().filter(|o| *o != self.me || !still).collect();
         for owner in owed {
-            self.keep_hint(step, owner, &key, &version);
+            self.keep_hint(step, owner, &key, (&version, &past));
         }
     }
 
-    fn keep_hint(&mut self, step: &mut Step<'_>, owner: NodeId, key: &Key, version: &Version) {
+    fn keep_hint(&mut self, step: &mut Step<'_>, owner: NodeId, key: &Key, (version, past): (&Version, &Context)) {
         let (partition, epoch, written) =
             (key.place(self.state.partition_bits).partition, version.epoch, version.written);
         let id = HintId {
@@ -211,7 +213,7 @@ impl Node {
             self.hint_dropped(&id, HintDropped::Store);
             return;
         }
-        let hint = Hint { id, key: key.clone(), version: version.clone() };
+        let hint = Hint { id, key: key.clone(), version: version.clone(), past: past.clone() };
         let bytes = hint.bytes();
         let total = self.hints.bytes + bytes;
         let debt = self.hints.debts.entry(owner).or_default();
@@ -355,8 +357,9 @@ impl Node {
             self.hints.tags.insert(tag, owner);
             // Its ack ends the debt: it must be as good as the disk.
             let (fresh, durability) = (false, Durability::Sync);
-            let Hint { key, version, .. } = hint;
-            step.out.push(Effect::Send { to: owner, message: Message::Write { tag, key, version, fresh, durability } });
+            let Hint { key, version, past, .. } = hint;
+            let message = Message::Write { tag, key, version, past, fresh, durability };
+            step.out.push(Effect::Send { to: owner, message });
         }
         self.window_ends(step, owner);
     }
@@ -391,7 +394,7 @@ impl Node {
         let Some(debt) = self.hints.debts.get_mut(&from) else { return true };
         let Some((id, bytes)) = debt.sent.remove(&tag) else { return true };
         match outcome {
-            WriteOutcome::Held => {
+            WriteOutcome::Held | WriteOutcome::Minted { .. } => {
                 debt.settled.push((id, bytes));
                 self.figures.hints_replayed += 1;
             }

@@ -7,6 +7,7 @@ use super::{Kind, Node, Op, Step, Waiter};
 use crate::id::NodeId;
 use crate::message::{ReadOutcome, Tag, WriteOutcome};
 use crate::request::{OpError, Reply};
+use crate::retry::Name;
 
 /// How an operation ended, as far as it matters afterwards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +39,8 @@ impl Node {
                 // A link that comes up soon gets the write as well; without any, there is nothing to wait for.
                 let late = |o: NodeId| o == self.me || self.is_linked(o);
                 let stays = after != After::Deadline && op.acks() > 0 && op.unanswered().any(late);
+                // What our own disk still names will be there, and its name must be known: for hints, and for a retry.
+                let stays = stays || op.naming;
                 (stays, self.limits.hint_after_ms, None)
             }
             Kind::Read(op) if after == After::Success => {
@@ -70,14 +73,44 @@ impl Node {
 
     /// Nothing more is waited for. Owners that did not take a write are owed a hint.
     pub(super) fn lingered(&mut self, step: &mut Step<'_>, tag: Tag, after: After) {
+        if let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get(&tag)
+            && op.naming
+        {
+            self.remember_unknown(tag);
+        }
         self.owe(step, tag, after);
         self.remove(tag);
+    }
+
+    /// A write whose outcome its client does not know: what a retry under its request id goes by.
+    fn remember_unknown(&mut self, tag: Tag) {
+        if let Some(Op { kind: Kind::Write { op, request: Some(request) }, .. }) = self.ops.get(&tag) {
+            self.memory.end(*request, Name::of(&op.version), &Err(op.timed_out()));
+        }
+    }
+
+    /// A write that our own disk still names stays: the disk answers, or this process ends.
+    pub(super) fn waits_for_name(&mut self, step: &Step<'_>, tag: Tag) -> bool {
+        let until = step.now.mono_us + self.limits.hint_after_ms * 1_000;
+        let Some(Op { kind: Kind::Write { op, .. }, deadline, .. }) = self.ops.get_mut(&tag) else { return false };
+        if op.naming {
+            self.deadlines.remove(&(*deadline, tag));
+            self.deadlines.insert((until, tag));
+            *deadline = until;
+        }
+        op.naming
     }
 
     /// An owner answered a write whose reply is out.
     pub(super) fn written_late(&mut self, step: &mut Step<'_>, tag: Tag, owner: NodeId, outcome: &WriteOutcome) {
         let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get_mut(&tag) else { return };
-        if op.late(owner, outcome) {
+        if op.is_nameless() {
+            // The client was told that nobody knows. If it has a name now, the other owners are owed it.
+            op.late(owner, outcome);
+            op.naming = false;
+            self.remember_unknown(tag);
+            self.lingered(step, tag, After::Deadline);
+        } else if op.late(owner, outcome) {
             self.send_write(step, tag, Some(owner));
         } else if op.unanswered().next().is_none() {
             self.lingered(step, tag, After::Success);

@@ -1,10 +1,11 @@
 //! The side of a node that holds partitions: what peers may ask of it.
 
 use super::{JobFor, Node, Step};
+use crate::context::Context;
 use crate::event::{Effect, ReadJob, WriteJob};
 use crate::id::{Epoch, Key, NodeId};
 use crate::message::{Message, ReadOutcome, Refused, Tag, Want, WriteOutcome};
-use crate::port::{Durability, ResolverHash};
+use crate::port::{Durability, Policy};
 use crate::version::Version;
 
 impl Node {
@@ -21,8 +22,8 @@ impl Node {
             return;
         }
         match message {
-            Message::Write { tag, key, version, fresh, durability } => {
-                self.write_asked(step, from, tag, WriteAsked { key, version, fresh, durability });
+            Message::Write { tag, key, version, past, fresh, durability } => {
+                self.write_asked(step, from, tag, WriteAsked { key, version, past, fresh, durability });
             }
             Message::Read { tag, key, want, .. } => match self.admit(&key) {
                 Ok(_) => {
@@ -71,13 +72,13 @@ impl Node {
             self.admit(&asked.key).map_err(WriteOutcome::Refused)
         };
         match verdict {
-            Ok(resolver) => self.write_here(step, JobFor::Peer { node: from, tag }, asked, resolver),
+            Ok(policy) => self.write_here(step, JobFor::Peer { node: from, tag }, asked, policy),
             Err(outcome) => self.send(step, from, Message::Written { tag, outcome }),
         }
     }
 
-    /// Whether a record is ours to hold, and which code settles its siblings.
-    pub(super) fn admit(&mut self, key: &Key) -> Result<ResolverHash, Refused> {
+    /// Whether a record is ours to hold, and how its versions supersede one another.
+    pub(super) fn admit(&mut self, key: &Key) -> Result<Policy, Refused> {
         if key.partition_key.len().max(key.sort_key.len()) > self.limits.key_bytes_max {
             self.figures.nonsense += 1;
             return Err(Refused::Damaged);
@@ -88,7 +89,7 @@ impl Node {
         let keyspace = self.state.keyspaces.get(&key.keyspace).ok_or(Refused::UnknownKeyspace)?;
         let partition = key.place(self.state.partition_bits).partition;
         let owners = self.state.owners(partition, keyspace.n);
-        if owners.contains(&self.me) { Ok(keyspace.resolver_hash) } else { Err(Refused::NotOwner) }
+        if owners.contains(&self.me) { Ok(keyspace.policy()) } else { Err(Refused::NotOwner) }
     }
 
     /// Whether as many jobs wait for our disk as may, whoever they are for.
@@ -96,13 +97,15 @@ impl Node {
         self.jobs.len() - self.jobs_of_sync >= self.limits.disk_jobs_max
     }
 
-    pub(super) fn write_here(&mut self, step: &mut Step<'_>, whose: JobFor, asked: WriteAsked, resolver: ResolverHash) {
-        let WriteAsked { key, version, fresh, durability } = asked;
+    pub(super) fn write_here(&mut self, step: &mut Step<'_>, whose: JobFor, asked: WriteAsked, policy: Policy) {
+        let WriteAsked { key, version, past, fresh, durability } = asked;
         if fresh {
             self.sync_noted(step.now.mono_us, key.place(self.state.partition_bits).partition);
         }
+        // Nobody but its coordinator has a version without a name. The clock moved for this write alone.
+        let mint = (version.dot.counter == 0).then(|| self.clock.latest().0);
         let job = self.job(whose);
-        step.out.push(Effect::Write(WriteJob { job, key, version, fresh, durability, resolver }));
+        step.out.push(Effect::Write(WriteJob { job, key, version, past, mint, fresh, durability, policy }));
     }
 
     pub(super) fn read_here(&mut self, step: &mut Step<'_>, tag: Tag, key: Key, want: Want) {
@@ -115,6 +118,7 @@ impl Node {
 pub(super) struct WriteAsked {
     pub(super) key: Key,
     pub(super) version: Version,
+    pub(super) past: Context,
     pub(super) fresh: bool,
     pub(super) durability: Durability,
 }

@@ -6,6 +6,7 @@
 use super::linger::After;
 use super::own::WriteAsked;
 use super::{JobFor, Kind, Node, Op, Step};
+use crate::cluster::Keyspace;
 use crate::get::Repair;
 use crate::id::NodeId;
 use crate::message::{Message, Tag};
@@ -93,8 +94,8 @@ impl Node {
             return;
         }
         let key = op.key.clone();
-        let Ok(resolver) = self.keyspace(key.keyspace).map(|k| k.resolver_hash) else { return };
-        for Repair { owner, absent, versions } in repairs {
+        let Ok(policy) = self.keyspace(key.keyspace).map(Keyspace::policy) else { return };
+        for Repair { owner, absent, versions, past } in repairs {
             if !self.may_repair(owner) {
                 self.figures.repairs_dropped += 1;
                 continue;
@@ -111,12 +112,12 @@ impl Node {
                 let tag = self.tag();
                 let bytes = version.value.as_ref().map_or(0, Bytes::len);
                 self.repairs.sent(tag, bytes, step.now.mono_us + self.limits.repair_after_ms * 1_000);
-                let (key, fresh, durability) = (key.clone(), false, Durability::Os);
+                let (key, past, fresh, durability) = (key.clone(), past.clone(), false, Durability::Os);
                 if owner == self.me {
-                    let asked = WriteAsked { key, version, fresh, durability };
-                    self.write_here(step, JobFor::Own(tag), asked, resolver);
+                    let asked = WriteAsked { key, version, past, fresh, durability };
+                    self.write_here(step, JobFor::Own(tag), asked, policy);
                 } else {
-                    self.send(step, owner, Message::Write { tag, key, version, fresh, durability });
+                    self.send(step, owner, Message::Write { tag, key, version, past, fresh, durability });
                 }
             }
         }

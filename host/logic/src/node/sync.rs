@@ -350,14 +350,15 @@ impl Node {
         let latest = step.now.wall_ms + self.limits.clock_offset_max_ms;
         let mut jobs = 0;
         for (key, record) in records {
-            let Ok(resolver) = self.admit(&key) else { continue };
+            let Ok(policy) = self.admit(&key) else { continue };
             let durability = self.state.keyspaces.get(&key.keyspace).map(|keyspace| keyspace.durability);
             let strange = key.place(self.state.partition_bits).partition != range.partition;
             let Some(durability) = durability.filter(|_| !strange) else { continue };
-            for version in record.into_versions() {
+            let (versions, past) = record.into_parts();
+            for version in versions {
                 if version.epoch <= self.state.epoch && version.written.ms() <= latest {
-                    let asked = WriteAsked { key: key.clone(), version, fresh: false, durability };
-                    self.write_here(step, JobFor::Sync(tag), asked, resolver);
+                    let asked = WriteAsked { key: key.clone(), version, past: past.clone(), fresh: false, durability };
+                    self.write_here(step, JobFor::Sync(tag), asked, policy);
                     jobs += 1;
                 }
             }

@@ -43,9 +43,9 @@ fn write(disk: &Disk, jobs: &[WriteJob]) {
 }
 
 fn merge(disk: &Disk, records: Vec<(Key, Record)>) {
-    let resolver = formed(1, (1, 1, 1)).keyspaces[&crate::testing::LWW].resolver_hash;
+    let policy = formed(1, (1, 1, 1)).keyspaces[&crate::testing::LWW].policy();
     let jobs = records.into_iter().flat_map(|(key, record)| {
-        let of = move |version| WriteJob { fresh: false, resolver, durability: Durability::Os, ..job(&key, version) };
+        let of = move |version| WriteJob { fresh: false, policy, durability: Durability::Os, ..job(&key, version) };
         record.into_versions().into_iter().map(of)
     });
     write(disk, &jobs.collect::<Vec<_>>());

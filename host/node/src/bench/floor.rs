@@ -179,7 +179,7 @@ impl Node {
             }
             Some(Waiter::Session { id, get, results }) => {
                 let answer = if get { Answer::Found(self.found()) } else { Answer::Written(done()) };
-                drop(results.try_send(SessionResult { id, result: Some(answer) }));
+                drop(results.try_send(SessionResult { id, result: Some(answer), ..SessionResult::default() }));
             }
             None => {}
         }
@@ -187,12 +187,12 @@ impl Node {
 
     fn found(&self) -> GetResponse {
         let version = Version { value: self.value.clone(), written: 1, expires_ms: 0 };
-        GetResponse { version: Some(version), siblings: Vec::new() }
+        GetResponse { version: Some(version), ..GetResponse::default() }
     }
 }
 
 fn done() -> WriteResponse {
-    WriteResponse { written: 1, acks: 2 }
+    WriteResponse { written: 1, acks: 2, ..WriteResponse::default() }
 }
 
 fn peer_key(key: Option<Key>) -> Option<PeerKey> {

@@ -150,7 +150,7 @@ async fn drive(load: &Load, address: &str, slots: u32) -> Result<(), String> {
 }
 
 fn settle(load: &Load, slots: &mut Slots, results: Vec<SessionResult>) {
-    for SessionResult { id, result } in results {
+    for SessionResult { id, result, .. } in results {
         let Some((kind, due)) = slots.take(id) else {
             load.recorder().fail("ANSWER_WITHOUT_QUESTION");
             continue;

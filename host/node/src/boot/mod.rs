@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::net::Stopping;
 use crate::peer::{self, ControlPlane, LinkParts, PeerWire, Trust};
 use crate::pump::{self, Ended, Event, PumpParts};
+use crate::token::Tokens;
 use crate::{grpc, http};
 use anyhow::{Context as _, anyhow};
 use arc_swap::ArcSwap;
@@ -200,6 +201,7 @@ impl Booted {
             store: Arc::clone(&self.opened.store),
             adapter: self.opened.adapter.as_str().into(),
             resolvers: Arc::new(resolvers.collect()),
+            tokens: Arc::new(Tokens::new(&self.key)),
             calls,
             repairs,
         }
@@ -237,6 +239,7 @@ impl Booted {
             metrics: Arc::clone(&self.metrics),
             outlines: Arc::new(SharedOutlines::new(OUTLINE_BITS)),
             digests: Arc::clone(&digests) as _,
+            mints: Arc::default(),
             sync_message_bytes_max: self.config.limits.sync_message_bytes_max,
             events: events.clone(),
         };

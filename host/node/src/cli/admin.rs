@@ -188,6 +188,10 @@ pub(super) enum KeyspaceCommand {
         /// Owners of each key; left out: 3, or as many as there are nodes if that is less
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=255))]
         n: Option<u32>,
+        /// Writes say which versions they have seen (`--context`), and supersede exactly those; left out: true for
+        /// keep-siblings, false for other resolvers
+        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+        causal: Option<bool>,
         #[command(flatten)]
         definition: DefinitionArgs,
     },
@@ -223,10 +227,11 @@ pub(super) struct DefinitionArgs {
 }
 
 impl DefinitionArgs {
-    fn definition(&self, name: &str, n: Option<u32>) -> KeyspaceDefinition {
+    fn definition(&self, name: &str, n: Option<u32>, causal: Option<bool>) -> KeyspaceDefinition {
         KeyspaceDefinition {
             name: name.to_owned(),
             n,
+            causal,
             r: self.r,
             w: self.w,
             durability: durability(self.durability).into(),
@@ -238,9 +243,9 @@ impl DefinitionArgs {
 
 pub(super) async fn keyspace(client: &Client, command: &KeyspaceCommand, output: &Output) -> Result<(), Failure> {
     match command {
-        KeyspaceCommand::Create { name, n, definition } => {
+        KeyspaceCommand::Create { name, n, causal, definition } => {
             let ask = |mut admin: Admin| {
-                let request = CreateKeyspaceRequest { keyspace: Some(definition.definition(name, *n)) };
+                let request = CreateKeyspaceRequest { keyspace: Some(definition.definition(name, *n, *causal)) };
                 async move { admin.create_keyspace(request).await }
             };
             let made = client.admin(Retry::Write, ask).await?;
@@ -248,7 +253,7 @@ pub(super) async fn keyspace(client: &Client, command: &KeyspaceCommand, output:
         }
         KeyspaceCommand::Alter { name, definition } => {
             let ask = |mut admin: Admin| {
-                let request = AlterKeyspaceRequest { keyspace: Some(definition.definition(name, None)) };
+                let request = AlterKeyspaceRequest { keyspace: Some(definition.definition(name, None, None)) };
                 async move { admin.alter_keyspace(request).await }
             };
             let altered = client.admin(Retry::Write, ask).await?;
@@ -277,12 +282,13 @@ fn keyspace_json(response: &KeyspaceResponse) -> Value {
     json!({
         "id": id, "name": definition.name, "n": definition.n, "r": definition.r, "w": definition.w,
         "durability": durability_name(&definition), "ttl_ms": definition.ttl_ms.filter(|ttl| *ttl != 0),
-        "resolver": definition.resolver, "resolver_hash": resolver_hash, "epoch": epoch,
+        "resolver": definition.resolver, "causal": definition.causal, "resolver_hash": resolver_hash, "epoch": epoch,
     })
 }
 
 fn keyspaces_text(keyspaces: &[KeyspaceResponse]) -> String {
-    let mut rows = table(&["keyspace", "id", "n", "r", "w", "durability", "ttl", "resolver", "resolver hash"]);
+    let mut rows =
+        table(&["keyspace", "id", "n", "r", "w", "durability", "ttl", "resolver", "causal", "resolver hash"]);
     for KeyspaceResponse { id, keyspace, resolver_hash, .. } in keyspaces {
         let definition = keyspace.clone().unwrap_or_default();
         let number = |number: Option<u32>| number.map_or_else(String::new, |number| number.to_string());
@@ -295,6 +301,7 @@ fn keyspaces_text(keyspaces: &[KeyspaceResponse]) -> String {
             durability_name(&definition).to_owned(),
             definition.ttl_ms.filter(|ttl| *ttl != 0).map_or_else(|| "never".to_owned(), units::span),
             definition.resolver.clone().unwrap_or_default(),
+            if definition.causal() { "yes" } else { "no" }.to_owned(),
             resolver_hash.chars().take(12).collect(),
         ]);
     }
@@ -342,6 +349,6 @@ mod tests {
     fn a_definition_leaves_out_what_was_not_said() {
         let args = DefinitionArgs { r: None, w: Some(3), durability: None, ttl: None, resolver: None };
         let expected = KeyspaceDefinition { name: "a".into(), w: Some(3), ..KeyspaceDefinition::default() };
-        assert_eq!(args.definition("a", None), expected);
+        assert_eq!(args.definition("a", None, None), expected);
     }
 }

@@ -28,7 +28,7 @@ const FORMAT: &str = r#"Each line is one JSON object, a put with a value or a de
   {"put": "user:1", "value": "text"}
   {"put": "user:2", "sort": "2024-05-01", "value_base64": "AAEC"}
   {"delete": "user:3"}
-"sort" is the sort key. For keys that are no text: "put_base64", "delete_base64", "sort_base64".
+"sort" is the sort key. In causal keyspaces "context" is the token that `mks get --json` told. For keys that are no text: "put_base64", "delete_base64", "sort_base64".
 Empty lines are skipped. Each item stands alone: there is no atomicity across keys. The exit code is 1 if any item
 failed, 4 if all that failed did so for want of owners."#;
 
@@ -65,6 +65,7 @@ struct Line {
     sort_base64: Option<String>,
     value: Option<String>,
     value_base64: Option<String>,
+    context: Option<String>,
 }
 
 /// Reads one line.
@@ -74,6 +75,7 @@ fn parse(text: &str, keyspace: &str) -> Result<BatchItem, String> {
     let delete = either(line.delete, line.delete_base64, "delete")?;
     let value = either(line.value, line.value_base64, "value")?;
     let sort_key = either(line.sort, line.sort_base64, "sort")?.unwrap_or_default();
+    let context = line.context.map(|text| units::context(&text)).transpose()?.unwrap_or_default();
     let (partition_key, value) = match (put, delete, value) {
         (Some(key), None, Some(value)) => (key, Some(value)),
         (Some(_), None, None) => return Err("a put needs \"value\" or \"value_base64\"".to_owned()),
@@ -81,7 +83,7 @@ fn parse(text: &str, keyspace: &str) -> Result<BatchItem, String> {
         (None, Some(_), Some(_)) => return Err("a delete has no value".to_owned()),
         _ => return Err("needs either \"put\" or \"delete\" with a key".to_owned()),
     };
-    Ok(BatchItem { key: Some(Key { keyspace: keyspace.to_owned(), partition_key, sort_key }), value })
+    Ok(BatchItem { key: Some(Key { keyspace: keyspace.to_owned(), partition_key, sort_key }), value, context })
 }
 
 fn either(text: Option<String>, base64: Option<String>, name: &str) -> Result<Option<Bytes>, String> {
@@ -197,7 +199,7 @@ pub(super) async fn batch(client: &Client, args: &BatchArgs, output: &Output) ->
     };
     let mut reader =
         Reader { input, line: 0, keyspace: args.keyspace.clone(), items_max: args.items as usize, held_back: None };
-    let options = args.write.options(args.ttl);
+    let options = args.write.options(args.ttl, None);
     if !options.request_id.is_empty() {
         return Err(Failure::Usage("--request-id names one request, a batch is many; leave it out".to_owned()));
     }

@@ -3,6 +3,7 @@
 use super::client::{Client, DurabilityArg, Failure, Retry, durability};
 use super::output::Output;
 use super::units;
+use crate::token;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -59,9 +60,18 @@ pub(super) struct WriteArgs {
     request_id: Option<[u8; 16]>,
 }
 
+/// For a write of one key.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ContextArgs {
+    /// In a causal keyspace: the context that `mks get` told. The write supersedes what that get showed, and nothing else
+    #[arg(long, value_parser = units::context, value_name = "TOKEN")]
+    context: Option<Bytes>,
+}
+
 impl WriteArgs {
-    pub(super) fn options(&self, ttl: Option<Duration>) -> WriteOptions {
+    pub(super) fn options(&self, ttl: Option<Duration>, context: Option<&Bytes>) -> WriteOptions {
         WriteOptions {
+            context: context.cloned().unwrap_or_default(),
             w: self.w,
             durability: durability(self.durability).into(),
             deadline_ms: self.deadline.map(millis),
@@ -94,6 +104,8 @@ pub(super) struct PutArgs {
     #[arg(long, value_parser = units::time_to_live, value_name = "TIME")]
     ttl: Option<Duration>,
     #[command(flatten)]
+    context: ContextArgs,
+    #[command(flatten)]
     write: WriteArgs,
 }
 
@@ -114,7 +126,7 @@ impl PutArgs {
 }
 
 pub(super) async fn put(client: &Client, args: &PutArgs, output: &Output) -> Result<(), Failure> {
-    let options = Some(args.write.options(args.ttl));
+    let options = Some(args.write.options(args.ttl, args.context.context.as_ref()));
     let request = PutRequest { key: Some(args.key.key()), value: args.value()?, options };
     let ask = |mut kv: super::client::Kv| {
         let request = request.clone();
@@ -129,11 +141,14 @@ pub(super) struct DeleteArgs {
     #[command(flatten)]
     key: KeyArgs,
     #[command(flatten)]
+    context: ContextArgs,
+    #[command(flatten)]
     write: WriteArgs,
 }
 
 pub(super) async fn delete(client: &Client, args: &DeleteArgs, output: &Output) -> Result<(), Failure> {
-    let request = DeleteRequest { key: Some(args.key.key()), options: Some(args.write.options(None)) };
+    let options = args.write.options(None, args.context.context.as_ref());
+    let request = DeleteRequest { key: Some(args.key.key()), options: Some(options) };
     let ask = |mut kv: super::client::Kv| {
         let request = request.clone();
         async move { kv.delete(request).await }
@@ -142,6 +157,7 @@ pub(super) async fn delete(client: &Client, args: &DeleteArgs, output: &Output) 
 }
 
 fn report_write(written: &WriteResponse, output: &Output) -> Result<(), Failure> {
+    remark_context(&written.context, output);
     output.result(&write_json(written), |_| {
         let WriteResponse { acks, .. } = written;
         format!("OK, on {acks} owner{} at least", if *acks == 1 { "" } else { "s" })
@@ -150,7 +166,22 @@ fn report_write(written: &WriteResponse, output: &Output) -> Result<(), Failure>
 
 /// The hybrid clock as it is, and the Unix milliseconds in its upper 48 bits.
 fn write_json(written: &WriteResponse) -> Value {
-    json!({ "written": written.written, "written_ms": written.written >> 16, "acks": written.acks })
+    json!({
+        "written": written.written, "written_ms": written.written >> 16, "acks": written.acks,
+        "context": context_json(&written.context),
+    })
+}
+
+/// Null outside of causal keyspaces.
+fn context_json(context: &Bytes) -> Value {
+    if context.is_empty() { Value::Null } else { token::to_text(context).into() }
+}
+
+/// Beside the answer, not in it: a pipe gets the value and nothing else.
+fn remark_context(context: &Bytes, output: &Output) {
+    if !context.is_empty() && !output.is_json() {
+        output.remark(&format!("context: {}", token::to_text(context)));
+    }
 }
 
 /// `mks get`
@@ -173,8 +204,11 @@ pub(super) async fn get(client: &Client, args: &GetArgs, output: &Output) -> Res
         let request = request.clone();
         async move { kv.get(request).await }
     };
-    let GetResponse { version, siblings } = match client.kv(Retry::Read, args.deadline, ask).await {
-        Err(Failure::Refused(detail)) if is_not_found(&detail) => return Err(Failure::NotFound),
+    let GetResponse { version, siblings, context } = match client.kv(Retry::Read, args.deadline, ask).await {
+        Err(Failure::Refused(detail)) if is_not_found(&detail) => {
+            remark_context(&detail.context, output);
+            return Err(Failure::NotFound);
+        }
         answer => answer?,
     };
     let version = version.ok_or(Failure::NotFound)?;
@@ -182,16 +216,28 @@ pub(super) async fn get(client: &Client, args: &GetArgs, output: &Output) -> Res
         let siblings: Vec<_> = siblings.iter().map(version_json).collect();
         let mut found = version_json(&version);
         found["siblings"] = siblings.into();
+        found["context"] = context_json(&context);
         return output.result(&found, |_| String::new());
     }
+    remark_context(&context, output);
     if !siblings.is_empty() {
-        let others = siblings.len();
-        output.remark(&format!("note: {others} other version(s) of this key are unsettled; --json shows all of them"));
+        let all = siblings.len() + 1;
+        output
+            .remark(&format!("note: {all} siblings, one after the other; --json tells them apart{}", settle(&context)));
     }
     output.raw(&version.value)?;
+    for sibling in &siblings {
+        output.raw(b"\n")?;
+        output.raw(&sibling.value)?;
+    }
     // A person's prompt starts on a line of its own; a pipe gets the bytes and nothing else.
-    let unfinished = !version.value.ends_with(b"\n") && std::io::stdout().is_terminal();
+    let unfinished = !siblings.last().unwrap_or(&version).value.ends_with(b"\n") && std::io::stdout().is_terminal();
     if unfinished { output.raw(b"\n") } else { Ok(()) }
+}
+
+/// How siblings become one.
+fn settle(context: &Bytes) -> &'static str {
+    if context.is_empty() { "" } else { ". `mks put KEY VALUE --context ...` with the context above makes one of them" }
 }
 
 /// A keyspace that does not exist has the same gRPC code, but is no answer about a key.
@@ -229,9 +275,10 @@ mod tests {
     #[test]
     fn what_is_left_out_is_left_to_the_node() {
         let args = WriteArgs { w: None, durability: None, deadline: None, request_id: None };
-        assert_eq!(args.options(None), WriteOptions::default());
+        assert_eq!(args.options(None, None), WriteOptions::default());
         let args = WriteArgs { w: Some(2), deadline: Some(Duration::from_millis(7)), ..args };
-        let options = args.options(Some(Duration::ZERO));
+        let options = args.options(Some(Duration::ZERO), Some(&Bytes::from_static(b"token")));
         assert_eq!((options.w, options.deadline_ms, options.ttl_ms), (Some(2), Some(7), Some(0)));
+        assert_eq!(options.context, "token");
     }
 }

@@ -1,5 +1,7 @@
 //! Quantities as people type them.
 
+use crate::token;
+use bytes::Bytes;
 use std::time::Duration;
 
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
@@ -39,6 +41,11 @@ pub(super) fn request_id(text: &str) -> Result<[u8; 16], String> {
         return Err(wrong());
     }
     u128::from_str_radix(&digits, 16).map(u128::to_be_bytes).map_err(|_| wrong())
+}
+
+/// A context token, as `mks get` tells it.
+pub(super) fn context(text: &str) -> Result<Bytes, String> {
+    token::from_text(text.as_bytes()).map_err(|error| error.to_string())
 }
 
 /// Bytes in the largest binary unit that leaves a number above one.

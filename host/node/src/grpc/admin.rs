@@ -26,6 +26,8 @@ use tonic::{Request, Response, Status};
 /// Owners of each key where nobody says otherwise and the ring is wide enough.
 const N_DEFAULT: u8 = 3;
 const RESOLVER_DEFAULT: &str = "lww";
+/// The resolver that leaves siblings to readers.
+const KEEP_SIBLINGS: &str = "keep-siblings";
 /// How often a repair says how far it is: the pump says it as often.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
 
@@ -87,6 +89,8 @@ impl AdminService {
         }
         let majority = n / 2 + 1;
         let (resolver, resolver_hash) = self.resolver(wanted.resolver.as_deref().unwrap_or(RESOLVER_DEFAULT))?;
+        let causal = wanted.causal.unwrap_or(resolver == KEEP_SIBLINGS);
+        check_causal(&resolver, causal)?;
         Ok(Keyspace {
             name: wanted.name,
             n,
@@ -96,6 +100,7 @@ impl AdminService {
             ttl_ms: wanted.ttl_ms.unwrap_or(0),
             resolver,
             resolver_hash,
+            causal,
         })
     }
 
@@ -112,6 +117,8 @@ impl AdminService {
             Some(name) => self.resolver(name)?,
             None => (current.resolver.clone(), current.resolver_hash),
         };
+        let causal = changes.causal.unwrap_or(current.causal);
+        check_causal(&resolver, causal)?;
         Ok(Keyspace {
             name: changes.name,
             n,
@@ -121,6 +128,7 @@ impl AdminService {
             ttl_ms: changes.ttl_ms.unwrap_or(current.ttl_ms),
             resolver,
             resolver_hash,
+            causal,
         })
     }
 
@@ -214,13 +222,28 @@ impl AdminService {
         let (ranges, partition) = match request.key {
             None => (ranges(ring), None),
             Some(key) => {
-                let (key, keyspace) = Checker::new(&self.handle.limits, &state).key(Some(key))?;
+                let (key, keyspace) = Checker::new(&self.handle.limits, &state, &self.handle.tokens).key(Some(key))?;
                 let partition = key.place(state.partition_bits).partition;
                 let number = u32::from(partition.0);
                 (vec![range(number, ring.owners(partition, keyspace.n))], Some(number))
             }
         };
         Ok(RingResponse { epoch: state.epoch.0, partitions: ring.partitions() as u32, ranges, partition })
+    }
+}
+
+/// Settings that contradict each other in a way that would lose writes, or pile them up, without a word.
+fn check_causal(resolver: &str, causal: bool) -> Result<(), Fault> {
+    match (resolver, causal) {
+        (KEEP_SIBLINGS, false) => Err(Fault::invalid(
+            "keep-siblings needs a causal keyspace: without contexts nobody could settle the siblings; leave causal \
+             out, or make a new keyspace",
+        )),
+        (RESOLVER_DEFAULT, true) => Err(Fault::invalid(
+            "lww keeps the latest write whatever its writer has seen, so a causal keyspace gains nothing from it; \
+             choose keep-siblings, or another resolver",
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -371,6 +394,7 @@ fn keyspace_response(id: KeyspaceId, keyspace: &Keyspace, epoch: u64) -> Keyspac
             durability: durability.into(),
             ttl_ms: Some(keyspace.ttl_ms),
             resolver: Some(keyspace.resolver.clone()),
+            causal: Some(keyspace.causal),
         }),
         resolver_hash: keyspace.resolver_hash.0.iter().map(|byte| format!("{byte:02x}")).collect(),
         epoch,

@@ -2,10 +2,11 @@
 
 use super::convert::{self, Checker, timeout_of};
 use super::session::Session;
-use crate::fault::{Fault, Reason};
+use crate::fault::Fault;
 use crate::handle::Handle;
 use crate::metrics::Surface;
 use crate::net::Stopping;
+use crate::token::Seals;
 use mks_logic::event;
 use mks_proto::v1::kv_server::Kv;
 use mks_proto::v1::{
@@ -30,14 +31,17 @@ impl KvService {
         &self,
         request: Request<M>,
         check: impl FnOnce(Checker<'_>, M) -> Result<event::Request, Fault>,
-    ) -> Result<event::Reply, Fault> {
+    ) -> Result<(event::Reply, Seals), Fault> {
         let handle = &self.handle;
         let checked = timeout_of(request.metadata()).and_then(|timeout| {
             let state = handle.state.load();
-            check(Checker::new(&handle.limits, &state).within(timeout), request.into_inner())
+            check(Checker::new(&handle.limits, &state, &handle.tokens).within(timeout), request.into_inner())
         });
         match checked {
-            Ok(request) => Ok(handle.call(request).await),
+            Ok(request) => {
+                let seals = handle.seals(&request);
+                Ok((handle.call(request).await, seals))
+            }
             Err(fault) => {
                 if fault.reason.blames_input() {
                     handle.metrics.malformed(Surface::Grpc);
@@ -53,24 +57,23 @@ impl Kv for KvService {
     type SessionStream = Session;
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<WriteResponse>, Status> {
-        let reply = self.ask(request, |checker, message| checker.put(message)).await?;
-        Ok(Response::new(convert::written(reply)?))
+        let (reply, seals) = self.ask(request, |checker, message| checker.put(message)).await?;
+        Ok(Response::new(convert::written(reply, &seals)?))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        let reply = self.ask(request, |checker, message| checker.get(message)).await?;
-        let found = convert::found(reply)?.ok_or_else(|| Fault::new(Reason::NotFound, "the key is absent"))?;
-        Ok(Response::new(found))
+        let (reply, seals) = self.ask(request, |checker, message| checker.get(message)).await?;
+        Ok(Response::new(convert::found(reply, &seals)?))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<WriteResponse>, Status> {
-        let reply = self.ask(request, |checker, message| checker.delete(message)).await?;
-        Ok(Response::new(convert::written(reply)?))
+        let (reply, seals) = self.ask(request, |checker, message| checker.delete(message)).await?;
+        Ok(Response::new(convert::written(reply, &seals)?))
     }
 
     async fn batch(&self, request: Request<BatchRequest>) -> Result<Response<BatchResponse>, Status> {
-        let reply = self.ask(request, |checker, message| checker.batch(message)).await?;
-        Ok(Response::new(convert::batch(reply)?))
+        let (reply, seals) = self.ask(request, |checker, message| checker.batch(message)).await?;
+        Ok(Response::new(convert::batch(reply, &seals)?))
     }
 
     async fn session(&self, request: Request<Streaming<SessionRequest>>) -> Result<Response<Session>, Status> {

@@ -10,6 +10,7 @@ use crate::fault::{Fault, Reason};
 use crate::handle::{Handle, Waiter};
 use crate::metrics::{Open, Surface};
 use crate::net::Stopping;
+use crate::token::Seals;
 use mks_logic::event::Reply;
 use mks_proto::v1::{SessionOperation, SessionRequest, SessionResponse, SessionResult, Welcome, session_result};
 use prost::Message;
@@ -46,10 +47,10 @@ pub(super) struct Session<I = Inbound> {
     waiting: std::vec::IntoIter<SessionOperation>,
     /// Operations that the pump has and has not answered.
     under_way: usize,
-    sender: mpsc::UnboundedSender<(u64, Reply)>,
-    replies: mpsc::UnboundedReceiver<(u64, Reply)>,
+    sender: mpsc::UnboundedSender<(u64, Seals, Reply)>,
+    replies: mpsc::UnboundedReceiver<(u64, Seals, Reply)>,
     /// Only there so that its memory is used again.
-    taken: Vec<(u64, Reply)>,
+    taken: Vec<(u64, Seals, Reply)>,
     /// Results on their way to the client.
     ready: VecDeque<SessionResult>,
     /// Size of the largest results of late, bytes.
@@ -92,8 +93,8 @@ impl<I> Session<I> {
         }
         if let Poll::Ready(count) = self.replies.poll_recv_many(cx, &mut self.taken, limit) {
             self.under_way -= count;
-            for (id, reply) in self.taken.drain(..) {
-                self.ready.push_back(convert::session_result(id, reply));
+            for (id, seals, reply) in self.taken.drain(..) {
+                self.ready.push_back(convert::session_result(id, &seals, reply));
             }
         }
     }
@@ -106,10 +107,11 @@ impl<I> Session<I> {
         let state = self.handle.state.load_full();
         while self.has_room() {
             let Some(SessionOperation { id, operation }) = self.waiting.next() else { break };
-            match Checker::new(&self.handle.limits, &state).session(operation) {
+            match Checker::new(&self.handle.limits, &state, &self.handle.tokens).session(operation) {
                 Ok(request) => {
                     self.under_way += 1;
-                    self.handle.submit(request, Waiter::Session { id, replies: self.sender.clone() });
+                    let seals = Seals::of(&self.handle.tokens, &state, &request);
+                    self.handle.submit(request, Waiter::Session { id, seals, replies: self.sender.clone() });
                 }
                 Err(fault) => {
                     if fault.reason.blames_input() {

@@ -3,14 +3,19 @@
 use crate::fault::{Fault, Reason};
 use crate::handle::Handle;
 use crate::metrics::Surface;
+use crate::token;
 use axum::Json;
 use axum::http::header::RETRY_AFTER;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde_json::json;
 
 /// Seconds after which trying again makes sense when the reason passes.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
+
+/// What a reader of a causal keyspace has seen, and what a writer there says that it has seen: a token, as base64url.
+pub(super) const CONTEXT: HeaderName = HeaderName::from_static("mks-context");
 
 /// Why there is no good answer.
 #[derive(Debug)]
@@ -22,12 +27,22 @@ pub(super) struct Refusal {
     tally: Option<[u8; 3]>,
     passes: bool,
     blames_input: bool,
+    /// Of an absent key.
+    context: Bytes,
 }
 
 impl Refusal {
     /// A refusal of something that no client should have sent.
     pub(super) fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { status, reason, message: message.into(), tally: None, passes: false, blames_input: true }
+        Self {
+            status,
+            reason,
+            message: message.into(),
+            tally: None,
+            passes: false,
+            blames_input: true,
+            context: Bytes::new(),
+        }
     }
 
     /// The same request may succeed a moment later; the client is not to blame.
@@ -44,14 +59,24 @@ impl Refusal {
     }
 }
 
+/// Puts the token of what a reader has seen into a header; none where there is none.
+pub(super) fn put_context(headers: &mut HeaderMap, context: &Bytes) {
+    if !context.is_empty()
+        && let Ok(value) = HeaderValue::from_str(&token::to_text(context))
+    {
+        headers.insert(CONTEXT, value);
+    }
+}
+
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         let status = match fault.reason {
             Reason::NotFound | Reason::UnknownKeyspace | Reason::UnknownResolver => StatusCode::NOT_FOUND,
-            Reason::Invalid => StatusCode::BAD_REQUEST,
+            Reason::Invalid | Reason::BadContext => StatusCode::BAD_REQUEST,
+            Reason::ContextNeeded => StatusCode::PRECONDITION_REQUIRED,
             Reason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Reason::Timeout | Reason::Unconfirmed => StatusCode::GATEWAY_TIMEOUT,
-            Reason::UnderWay | Reason::Exists => StatusCode::CONFLICT,
+            Reason::UnderWay | Reason::Exists | Reason::TooManySiblings => StatusCode::CONFLICT,
             Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Reason::QuorumLost
             | Reason::NoOwner
@@ -59,6 +84,7 @@ impl From<Fault> for Refusal {
             | Reason::Forming
             | Reason::NotAdmitted
             | Reason::ClockOff
+            | Reason::OwnerRefused
             | Reason::NoLeader => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self {
@@ -68,6 +94,7 @@ impl From<Fault> for Refusal {
             tally: (fault.needed > 0).then_some([fault.acks, fault.needed, fault.owners]),
             passes: fault.reason.passes(),
             blames_input: fault.reason.blames_input(),
+            context: fault.context,
         }
     }
 }
@@ -84,6 +111,7 @@ impl IntoResponse for Refusal {
         if self.passes {
             response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S);
         }
+        put_context(response.headers_mut(), &self.context);
         response
     }
 }

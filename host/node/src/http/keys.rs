@@ -1,28 +1,31 @@
 //! Keys and values: raw bodies under `/v1`, and `/get` and `/set` for a first try with a browser or `curl`.
 
 use super::BODY_TIMEOUT;
-use super::answer::Refusal;
+use super::answer::{CONTEXT, Refusal, put_context};
 use super::params::{Params, keyspace_and_key};
 use crate::fault::{Fault, Reason};
 use crate::grpc::convert::{self, Checker};
 use crate::handle::Handle;
+use crate::token;
 use axum::Json;
 use axum::body::{Body, HttpBody};
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use mks_logic::event::{self, OpError};
-use mks_proto::v1::{DeleteRequest, GetRequest, GetResponse, Key, PutRequest, WriteResponse};
+use mks_proto::v1::{DeleteRequest, GetRequest, GetResponse, Key, PutRequest, Version, WriteResponse};
 use serde_json::json;
 
 /// Hybrid logical clock of a version, as [`mks_proto::v1::Version::written`] has it.
 const WRITTEN: HeaderName = HeaderName::from_static("mks-written");
 /// Unix milliseconds; absent: never.
 const EXPIRES_MS: HeaderName = HeaderName::from_static("mks-expires-ms");
-/// How many other versions no resolver settled; absent: none. gRPC shows them.
+/// How many other versions no resolver settled; absent: none.
 const SIBLINGS: HeaderName = HeaderName::from_static("mks-siblings");
 /// Browsers must not take a stored value for a page of ours.
 const NO_SNIFFING: (HeaderName, HeaderValue) = (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -43,7 +46,7 @@ pub(super) async fn put(State(handle): State<Handle>, uri: Uri, headers: HeaderM
         same_site(&headers)?;
         let known = ["sort", "w", "durability", "ttl_ms", "deadline_ms", "request_id"];
         let mut params = Params::parse(query(&uri), &known)?;
-        let (key, options) = (key_of(&uri, &mut params)?, params.write_options()?);
+        let (key, options) = (key_of(&uri, &mut params)?, params.write_options(context_of(&headers)?)?);
         let request = |value| PutRequest { key: Some(key.clone()), value, options: Some(options.clone()) };
         // Whatever is wrong with the rest is said before the body is read.
         check(&handle, |checker| checker.put(request(Bytes::new())))?;
@@ -58,7 +61,8 @@ pub(super) async fn delete(State(handle): State<Handle>, uri: Uri, headers: Head
     let written = async {
         same_site(&headers)?;
         let mut params = Params::parse(query(&uri), &["sort", "w", "durability", "deadline_ms", "request_id"])?;
-        let request = DeleteRequest { key: Some(key_of(&uri, &mut params)?), options: Some(params.write_options()?) };
+        let (key, options) = (key_of(&uri, &mut params)?, params.write_options(context_of(&headers)?)?);
+        let request = DeleteRequest { key: Some(key), options: Some(options) };
         write(&handle, |checker| checker.delete(request)).await
     };
     answer(&handle, written.await.map(written_json))
@@ -105,8 +109,8 @@ pub(super) async fn set_text(
 
 async fn read(handle: &Handle, request: GetRequest) -> Result<GetResponse, Refusal> {
     let request = check(handle, |checker| checker.get(request))?;
-    let found = convert::found(handle.call(request).await)?;
-    found.ok_or_else(|| Fault::new(Reason::NotFound, "the key is absent").into())
+    let seals = handle.seals(&request);
+    Ok(convert::found(handle.call(request).await, &seals)?)
 }
 
 async fn write(
@@ -114,12 +118,13 @@ async fn write(
     make: impl FnOnce(Checker<'_>) -> Result<event::Request, Fault>,
 ) -> Result<WriteResponse, Refusal> {
     let request = check(handle, make)?;
-    Ok(convert::written(handle.call(request).await)?)
+    let seals = handle.seals(&request);
+    Ok(convert::written(handle.call(request).await, &seals)?)
 }
 
 fn check<T>(handle: &Handle, make: impl FnOnce(Checker<'_>) -> Result<T, Fault>) -> Result<T, Refusal> {
     let state = handle.state.load();
-    Ok(make(Checker::new(&handle.limits, &state))?)
+    Ok(make(Checker::new(&handle.limits, &state, &handle.tokens))?)
 }
 
 /// The whole body, refused as soon as it is known to be too long: where its length is announced, before any of it.
@@ -172,6 +177,14 @@ fn is_form(headers: &HeaderMap) -> bool {
     kind.starts_with(b"application/x-www-form-urlencoded")
 }
 
+/// What the writer says that it has seen.
+fn context_of(headers: &HeaderMap) -> Result<Bytes, Fault> {
+    let token = headers.get(CONTEXT).map(|value| token::from_text(value.as_bytes())).transpose();
+    Ok(token
+        .map_err(|error| Fault::new(Reason::BadContext, format!("the header {CONTEXT}: {error}")))?
+        .unwrap_or_default())
+}
+
 fn query(uri: &Uri) -> &[u8] {
     uri.query().unwrap_or_default().as_bytes()
 }
@@ -190,7 +203,11 @@ fn answer(handle: &Handle, result: Result<Response, Refusal>) -> Response {
     result.unwrap_or_else(|refusal| refusal.counted(handle))
 }
 
+/// One value as it is. Of several nobody can say which is meant: then all of them as JSON, under the status that says so.
 fn raw(found: GetResponse, kind: &'static str) -> Response {
+    if !found.siblings.is_empty() {
+        return siblings(found);
+    }
     let version = found.version.unwrap_or_default();
     let mut response = ([(CONTENT_TYPE, HeaderValue::from_static(kind)), NO_SNIFFING], version.value).into_response();
     let headers = response.headers_mut();
@@ -198,13 +215,31 @@ fn raw(found: GetResponse, kind: &'static str) -> Response {
     if version.expires_ms > 0 {
         headers.insert(EXPIRES_MS, version.expires_ms.into());
     }
-    if !found.siblings.is_empty() {
-        headers.insert(SIBLINGS, found.siblings.len().into());
-    }
+    put_context(headers, &found.context);
+    response
+}
+
+fn siblings(found: GetResponse) -> Response {
+    let others = found.siblings.len();
+    // Clocks are strings: JSON numbers of many readers end at 2^53.
+    let sibling = |version: Version| {
+        json!({
+            "value": std::str::from_utf8(&version.value).ok(),
+            "value_base64": STANDARD.encode(&version.value),
+            "written": version.written.to_string(),
+            "expires_ms": if version.expires_ms == 0 { None } else { Some(version.expires_ms) },
+        })
+    };
+    let all: Vec<_> = found.version.into_iter().chain(found.siblings).map(sibling).collect();
+    let mut response = (StatusCode::MULTIPLE_CHOICES, Json(json!({ "siblings": all }))).into_response();
+    response.headers_mut().insert(SIBLINGS, others.into());
+    put_context(response.headers_mut(), &found.context);
     response
 }
 
 /// The clock is a string: JSON numbers of many readers end at 2^53.
-fn written_json(response: WriteResponse) -> Response {
-    Json(json!({ "written": response.written.to_string(), "acks": response.acks })).into_response()
+fn written_json(written: WriteResponse) -> Response {
+    let mut response = Json(json!({ "written": written.written.to_string(), "acks": written.acks })).into_response();
+    put_context(response.headers_mut(), &written.context);
+    response
 }

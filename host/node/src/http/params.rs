@@ -66,14 +66,15 @@ impl Params {
         Ok(Bytes::copy_from_slice(&id.to_be_bytes()))
     }
 
-    /// What a write may choose.
-    pub(super) fn write_options(&mut self) -> Result<WriteOptions, Fault> {
+    /// What a write may choose, beside the context that its headers may have.
+    pub(super) fn write_options(&mut self, context: Bytes) -> Result<WriteOptions, Fault> {
         Ok(WriteOptions {
             w: self.number("w")?,
             durability: self.durability()?.into(),
             deadline_ms: self.number("deadline_ms")?,
             ttl_ms: self.number("ttl_ms")?,
             request_id: self.request_id()?,
+            context,
         })
     }
 
@@ -131,10 +132,10 @@ mod tests {
         let known = ["w", "durability", "deadline_ms", "ttl_ms", "request_id"];
         for text in ["w=-1", "w=two", "w=", "w=4294967296", "durability=disk", "deadline_ms=1.5", "request_id=00"] {
             let mut params = Params::parse(text.as_bytes(), &known).unwrap();
-            assert!(params.write_options().is_err(), "{text}");
+            assert!(params.write_options(Bytes::new()).is_err(), "{text}");
         }
         let text = b"w=2&durability=os&request_id=000000000000000000000000000000ff";
-        let options = Params::parse(text, &known).unwrap().write_options().unwrap();
+        let options = Params::parse(text, &known).unwrap().write_options(Bytes::new()).unwrap();
         assert_eq!((options.w, options.durability()), (Some(2), Durability::Os));
         assert_eq!(options.request_id, &255u128.to_be_bytes()[..]);
     }

@@ -4,6 +4,7 @@ mod sync;
 
 use crate::grpc::convert as forward;
 use bytes::Bytes;
+use mks_logic::context::Context;
 use mks_logic::id::{Epoch, Key, KeyspaceId};
 use mks_logic::message::{Message, ReadOutcome, Refused, Tag, Want, WriteOutcome};
 use mks_logic::port::Durability;
@@ -20,13 +21,13 @@ pub(super) struct Malformed(&'static str);
 
 pub(super) fn to_wire(message: Message) -> PeerMessage {
     let (tag, body) = match message {
-        Message::Write { tag, key, version, fresh, durability } => {
-            let (record, sync) = (Record::of(version).encode(), durability == Durability::Sync);
+        Message::Write { tag, key, version, past, fresh, durability } => {
+            let (record, sync) = (Record::of(version).with_past(&past).encode(), durability == Durability::Sync);
             (tag, Body::Write(wire::Write { key: Some(key_to_wire(key)), record, fresh, sync }))
         }
         Message::Written { tag, outcome } => {
             let outcome = match outcome {
-                WriteOutcome::Held => written::Outcome::Held(true),
+                WriteOutcome::Held | WriteOutcome::Minted { .. } => written::Outcome::Held(true),
                 WriteOutcome::StaleStamp { latest } => written::Outcome::StaleStamp(latest.0),
                 WriteOutcome::StaleEpoch { current } => written::Outcome::StaleEpoch(current.0),
                 WriteOutcome::Refused(refused) => written::Outcome::Refused(refused_to_wire(refused)),
@@ -63,8 +64,8 @@ pub(super) fn from_wire(message: PeerMessage) -> Result<Message, Malformed> {
     match message.body.ok_or(Malformed("a message of an unknown kind"))? {
         Body::Write(write) => {
             let durability = if write.sync { Durability::Sync } else { Durability::Os };
-            let (key, version) = (key_from_wire(write.key)?, single(&write.record)?);
-            Ok(Message::Write { tag, key, version, fresh: write.fresh, durability })
+            let (key, (version, past)) = (key_from_wire(write.key)?, single(&write.record)?);
+            Ok(Message::Write { tag, key, version, past, fresh: write.fresh, durability })
         }
         Body::Written(written) => {
             let outcome = match written.outcome.ok_or(Malformed("an answer without an outcome"))? {
@@ -102,10 +103,12 @@ pub(super) fn from_wire(message: PeerMessage) -> Result<Message, Malformed> {
     }
 }
 
-fn single(record: &Bytes) -> Result<Version, Malformed> {
+fn single(record: &Bytes) -> Result<(Version, Context), Malformed> {
     let record = Record::decode(record).map_err(|_| Malformed("a damaged version"))?;
-    let [version] = <[Version; 1]>::try_from(record.into_versions()).map_err(|_| Malformed("not one version"))?;
-    Ok(version)
+    let (versions, past) = record.into_parts();
+    let [version] = <[Version; 1]>::try_from(versions).map_err(|_| Malformed("not one version"))?;
+    // Only the disk of its coordinator gives a version its name.
+    if version.dot.counter == 0 { Err(Malformed("a version without a name")) } else { Ok((version, past)) }
 }
 
 fn key_to_wire(key: Key) -> PeerKey {
@@ -118,7 +121,7 @@ fn key_from_wire(key: Option<PeerKey>) -> Result<Key, Malformed> {
 }
 
 /// The numbers are part of the contract between releases.
-const REFUSALS: [(Refused, u32); 8] = [
+const REFUSALS: [(Refused, u32); 9] = [
     (Refused::NotOwner, 1),
     (Refused::UnknownKeyspace, 2),
     (Refused::StampFromFuture, 3),
@@ -127,6 +130,7 @@ const REFUSALS: [(Refused, u32); 8] = [
     (Refused::DiskFull, 6),
     (Refused::Store, 7),
     (Refused::TooManySiblings, 8),
+    (Refused::ContextTooLarge, 9),
 ];
 
 fn refused_to_wire(refused: Refused) -> u32 {
@@ -163,20 +167,32 @@ mod tests {
             deadline_ms: Some(5),
             ttl_ms: None,
             request_id: Some(7),
+            context: None,
         };
+        let past: Context = [4, 6, 7].map(|counter| Dot { counter, ..version.dot }).into_iter().collect();
         let mut samples = vec![
             Message::Write {
                 tag,
                 key: key.clone(),
                 version: version.clone(),
+                past: Context::default(),
                 fresh: true,
                 durability: Durability::Sync,
+            },
+            Message::Write {
+                tag,
+                key: key.clone(),
+                version: version.clone(),
+                past: past.clone(),
+                fresh: false,
+                durability: Durability::Os,
             },
             Message::Written { tag, outcome: WriteOutcome::Held },
             Message::Written { tag, outcome: WriteOutcome::StaleStamp { latest: Hlc(9) } },
             Message::Written { tag, outcome: WriteOutcome::StaleEpoch { current: Epoch(9) } },
             Message::Read { tag, key: key.clone(), epoch: Epoch(3), want: Want::Digest },
-            Message::Found { tag, outcome: ReadOutcome::Record(Record::of(version)) },
+            Message::Found { tag, outcome: ReadOutcome::Record(Record::of(version.clone())) },
+            Message::Found { tag, outcome: ReadOutcome::Record(Record::of(version).with_past(&past)) },
             Message::Found { tag, outcome: ReadOutcome::Record(Record::default()) },
             Message::Found { tag, outcome: ReadOutcome::Digest(1) },
             Message::Forward { tag, request, remaining_ms: 77 },

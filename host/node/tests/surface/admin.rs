@@ -74,7 +74,11 @@ async fn a_definition_that_makes_no_sense_is_refused() {
     let resolver = KeyspaceDefinition { resolver: Some("longest".into()), ..named("x") };
     let status = admin.create_keyspace(create(resolver)).await.unwrap_err();
     assert_eq!(reason(&status), (Code::FailedPrecondition, "UNKNOWN_RESOLVER".into()));
-    assert!(status.message().contains("first-write-wins, lww"), "it lists what exists: {}", status.message());
+    assert!(
+        status.message().contains("first-write-wins, keep-siblings, lww"),
+        "it lists what exists: {}",
+        status.message()
+    );
     for (what, definition) in [
         ("no name", named("")),
         ("n = 0", KeyspaceDefinition { n: Some(0), ..named("x") }),

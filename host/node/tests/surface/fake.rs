@@ -7,7 +7,9 @@ use futures_util::future::BoxFuture;
 use mks::epoch_log::{EpochLog, LogStatus, ProposeError};
 use mks::handle::{Call, Handle, PeerView, PumpView, RepairCall};
 use mks::metrics::Metrics;
+use mks::token::Tokens;
 use mks_logic::cluster::{Addresses, Applied, Entry, Keyspace, Member, Refusal, Standing, State};
+use mks_logic::context::Context;
 use mks_logic::event::{Answer, HintCount, OpError, Operation, Reply, Request};
 use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
 use mks_logic::limits::Limits;
@@ -31,8 +33,10 @@ use tonic::transport::{Channel, Endpoint};
 pub(crate) const PARTITION_BITS: u8 = 4;
 /// Keys that start so are answered when [`FakeNode::release`] says so.
 pub(crate) const HELD: &[u8] = b"held";
-/// The one other keyspace; its n is 1.
+/// A keyspace whose n is 1.
 pub(crate) const SINGLE: &str = "single";
+/// A causal keyspace.
+pub(crate) const CARTS: &str = "carts";
 
 /// Calls that the pump got and keeps.
 #[derive(Default)]
@@ -91,7 +95,12 @@ impl FakeNode {
             view: Arc::new(ArcSwap::from_pointee(view)),
             store: Arc::new(Figures),
             adapter: "fjall".into(),
-            resolvers: Arc::new(vec![resolver("first-write-wins", 2), resolver("lww", 1)]),
+            resolvers: Arc::new(vec![
+                resolver("first-write-wins", 2),
+                resolver("keep-siblings", 3),
+                resolver("lww", 1),
+            ]),
+            tokens: Arc::new(Tokens::new(&[1; 32])),
             calls,
             repairs,
         };
@@ -217,7 +226,7 @@ impl Pump {
         match &request.operation {
             Operation::Put { key, value } => self.write(key, Some(value)),
             Operation::Delete { key } => self.write(key, None),
-            Operation::Get { key } => Ok(Answer::Found { versions: self.versions(key)? }),
+            Operation::Get { key } => Ok(Answer::Found { versions: self.versions(key)?, context: context(key, 7) }),
             Operation::Batch { items } => {
                 let replies = items.iter().map(|item| self.write(&item.key, item.value.as_ref())).collect();
                 Ok(Answer::Batch { replies })
@@ -232,7 +241,7 @@ impl Pump {
             Some(value) => drop(self.data.insert(key.clone(), value.clone())),
             None => drop(self.data.remove(key)),
         }
-        Ok(Answer::Written { written: Hlc(self.stamp), acks: 2 })
+        Ok(Answer::Written { written: Hlc(self.stamp), acks: 2, context: context(key, 9) })
     }
 
     fn versions(&self, key: &Key) -> Result<Vec<Version>, OpError> {
@@ -254,6 +263,12 @@ impl Pump {
     }
 }
 
+/// What a causal keyspace says that its clients know: writes up to a counter.
+pub(crate) fn context(key: &Key, upto: u64) -> Option<Context> {
+    let dot = |counter| Dot { node: NodeId(1), incarnation: Incarnation(1), counter };
+    (key.keyspace == KeyspaceId(3)).then(|| (5..=upto).map(dot).collect())
+}
+
 /// Keys that name a fault get it.
 fn fault(key: &Key) -> Result<(), OpError> {
     match &key.partition_key[..] {
@@ -262,6 +277,8 @@ fn fault(key: &Key) -> Result<(), OpError> {
         b"busy" => Err(OpError::Busy { operations: 9 }),
         b"no-owner" => Err(OpError::NoOwner),
         b"under-way" => Err(OpError::UnderWay),
+        b"crowded" => Err(OpError::TooManySiblings { max: 64, acks: 0, needed: 2, owners: 3 }),
+        b"owner-refused" => Err(OpError::NotNamed { refused: "its disk is full".into() }),
         _ => Ok(()),
     }
 }
@@ -295,8 +312,13 @@ fn state() -> State {
         expect: 3,
         members: (1..=3).map(member).collect(),
         ring: Some(Ring::solve(PARTITION_BITS, 3, &candidates, None).unwrap()),
-        keyspaces: [(KeyspaceId(1), keyspace("default", 3)), (KeyspaceId(2), keyspace(SINGLE, 1))].into(),
-        keyspace_next: 3,
+        keyspaces: [
+            (KeyspaceId(1), keyspace("default", 3)),
+            (KeyspaceId(2), keyspace(SINGLE, 1)),
+            (KeyspaceId(3), Keyspace { causal: true, ..keyspace(CARTS, 3) }),
+        ]
+        .into(),
+        keyspace_next: 4,
         ..State::default()
     }
 }
@@ -313,6 +335,7 @@ fn keyspace(name: &str, n: u8) -> Keyspace {
         ttl_ms: 0,
         resolver,
         resolver_hash,
+        causal: false,
     }
 }
 

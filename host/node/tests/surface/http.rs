@@ -122,7 +122,11 @@ async fn the_options_in_the_query_reach_the_pump() {
 async fn siblings_are_announced() {
     let node = FakeNode::start().await;
     ask_with(&node, "PUT", &format!("{KEYS}/siblings"), "", b"v").await;
-    assert_eq!(ask(&node, "GET", &format!("{KEYS}/siblings")).await.headers["mks-siblings"], "1");
+    let found = ask(&node, "GET", &format!("{KEYS}/siblings")).await;
+    assert_eq!((found.status, &*found.headers["mks-siblings"]), (300, "1"));
+    let all: serde_json::Value = serde_json::from_slice(&found.body).unwrap();
+    assert_eq!(all["siblings"].as_array().map(Vec::len), Some(2));
+    assert_eq!((&all["siblings"][0]["value"], &all["siblings"][1]["value_base64"]), (&"v".into(), &"b3RoZXI=".into()));
 }
 
 /// Each is answered with a status that fits and a typed reason, counted, and never seen by the pump.

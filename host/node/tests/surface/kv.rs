@@ -27,7 +27,7 @@ fn get_with(options: ReadOptions) -> GetRequest {
 }
 
 fn item(partition_key: impl Into<Bytes>, value: Option<&'static str>) -> BatchItem {
-    BatchItem { key: key(partition_key), value: value.map(Bytes::from) }
+    BatchItem { key: key(partition_key), value: value.map(Bytes::from), ..BatchItem::default() }
 }
 
 fn reason(status: &Status) -> (Code, String) {
@@ -166,7 +166,7 @@ async fn bad_input_is_an_error_and_nothing_else() {
         check(what, kv.put(PutRequest { key: key.clone(), ..put("k", "v") }).await.unwrap_err(), code, word);
         check(what, kv.get(GetRequest { key: key.clone(), options: None }).await.unwrap_err(), code, word);
         check(what, kv.delete(DeleteRequest { key: key.clone(), options: None }).await.unwrap_err(), code, word);
-        let items = vec![item("fine", None), BatchItem { key, value: None }];
+        let items = vec![item("fine", None), BatchItem { key, ..BatchItem::default() }];
         check(what, kv.batch(BatchRequest { items, options: None }).await.unwrap_err(), code, word);
     }
 
@@ -209,7 +209,7 @@ async fn batches_have_limits() {
     let mut kv = node.kv().await;
     let big = |count: usize| {
         let value = Bytes::from(vec![0; 4 << 20]);
-        let one = |i: usize| BatchItem { key: key(i.to_string()), value: Some(value.clone()) };
+        let one = |i: usize| BatchItem { key: key(i.to_string()), value: Some(value.clone()), ..BatchItem::default() };
         (0..count).map(one).collect::<Vec<_>>()
     };
     for (what, items, word) in [

@@ -83,7 +83,7 @@ fn words(results: &[SessionResult]) -> BTreeSet<(u64, String)> {
 async fn every_operation_is_answered_under_its_own_number() {
     let node = FakeNode::start().await;
     let mut client = Client::connect(&node).await;
-    let items = vec![BatchItem { key: key("b"), value: None }; 3];
+    let items = vec![BatchItem { key: key("b"), ..BatchItem::default() }; 3];
     client.send([(1, put("a", "x"))]).await;
     client.results(1).await;
     client

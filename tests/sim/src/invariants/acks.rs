@@ -19,7 +19,7 @@ impl Invariant for Acks {
         let Some(asked) = replied.asked else { return Ok(()) };
         let synced = asked.request.durability.unwrap_or(site.plan.durability) == Durability::Sync;
         for (_, key, reply) in &replied.parts {
-            let Ok(Answer::Written { written, acks }) = reply else { continue };
+            let Ok(Answer::Written { written, acks, context }) = reply else { continue };
             if *acks < site.plan.quorums.2 {
                 return Err(format!("{acks} acks, W is {}", site.plan.quorums.2));
             }
@@ -30,7 +30,8 @@ impl Invariant for Acks {
             let engine_key = key.engine_key(PARTITION_BITS);
             let holds = |disk: &crate::disk::Disk| {
                 let record = if synced { disk.synced_record(&engine_key) } else { disk.record(&engine_key) };
-                record.latest() >= Some(*written)
+                // In a causal keyspace: it holds the write, or knows that it is superseded.
+                context.as_ref().map_or_else(|| record.latest() >= Some(*written), |c| record.context().includes(c))
             };
             let holders = site.owners(key).iter().filter(|id| holds(&site.machine(**id).disk)).count();
             if holders < usize::from(*acks) {

@@ -5,7 +5,8 @@ use super::{Invariant, Verdict, carried};
 use crate::site::Site;
 use mks_logic::cluster::State;
 use mks_logic::event::Effect;
-use mks_logic::id::{Dot, Epoch, NodeId};
+use mks_logic::id::{Epoch, NodeId};
+use mks_logic::time::Hlc;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ pub(super) struct Epochs {
     /// By the number of applied entries.
     states: BTreeMap<usize, Arc<State>>,
     latest: BTreeMap<NodeId, Epoch>,
-    /// The epoch in which each write set out.
-    stamped: BTreeMap<Dot, Epoch>,
+    /// The epoch in which each write set out; its clock tells attempts of one dot apart.
+    stamped: BTreeMap<(NodeId, Hlc), Epoch>,
 }
 
 impl Invariant for Epochs {
@@ -40,11 +41,12 @@ impl Invariant for Epochs {
     fn stepped(&mut self, site: &Site, node: NodeId, effects: &[Effect]) -> Verdict {
         let epoch = site.machine(node).state.epoch;
         for effect in effects {
-            let Some((version, fresh)) = carried(effect) else { continue };
+            let Some((_, version, fresh)) = carried(effect) else { continue };
+            let attempt = (version.dot.node, version.written);
             if version.dot.node == node {
-                self.stamped.entry(version.dot).or_insert(version.epoch);
+                self.stamped.entry(attempt).or_insert(version.epoch);
             }
-            let stamped = self.stamped.get(&version.dot).copied().unwrap_or(version.epoch);
+            let stamped = self.stamped.get(&attempt).copied().unwrap_or(version.epoch);
             if matches!(effect, Effect::Write(_)) && fresh && stamped.0 + 1 < epoch.0 {
                 return Err(format!("{node} in {epoch} takes {:?} of {stamped}", version.dot));
             }

@@ -10,6 +10,7 @@ mod liveness;
 mod outlines;
 mod phantoms;
 mod replies;
+pub mod siblings;
 mod stamps;
 mod sums;
 pub mod visibility;
@@ -17,7 +18,7 @@ pub mod visibility;
 use crate::clients::{Asked, replies};
 use crate::site::Site;
 use mks_logic::event::{Effect, WriteJob};
-use mks_logic::id::NodeId;
+use mks_logic::id::{Key, NodeId};
 use mks_logic::message::Message;
 use mks_logic::request::Reply;
 use mks_logic::version::Version;
@@ -93,17 +94,18 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<outlines::Outlines>::default(),
         Box::<phantoms::Phantoms>::default(),
         Box::<replies::Replies>::default(),
+        Box::<siblings::Siblings>::default(),
         Box::<stamps::Stamps>::default(),
         Box::<sums::Sums>::default(),
         Box::<visibility::Visibility>::default(),
     ]
 }
 
-/// The version that an effect carries to an owner, and whether it is of this moment.
-pub(crate) fn carried(effect: &Effect) -> Option<(&Version, bool)> {
+/// The version that an effect carries to an owner, of which key, and whether it is of this moment.
+pub(crate) fn carried(effect: &Effect) -> Option<(&Key, &Version, bool)> {
     match effect {
-        Effect::Send { message: Message::Write { version, fresh, .. }, .. } => Some((version, *fresh)),
-        Effect::Write(job) => Some((&job.version, job.fresh)),
+        Effect::Send { message: Message::Write { key, version, fresh, .. }, .. } => Some((key, version, *fresh)),
+        Effect::Write(job) => Some((&job.key, &job.version, job.fresh)),
         _ => None,
     }
 }

@@ -16,7 +16,7 @@ impl Invariant for Phantoms {
 
     fn replied(&mut self, site: &Site, replied: &Replied<'_>) -> Verdict {
         for (_, key, reply) in &replied.parts {
-            let Ok(Answer::Found { versions }) = reply else { continue };
+            let Ok(Answer::Found { versions, .. }) = reply else { continue };
             for value in versions.iter().filter_map(|v| v.value.as_ref()) {
                 if !site.history.asked.contains(&(*key, number(value))) {
                     return Err(format!(

@@ -10,7 +10,7 @@ pub(super) fn invent(work: &mut Work<'_>) -> Operation {
         65..72 => Operation::Delete { key: work.key() },
         _ => {
             let keys = work.keys.to_vec();
-            let item = |key| Item { key, value: (!work.dice.chance(20)).then(|| work.value()) };
+            let item = |key| Item { key, value: (!work.dice.chance(20)).then(|| work.value()), context: None };
             Operation::Batch { items: keys.into_iter().map(item).collect() }
         }
     }

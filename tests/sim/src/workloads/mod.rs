@@ -1,13 +1,18 @@
 //! What clients ask: a workload is one file with one function that invents an operation.
 
 mod batches;
+mod carts;
 mod deletes;
 mod registers;
+mod sets;
 
 use crate::dice::Dice;
+use crate::history::Saw;
 use bytes::Bytes;
+use mks_logic::context::Context;
 use mks_logic::id::Key;
 use mks_logic::request::Operation;
+use std::collections::BTreeMap;
 
 /// Which workload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,11 +23,23 @@ pub enum Kind {
     Deletes,
     /// Several keys at once.
     Batches,
+    /// Writes that settle the siblings that were read.
+    Carts,
+    /// Chains of writes that know one another.
+    Sets,
 }
 
 impl Kind {
-    /// All of them.
-    pub const ALL: &'static [Self] = &[Self::Registers, Self::Deletes, Self::Batches];
+    /// Those of keyspaces where the last write wins.
+    pub const PLAIN: &'static [Self] = &[Self::Registers, Self::Deletes, Self::Batches];
+    /// Those of causal keyspaces that keep siblings.
+    pub const CAUSAL: &'static [Self] = &[Self::Carts, Self::Sets];
+
+    /// Whether its keyspace is causal, and keeps siblings.
+    #[must_use]
+    pub const fn is_causal(self) -> bool {
+        matches!(self, Self::Carts | Self::Sets)
+    }
 
     /// As people write it.
     #[must_use]
@@ -31,17 +48,47 @@ impl Kind {
             Self::Registers => "registers",
             Self::Deletes => "deletes",
             Self::Batches => "batches",
+            Self::Carts => "carts",
+            Self::Sets => "sets",
         }
     }
 
     /// The next operation of some client.
-    pub fn invent(self, work: &mut Work<'_>) -> Operation {
+    pub fn invent(self, work: &mut Work<'_>) -> Invented {
         match self {
-            Self::Registers => registers::invent(work),
-            Self::Deletes => deletes::invent(work),
-            Self::Batches => batches::invent(work),
+            Self::Registers => registers::invent(work).into(),
+            Self::Deletes => deletes::invent(work).into(),
+            Self::Batches => batches::invent(work).into(),
+            Self::Carts => carts::invent(work),
+            Self::Sets => sets::invent(work),
         }
     }
+}
+
+/// An operation, and what its client knows.
+#[derive(Debug)]
+pub struct Invented {
+    /// What.
+    pub operation: Operation,
+    /// Of a put or delete: what its writer has seen.
+    pub context: Option<Context>,
+    /// The values in that, for each part of the operation; none: nothing.
+    pub saw: Vec<Saw>,
+}
+
+impl From<Operation> for Invented {
+    fn from(operation: Operation) -> Self {
+        Self { operation, context: None, saw: Vec::new() }
+    }
+}
+
+/// What a client knows of a key.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// As it was told.
+    pub context: Option<Context>,
+    /// The values that it was shown with it, or wrote.
+    pub saw: Saw,
 }
 
 /// What a workload draws from.
@@ -53,9 +100,40 @@ pub struct Work<'a> {
     pub keys: &'a [Key],
     /// The last value that was written.
     pub serial: &'a mut u64,
+    /// What the client knows, by the position of the key.
+    pub known: &'a BTreeMap<usize, Known>,
 }
 
 impl Work<'_> {
+    /// Any key's position.
+    fn at(&mut self) -> usize {
+        self.dice.below(self.keys.len() as u64) as usize
+    }
+
+    fn get(&self, at: usize) -> Invented {
+        Operation::Get { key: self.keys[at].clone() }.into()
+    }
+
+    /// A new value, in the place of what the client knows if it is `informed`.
+    fn put(&mut self, at: usize, informed: bool) -> Invented {
+        let operation = Operation::Put { key: self.keys[at].clone(), value: self.value() };
+        self.known.get(&at).filter(|_| informed).map_or_else(
+            || operation.clone().into(),
+            |known| Invented {
+                operation: operation.clone(),
+                context: known.context.clone(),
+                saw: vec![known.saw.clone()],
+            },
+        )
+    }
+
+    /// Removes what the client knows; who knows nothing looks.
+    fn delete(&self, at: usize) -> Invented {
+        let Some(known) = self.known.get(&at) else { return self.get(at) };
+        let operation = Operation::Delete { key: self.keys[at].clone() };
+        Invented { operation, context: known.context.clone(), saw: vec![known.saw.clone()] }
+    }
+
     /// Any key.
     pub fn key(&mut self) -> Key {
         self.keys[self.dice.below(self.keys.len() as u64) as usize].clone()

@@ -35,7 +35,7 @@ fn acks(reply: Option<Reply>) -> u8 {
 
 fn values(reply: Option<Reply>) -> Vec<Option<Bytes>> {
     match reply {
-        Some(Ok(Answer::Found { versions })) => versions.into_iter().map(|v| v.value).collect(),
+        Some(Ok(Answer::Found { versions, .. })) => versions.into_iter().map(|v| v.value).collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -224,7 +224,7 @@ fn a_done_write_is_not_applied_twice() {
 #[test]
 fn the_items_of_a_batch_take_no_id_that_a_counting_client_uses_next() {
     let mut solo = solo();
-    let items = vec![Item { key: key("k"), value: None }; 3];
+    let items = vec![Item { key: key("k"), value: None, context: None }; 3];
     solo.ask(Request { request_id: Some(5), ..request(Operation::Batch { items }) });
     for id in 4..9 {
         let out = solo.ask(Request { request_id: Some(id), ..put("v") });
@@ -314,7 +314,8 @@ fn a_read_survives_a_disk_that_fails_here() {
 #[test]
 fn a_batch_is_answered_in_order_whatever_each_item_met() {
     let mut solo = solo();
-    let item = |name, value: Option<&'static str>| Item { key: key(name), value: value.map(Bytes::from) };
+    let item =
+        |name, value: Option<&'static str>| Item { key: key(name), value: value.map(Bytes::from), context: None };
     let items = vec![item("good", Some("v")), item("full", Some("v")), item("slow", None)];
     let out = solo.ask(Request { deadline_ms: Some(100), ..request(Operation::Batch { items }) });
     let jobs: Vec<_> =
@@ -344,7 +345,7 @@ fn whatever_is_too_large_is_refused_before_anything_is_done() {
     let long_sort = Key { sort_key: vec![b's'; 9].into(), ..key("k") };
     let value = |n| Bytes::from(vec![0; n]);
     let batch = |items, bytes| {
-        let item = Item { key: key("k"), value: Some(value(bytes)) };
+        let item = Item { key: key("k"), value: Some(value(bytes)), context: None };
         Operation::Batch { items: vec![item; items] }
     };
     for (operation, bytes, max) in [
@@ -390,7 +391,7 @@ fn beyond_its_bounds_a_node_is_busy_until_something_ends() {
     assert_eq!(solo.refusal(get()), Err(OpError::Busy { operations: 2 }));
     solo.held_here(&first);
     solo.written(N2, tag(&first), WriteOutcome::Held);
-    let batch = Operation::Batch { items: vec![Item { key: key("k"), value: None }; 2] };
+    let batch = Operation::Batch { items: vec![Item { key: key("k"), value: None, context: None }; 2] };
     assert_eq!(solo.refusal(request(batch)), Err(OpError::Busy { operations: 1 }), "a batch counts its items");
     assert_eq!(sends(&solo.ask(get())).len(), 1);
 }

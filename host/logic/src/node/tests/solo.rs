@@ -163,6 +163,6 @@ pub(super) fn tag(effects: &[Effect]) -> Tag {
 
 /// A write as a peer sends it.
 pub(super) fn write_of(key: &Key, version: Version, fresh: bool) -> Message {
-    let durability = crate::port::Durability::Sync;
-    Message::Write { tag: Tag(77), key: key.clone(), version, fresh, durability }
+    let (past, durability) = (crate::context::Context::default(), crate::port::Durability::Sync);
+    Message::Write { tag: Tag(77), key: key.clone(), version, past, fresh, durability }
 }

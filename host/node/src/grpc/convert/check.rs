@@ -1,8 +1,10 @@
 //! Client requests, checked against the limits of this node and the cluster of this moment.
 
 use crate::fault::{Fault, Reason};
+use crate::token::{BadToken, Tokens};
 use bytes::Bytes;
 use mks_logic::cluster::{DEFAULT_KEYSPACE, Keyspace, State};
+use mks_logic::context::Context;
 use mks_logic::event::{Item, OpError, Operation, Request};
 use mks_logic::id::{Key, KeyspaceId};
 use mks_logic::limits::Limits;
@@ -15,14 +17,15 @@ use std::time::Duration;
 pub struct Checker<'a> {
     limits: &'a Limits,
     state: &'a State,
+    tokens: &'a Tokens,
     timeout: Option<Duration>,
 }
 
 impl<'a> Checker<'a> {
     /// A checker for requests that come with no deadline but their own.
     #[must_use]
-    pub const fn new(limits: &'a Limits, state: &'a State) -> Self {
-        Self { limits, state, timeout: None }
+    pub const fn new(limits: &'a Limits, state: &'a State, tokens: &'a Tokens) -> Self {
+        Self { limits, state, tokens, timeout: None }
     }
 
     /// The same for a caller who waits no longer than `timeout` altogether.
@@ -36,17 +39,23 @@ impl<'a> Checker<'a> {
     pub fn put(self, request: v1::PutRequest) -> Result<Request, Fault> {
         let (key, keyspace) = self.key(request.key)?;
         self.value_size(&request.value)?;
-        self.write(Operation::Put { key, value: request.value }, request.options, &[keyspace])
+        let options = request.options.unwrap_or_default();
+        let context = self.context(&options.context, &key, keyspace)?;
+        let request = self.write(Operation::Put { key, value: request.value }, options, &[keyspace])?;
+        Ok(Request { context, ..request })
     }
 
     /// # Errors
     /// What is wrong with the request; nothing was started.
     pub fn delete(self, request: v1::DeleteRequest) -> Result<Request, Fault> {
         let (key, keyspace) = self.key(request.key)?;
-        if request.options.as_ref().is_some_and(|options| options.ttl_ms.is_some()) {
+        let options = request.options.unwrap_or_default();
+        if options.ttl_ms.is_some() {
             return Err(Fault::invalid("ttl_ms is set on a delete: a delete has no lifetime, leave it out"));
         }
-        self.write(Operation::Delete { key }, request.options, &[keyspace])
+        let context = self.context(&options.context, &key, keyspace)?;
+        let request = self.write(Operation::Delete { key }, options, &[keyspace])?;
+        Ok(Request { context, ..request })
     }
 
     /// # Errors
@@ -61,6 +70,7 @@ impl<'a> Checker<'a> {
             deadline_ms: self.deadline_ms(options.deadline_ms)?,
             ttl_ms: None,
             request_id: None,
+            context: None,
         })
     }
 
@@ -87,7 +97,12 @@ impl<'a> Checker<'a> {
             items.push(item);
         }
         size("the batch", bytes, self.limits.batch_bytes_max)?;
-        self.write(Operation::Batch { items }, request.options, &keyspaces)
+        let options = request.options.unwrap_or_default();
+        if !options.context.is_empty() {
+            let message = "a context is of one key, and this one is for a whole batch; give each item its own";
+            return Err(Fault::new(Reason::BadContext, message));
+        }
+        self.write(Operation::Batch { items }, options, &keyspaces)
     }
 
     /// # Errors
@@ -135,20 +150,29 @@ impl<'a> Checker<'a> {
         if let Some(value) = &item.value {
             self.value_size(value)?;
         }
-        Ok((Item { key, value: item.value }, keyspace))
+        let context = self.context(&item.context, &key, keyspace)?;
+        Ok((Item { key, value: item.value, context }, keyspace))
+    }
+
+    /// What the token of a write says that its writer has seen; no token, nothing.
+    fn context(self, token: &Bytes, key: &Key, keyspace: &Keyspace) -> Result<Option<Context>, Fault> {
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let bad = |message: String| Fault::new(Reason::BadContext, message);
+        if !keyspace.causal {
+            let name = &keyspace.name;
+            return Err(bad(format!("keyspace {name:?} is not causal and gives no contexts; send the write without")));
+        }
+        let hint = |error: BadToken| bad(format!("{error}; read the key and send the context of that answer"));
+        self.tokens.open(self.state.cluster, key, token).map(Some).map_err(hint)
     }
 
     fn value_size(self, value: &Bytes) -> Result<(), Fault> {
         size("the value", value.len(), self.limits.value_bytes_max)
     }
 
-    fn write(
-        self,
-        operation: Operation,
-        options: Option<v1::WriteOptions>,
-        keyspaces: &[&Keyspace],
-    ) -> Result<Request, Fault> {
-        let options = options.unwrap_or_default();
+    fn write(self, operation: Operation, options: v1::WriteOptions, keyspaces: &[&Keyspace]) -> Result<Request, Fault> {
         let mut quorum_of_all = None;
         for keyspace in keyspaces {
             quorum_of_all = options.w.map(|w| quorum("w", w, keyspace)).transpose()?;
@@ -160,6 +184,7 @@ impl<'a> Checker<'a> {
             deadline_ms: self.deadline_ms(options.deadline_ms)?,
             ttl_ms: options.ttl_ms,
             request_id: request_id(&options.request_id)?,
+            context: None,
         })
     }
 

@@ -2,6 +2,7 @@
 //! client hears the same whichever node it asked.
 
 use bytes::Bytes;
+use mks_logic::context::Context;
 use mks_logic::event::{Answer, Item, OpError, Operation, Reply, Request};
 use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
 use mks_logic::port::Durability;
@@ -30,7 +31,11 @@ pub fn encode_request(request: &Request) -> Bytes {
         Operation::Get { key } => WireOperation::Get(wire_key_of(key)),
         Operation::Delete { key } => WireOperation::Delete(wire_key_of(key)),
         Operation::Batch { items } => {
-            let item = |item: &Item| ForwardedItem { key: wire_key(&item.key), value: item.value.clone() };
+            let item = |item: &Item| ForwardedItem {
+                key: wire_key(&item.key),
+                value: item.value.clone(),
+                context: item.context.as_ref().map(Context::to_bytes),
+            };
             WireOperation::Batch(ForwardedBatch { items: items.iter().map(item).collect() })
         }
     };
@@ -45,6 +50,7 @@ pub fn encode_request(request: &Request) -> Bytes {
         deadline_ms: request.deadline_ms,
         ttl_ms: request.ttl_ms,
         request_id: request.request_id.map(|id| Bytes::copy_from_slice(&id.to_be_bytes())).unwrap_or_default(),
+        context: request.context.as_ref().map(Context::to_bytes),
     };
     wire.encode_to_vec().into()
 }
@@ -61,7 +67,9 @@ pub fn decode_request(bytes: Bytes) -> Result<Request, Malformed> {
             WireOperation::Get(wire) => Operation::Get { key: key(Some(wire))? },
             WireOperation::Delete(wire) => Operation::Delete { key: key(Some(wire))? },
             WireOperation::Batch(batch) => {
-                let item = |item: ForwardedItem| Ok(Item { key: key(item.key)?, value: item.value });
+                let item = |item: ForwardedItem| {
+                    Ok(Item { key: key(item.key)?, value: item.value, context: context(item.context)? })
+                };
                 Operation::Batch { items: batch.items.into_iter().map(item).collect::<Result<_, _>>()? }
             }
         };
@@ -82,6 +90,7 @@ pub fn decode_request(bytes: Bytes) -> Result<Request, Malformed> {
         deadline_ms: wire.deadline_ms,
         ttl_ms: wire.ttl_ms,
         request_id,
+        context: context(wire.context)?,
     })
 }
 
@@ -101,11 +110,13 @@ pub fn decode_reply(bytes: Bytes) -> Result<Reply, Malformed> {
 
 fn wire_reply(reply: &Reply) -> ForwardedReply {
     let reply = match reply {
-        Ok(Answer::Written { written, acks }) => {
-            WireReply::Written(ForwardedWritten { written: written.0, acks: (*acks).into() })
+        Ok(Answer::Written { written, acks, context }) => {
+            let context = context.as_ref().map(Context::to_bytes);
+            WireReply::Written(ForwardedWritten { written: written.0, acks: (*acks).into(), context })
         }
-        Ok(Answer::Found { versions }) => {
-            WireReply::Found(ForwardedFound { versions: versions.iter().map(wire_version).collect() })
+        Ok(Answer::Found { versions, context }) => {
+            let context = context.as_ref().map(Context::to_bytes);
+            WireReply::Found(ForwardedFound { versions: versions.iter().map(wire_version).collect(), context })
         }
         Ok(Answer::Batch { replies }) => {
             WireReply::Batch(ForwardedReplies { replies: replies.iter().map(wire_reply).collect() })
@@ -117,8 +128,14 @@ fn wire_reply(reply: &Reply) -> ForwardedReply {
 
 fn reply(wire: ForwardedReply, batch_allowed: bool) -> Result<Reply, Malformed> {
     match wire.reply.ok_or_else(|| malformed("no reply, or one that is newer than this node"))? {
-        WireReply::Written(wire) => Ok(Ok(Answer::Written { written: Hlc(wire.written), acks: small(wire.acks)? })),
-        WireReply::Found(wire) => Ok(Ok(Answer::Found { versions: wire.versions.into_iter().map(version).collect() })),
+        WireReply::Written(wire) => {
+            let (written, acks) = (Hlc(wire.written), small(wire.acks)?);
+            Ok(Ok(Answer::Written { written, acks, context: context(wire.context)? }))
+        }
+        WireReply::Found(wire) => {
+            let versions = wire.versions.into_iter().map(version).collect();
+            Ok(Ok(Answer::Found { versions, context: context(wire.context)? }))
+        }
         WireReply::Batch(wire) if batch_allowed => {
             let replies = wire.replies.into_iter().map(|wire| reply(wire, false)).collect::<Result<_, _>>()?;
             Ok(Ok(Answer::Batch { replies }))
@@ -151,6 +168,12 @@ fn wire_error(error: &OpError) -> WireError {
         OpError::NoOwner => WireError::NoOwner(true),
         OpError::UnderWay => WireError::UnderWay(true),
         OpError::ClockOff { offset_ms } => WireError::ClockOff(*offset_ms),
+        OpError::ContextNeeded => WireError::ContextNeeded(true),
+        OpError::TooManySiblings { max, acks, needed, owners } => {
+            let tally = tally(true, [*acks, *needed, *owners], String::new());
+            WireError::TooManySiblings(ForwardedTally { max: *max, ..tally })
+        }
+        OpError::NotNamed { refused } => WireError::NotNamed(refused.clone()),
     }
 }
 
@@ -178,11 +201,23 @@ fn error(wire: WireError) -> Result<OpError, Malformed> {
         WireError::NoOwner(_) => OpError::NoOwner,
         WireError::UnderWay(_) => OpError::UnderWay,
         WireError::ClockOff(offset_ms) => OpError::ClockOff { offset_ms },
+        WireError::ContextNeeded(_) => OpError::ContextNeeded,
+        WireError::TooManySiblings(wire) => OpError::TooManySiblings {
+            max: wire.max,
+            acks: small(wire.acks)?,
+            needed: small(wire.needed)?,
+            owners: small(wire.owners)?,
+        },
+        WireError::NotNamed(refused) => OpError::NotNamed { refused },
     })
 }
 
 fn tally(write: bool, [acks, needed, owners]: [u8; 3], refused: String) -> ForwardedTally {
-    ForwardedTally { write, acks: acks.into(), needed: needed.into(), owners: owners.into(), refused }
+    ForwardedTally { write, acks: acks.into(), needed: needed.into(), owners: owners.into(), refused, max: 0 }
+}
+
+fn context(bytes: Option<Bytes>) -> Result<Option<Context>, Malformed> {
+    bytes.map(Context::from_bytes).transpose().map_err(|error| Malformed(error.to_string()))
 }
 
 /// Things whose size is limited, as [`OpError::TooLarge`] names them.
@@ -252,8 +287,16 @@ mod tests {
         Key { keyspace: KeyspaceId(7), partition_key: "partition".into(), sort_key: "sort".into() }
     }
 
+    fn some_context() -> Context {
+        (1..4).map(|counter| Dot { node: NodeId(1), incarnation: Incarnation(2), counter: 2 * counter }).collect()
+    }
+
     fn requests() -> Vec<Request> {
-        let item = |value: Option<&'static str>| Item { key: some_key(), value: value.map(Bytes::from) };
+        let item = |value: Option<&'static str>| Item {
+            key: some_key(),
+            value: value.map(Bytes::from),
+            context: value.map(|_| some_context()),
+        };
         let operations = [
             Operation::Put { key: some_key(), value: "value".into() },
             Operation::Put { key: some_key(), value: Bytes::new() },
@@ -268,6 +311,7 @@ mod tests {
             deadline_ms: None,
             ttl_ms: None,
             request_id: None,
+            context: None,
         };
         let chosen = |durability, number: u8| Request {
             quorum: Some(number),
@@ -275,6 +319,7 @@ mod tests {
             deadline_ms: Some(number.into()),
             ttl_ms: Some(number.into()),
             request_id: Some(number.into()),
+            context: Some(if number == 0 { Context::default() } else { some_context() }),
             ..plain(Operation::Delete { key: some_key() })
         };
         let mut requests: Vec<_> = operations.map(plain).into();
@@ -294,9 +339,14 @@ mod tests {
         };
         let refused = "2 disks are full".to_owned();
         let mut replies = vec![
-            Ok(Answer::Written { written: Hlc(9), acks: 2 }),
-            Ok(Answer::Found { versions: Vec::new() }),
-            Ok(Answer::Found { versions: vec![version(Some("v")), version(Some("")), version(None)] }),
+            Ok(Answer::Written { written: Hlc(9), acks: 2, context: None }),
+            Ok(Answer::Written { written: Hlc(9), acks: 2, context: Some(some_context()) }),
+            Ok(Answer::Found { versions: Vec::new(), context: None }),
+            Ok(Answer::Found { versions: Vec::new(), context: Some(Context::default()) }),
+            Ok(Answer::Found {
+                versions: vec![version(Some("v")), version(Some("")), version(None)],
+                context: Some(some_context()),
+            }),
             Ok(Answer::Batch { replies: Vec::new() }),
             Err(OpError::Forming { joined: 1, expected: 3 }),
             Err(OpError::NotAdmitted),
@@ -308,6 +358,9 @@ mod tests {
             Err(OpError::QuorumLost { write: true, acks: 1, needed: 2, owners: 3, refused }),
             Err(OpError::NoOwner),
             Err(OpError::UnderWay),
+            Err(OpError::ContextNeeded),
+            Err(OpError::TooManySiblings { max: 64, acks: 0, needed: 2, owners: 3 }),
+            Err(OpError::NotNamed { refused: "its disk is full".into() }),
         ];
         replies.extend(MEASURED.map(|what| Err(OpError::TooLarge { what, bytes: 2, max: 1 })));
         let batch = Ok(Answer::Batch { replies: replies.iter().filter(|r| !is_batch(r)).cloned().collect() });
@@ -373,7 +426,9 @@ mod tests {
         assert!(request(ForwardedRequest { operation: Some(put), ..delete() }).is_err());
 
         let nested = ForwardedReply {
-            reply: Some(WireReply::Batch(ForwardedReplies { replies: vec![wire_reply(&replies()[3])] })),
+            reply: Some(WireReply::Batch(ForwardedReplies {
+                replies: vec![wire_reply(&Ok(Answer::Batch { replies: Vec::new() }))],
+            })),
         };
         assert!(decode_reply(nested.encode_to_vec().into()).is_err());
         assert!(decode_reply(Bytes::new()).is_err());

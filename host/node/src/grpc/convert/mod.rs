@@ -9,7 +9,9 @@ pub(crate) use check::durability;
 pub use forward::{Malformed, decode_reply, decode_request, encode_reply, encode_request};
 pub use timeout::timeout_of;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, Reason};
+use crate::token::Seals;
+use bytes::Bytes;
 use mks_logic::event::{Answer, Reply};
 use mks_logic::time::Hlc;
 use mks_logic::version;
@@ -21,20 +23,30 @@ use mks_proto::v1::{
 ///
 /// # Errors
 /// What the reply says.
-pub fn written(reply: Reply) -> Result<WriteResponse, Fault> {
+pub fn written(reply: Reply, seals: &Seals) -> Result<WriteResponse, Fault> {
+    written_part(reply, seals, 0)
+}
+
+fn written_part(reply: Reply, seals: &Seals, part: usize) -> Result<WriteResponse, Fault> {
     match reply? {
-        Answer::Written { written, acks } => Ok(write_response(written, acks)),
+        Answer::Written { written, acks, context } => {
+            Ok(write_response(written, acks, seals.seal(part, context.as_ref())))
+        }
         Answer::Found { .. } | Answer::Batch { .. } => Err(Fault::wrong_answer()),
     }
 }
 
-/// The answer to a get; `None`: the key is absent.
+/// The answer to a get.
 ///
 /// # Errors
-/// What the reply says.
-pub fn found(reply: Reply) -> Result<Option<GetResponse>, Fault> {
+/// What the reply says; [`Reason::NotFound`] when the key is absent.
+pub fn found(reply: Reply, seals: &Seals) -> Result<GetResponse, Fault> {
     match reply? {
-        Answer::Found { versions } => Ok(get_response(versions)),
+        Answer::Found { versions, context } => {
+            let token = seals.seal(0, context.as_ref());
+            let absent = |context| Fault { context, ..Fault::new(Reason::NotFound, "the key is absent") };
+            get_response(versions, token).map_err(absent)
+        }
         Answer::Written { .. } | Answer::Batch { .. } => Err(Fault::wrong_answer()),
     }
 }
@@ -43,51 +55,64 @@ pub fn found(reply: Reply) -> Result<Option<GetResponse>, Fault> {
 ///
 /// # Errors
 /// What the reply says about the batch as a whole.
-pub fn batch(reply: Reply) -> Result<BatchResponse, Fault> {
+pub fn batch(reply: Reply, seals: &Seals) -> Result<BatchResponse, Fault> {
     match reply? {
-        Answer::Batch { replies } => Ok(batch_response(replies)),
+        Answer::Batch { replies } => Ok(batch_response(replies, seals)),
         Answer::Written { .. } | Answer::Found { .. } => Err(Fault::wrong_answer()),
     }
 }
 
 /// The answer to an operation of a session, under the client's number.
 #[must_use]
-pub fn session_result(id: u64, reply: Reply) -> SessionResult {
+pub fn session_result(id: u64, seals: &Seals, reply: Reply) -> SessionResult {
     use session_result::Result;
+    let mut absent = Bytes::new();
     let result = match reply {
-        Ok(Answer::Written { written, acks }) => Result::Written(write_response(written, acks)),
-        Ok(Answer::Found { versions }) => get_response(versions).map_or(Result::NotFound(true), Result::Found),
-        Ok(Answer::Batch { replies }) => Result::Batch(batch_response(replies)),
+        Ok(Answer::Written { written, acks, context }) => {
+            Result::Written(write_response(written, acks, seals.seal(0, context.as_ref())))
+        }
+        Ok(Answer::Found { versions, context }) => match get_response(versions, seals.seal(0, context.as_ref())) {
+            Ok(found) => Result::Found(found),
+            Err(context) => {
+                absent = context;
+                Result::NotFound(true)
+            }
+        },
+        Ok(Answer::Batch { replies }) => Result::Batch(batch_response(replies, seals)),
         Err(error) => Result::Error(Fault::from(error).into()),
     };
-    SessionResult { id, result: Some(result) }
+    SessionResult { id, context: absent, result: Some(result) }
 }
 
 /// The answer to an operation of a session that was refused before the pump saw it.
 #[must_use]
 pub fn session_fault(id: u64, fault: Fault) -> SessionResult {
-    SessionResult { id, result: Some(session_result::Result::Error(fault.into())) }
+    SessionResult { id, context: Bytes::new(), result: Some(session_result::Result::Error(fault.into())) }
 }
 
-fn write_response(written: Hlc, acks: u8) -> WriteResponse {
-    WriteResponse { written: written.0, acks: acks.into() }
+fn write_response(written: Hlc, acks: u8, context: Bytes) -> WriteResponse {
+    WriteResponse { written: written.0, acks: acks.into(), context }
 }
 
-fn get_response(versions: Vec<version::Version>) -> Option<GetResponse> {
+/// `Err`: there is no version; the context as it was.
+fn get_response(versions: Vec<version::Version>, context: Bytes) -> Result<GetResponse, Bytes> {
     let mut versions = versions.into_iter().map(|version| Version {
         value: version.value.unwrap_or_default(),
         written: version.written.0,
         expires_ms: version.expires_ms,
     });
-    let version = versions.next()?;
-    Some(GetResponse { version: Some(version), siblings: versions.collect() })
+    match versions.next() {
+        Some(version) => Ok(GetResponse { version: Some(version), siblings: versions.collect(), context }),
+        None => Err(context),
+    }
 }
 
-fn batch_response(replies: Vec<Reply>) -> BatchResponse {
+fn batch_response(replies: Vec<Reply>, seals: &Seals) -> BatchResponse {
     use batch_result::Result;
-    let one = |reply| match written(reply) {
+    let one = |(part, reply)| match written_part(reply, seals, part) {
         Ok(response) => Result::Written(response),
         Err(fault) => Result::Error(fault.into()),
     };
-    BatchResponse { results: replies.into_iter().map(|reply| BatchResult { result: Some(one(reply)) }).collect() }
+    let results = replies.into_iter().enumerate().map(|reply| BatchResult { result: Some(one(reply)) });
+    BatchResponse { results: results.collect() }
 }
