@@ -110,7 +110,10 @@ impl WriteOp {
                 self.version.dot.counter = *counter;
                 self.tally.ack(i);
             }
-            WriteOutcome::Refused(refused) if self.is_nameless() => return Next::Done(Err(self.not_named(*refused))),
+            WriteOutcome::Refused(refused) if self.is_nameless() => {
+                self.refusals.insert(*refused);
+                return Next::Done(Err(self.not_named(*refused)));
+            }
             // No ack. Where the later write was acknowledged, every write quorum meets an owner that says so: an
             // attempt that wins all the same was above everything acknowledged before it began.
             WriteOutcome::StaleStamp { latest } => return Next::Restamp { above: *latest },
@@ -158,7 +161,8 @@ impl WriteOp {
 
     fn not_named(&self, refused: Refused) -> OpError {
         match refused {
-            Refused::TooManySiblings => self.too_many_siblings(),
+            // After some failures of a store nobody knows what it holds: another owner would name the write once more.
+            Refused::Store | Refused::TooManySiblings => self.lost(),
             refused => OpError::NotNamed { refused: refused.to_string() },
         }
     }

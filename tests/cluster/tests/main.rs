@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails here shows the error and the logs of its nodes")]
 
 mod bad_input;
+mod causal;
 mod cli;
 mod clocks;
 mod config;

@@ -215,6 +215,10 @@ impl Plan {
         if self.loses_power() {
             self.durability = Durability::Sync;
         }
+        if self.workload.is_causal() {
+            // A request id that is forgotten makes a sibling of its own.
+            self.limits.request_ids_max = Limits::default().request_ids_max;
+        }
         self
     }
 

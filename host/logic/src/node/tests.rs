@@ -1,5 +1,6 @@
 //! Claims about one node that is fed by hand. Whole clusters live in `tests/sim`.
 
+mod causal;
 mod coordinator;
 mod hints;
 mod owner;

@@ -41,7 +41,7 @@ async fn a_new_keyspace_gets_what_was_left_out() {
     assert_eq!(keyspace.durability(), Durability::Sync);
     assert_eq!((keyspace.ttl_ms, keyspace.resolver.as_deref()), (Some(0), Some("lww")));
     assert_eq!(created.resolver_hash, "01".repeat(32));
-    assert_eq!((created.id, created.epoch), (3, 5));
+    assert_eq!((created.id, created.epoch), (4, 5));
 }
 
 #[tokio::test]
@@ -65,6 +65,33 @@ async fn an_altered_keyspace_keeps_what_was_left_out() {
     assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID".into()));
     let status = admin.alter_keyspace(alter(named("nowhere"))).await.unwrap_err();
     assert_eq!(reason(&status), (Code::FailedPrecondition, "UNKNOWN_KEYSPACE".into()));
+}
+
+#[tokio::test]
+async fn whether_a_keyspace_is_causal_fits_its_resolver_and_stays() {
+    let node = FakeNode::start().await;
+    let mut admin = node.admin().await;
+    let of = |resolver: &str, causal| KeyspaceDefinition { resolver: Some(resolver.into()), causal, ..named("x") };
+    let mut causal = Vec::new();
+    for (name, definition) in [
+        ("a", of("keep-siblings", None)),
+        ("b", of("first-write-wins", None)),
+        ("c", of("first-write-wins", Some(true))),
+        ("d", of("lww", Some(false))),
+    ] {
+        let made = admin.create_keyspace(create(KeyspaceDefinition { name: name.into(), ..definition })).await.unwrap();
+        causal.push(made.into_inner().keyspace.unwrap().causal());
+    }
+    assert_eq!(causal, [true, false, true, false]);
+    for contradiction in [of("keep-siblings", Some(false)), of("lww", Some(true))] {
+        let status = admin.create_keyspace(create(contradiction)).await.unwrap_err();
+        assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID".into()));
+    }
+    let alter = |keyspace| AlterKeyspaceRequest { keyspace: Some(keyspace) };
+    for (name, change) in [("a", of("lww", None)), ("c", of("first-write-wins", Some(false)))] {
+        let status = admin.alter_keyspace(alter(KeyspaceDefinition { name: name.into(), ..change })).await.unwrap_err();
+        assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID".into()), "{name}");
+    }
 }
 
 #[tokio::test]

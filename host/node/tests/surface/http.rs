@@ -18,7 +18,7 @@ impl Page {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    fn error(&self) -> (u16, String) {
+    pub(crate) fn error(&self) -> (u16, String) {
         let json: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
         let error = &json["error"];
         assert_eq!(error["code"], self.status, "{json}");
@@ -46,7 +46,7 @@ fn parse(answer: &[u8]) -> Page {
     Page { status, headers: lines.map(header).collect(), body: answer[end + 4..].to_vec() }
 }
 
-async fn ask_with(node: &FakeNode, method: &str, path: &str, headers: &str, body: &[u8]) -> Page {
+pub(crate) async fn ask_with(node: &FakeNode, method: &str, path: &str, headers: &str, body: &[u8]) -> Page {
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: n\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
@@ -54,7 +54,7 @@ async fn ask_with(node: &FakeNode, method: &str, path: &str, headers: &str, body
     parse(&raw(node.http, &[head.as_bytes(), body].concat()).await)
 }
 
-async fn ask(node: &FakeNode, method: &str, path: &str) -> Page {
+pub(crate) async fn ask(node: &FakeNode, method: &str, path: &str) -> Page {
     ask_with(node, method, path, "", b"").await
 }
 

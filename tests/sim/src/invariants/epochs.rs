@@ -5,7 +5,7 @@ use super::{Invariant, Verdict, carried};
 use crate::site::Site;
 use mks_logic::cluster::State;
 use mks_logic::event::Effect;
-use mks_logic::id::{Epoch, NodeId};
+use mks_logic::id::{Epoch, Incarnation, NodeId};
 use mks_logic::time::Hlc;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub(super) struct Epochs {
     states: BTreeMap<usize, Arc<State>>,
     latest: BTreeMap<NodeId, Epoch>,
     /// The epoch in which each write set out; its clock tells attempts of one dot apart.
-    stamped: BTreeMap<(NodeId, Hlc), Epoch>,
+    stamped: BTreeMap<(NodeId, Incarnation, Hlc), Epoch>,
 }
 
 impl Invariant for Epochs {
@@ -42,7 +42,7 @@ impl Invariant for Epochs {
         let epoch = site.machine(node).state.epoch;
         for effect in effects {
             let Some((_, version, fresh)) = carried(effect) else { continue };
-            let attempt = (version.dot.node, version.written);
+            let attempt = (version.dot.node, version.dot.incarnation, version.written);
             if version.dot.node == node {
                 self.stamped.entry(attempt).or_insert(version.epoch);
             }
