@@ -50,8 +50,6 @@ mutations! {
     LateTick, "late-tick";
     /// What a version supersedes gets lost on its way to other owners.
     WriteWithoutPast, "write-without-past";
-    /// What a version supersedes is not kept with a hint.
-    HintWithoutPast, "hint-without-past";
     /// A context is the highest counter of each coordinator: it covers writes that its reader never saw.
     PlainMaximum, "plain-maximum";
     /// A coordinator sends a write under the name of the one before it.

@@ -17,8 +17,7 @@ use crate::trace::{Keep, Trace};
 use crate::trouble::End;
 use bytes::Bytes;
 use mks_logic::cluster::Entry;
-use mks_logic::context::Context;
-use mks_logic::event::{Effect, HintWork, Input, ReadJob, Ticket, WriteJob};
+use mks_logic::event::{Effect, Input, ReadJob, Ticket, WriteJob};
 use mks_logic::hint;
 use mks_logic::id::{Incarnation, Key, NodeId};
 use mks_logic::message::{Message, WriteOutcome};
@@ -380,10 +379,7 @@ impl World {
                     self.local(id, delay, Local::Read(Box::new(job)));
                 }
             }
-            Effect::Hint(mut job) => {
-                if let (Some(Mutation::HintWithoutPast), HintWork::Keep(hint)) = (mutation, &mut job.work) {
-                    hint.past = Context::default();
-                }
+            Effect::Hint(job) => {
                 let outcomes = hint::work(&self.machine(id).disk, std::slice::from_ref(&job));
                 let delay = self.dice.between(20, MS) * self.machine(id).slow;
                 for outcome in outcomes {
