@@ -103,7 +103,7 @@ impl Node {
             self.sync_noted(step.now.mono_us, key.place(self.state.partition_bits).partition);
         }
         // Nobody but its coordinator has a version without a name. The clock moved for this write alone.
-        let mint = (version.dot.counter == 0).then(|| self.clock.latest().0);
+        let mint = (fresh && version.dot.counter == 0).then(|| self.clock.latest().0);
         let job = self.job(whose);
         step.out.push(Effect::Write(WriteJob { job, key, version, past, mint, fresh, durability, policy }));
     }
