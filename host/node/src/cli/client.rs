@@ -128,7 +128,7 @@ fn is_quorum_missed(detail: &ErrorDetail) -> bool {
 
 /// Reasons with which a node says that it did nothing at all, so that another one may be asked.
 fn is_elsewhere(detail: &ErrorDetail) -> bool {
-    matches!(detail.reason.as_str(), "FORMING" | "NOT_ADMITTED" | "NO_OWNER" | "CLOCK_OFF" | "BUSY")
+    matches!(detail.reason.as_str(), "FORMING" | "NOT_ADMITTED" | "NO_OWNER" | "CLOCK_OFF" | "BUSY" | "OWNER_REFUSED")
 }
 
 /// What a node said. Statuses without details come from proxies, old nodes and tonic itself.

@@ -56,7 +56,7 @@ label!(
 
 label!(
     /// How an operation ended.
-    Outcome, "outcome", 9, {
+    Outcome, "outcome", 10, {
         /// As asked.
         Ok = "ok",
         /// A get of an absent key.
@@ -75,6 +75,8 @@ label!(
         Unavailable = "unavailable",
         /// The same request id is still under way.
         UnderWay = "under_way",
+        /// The key has as many siblings as it may.
+        TooManySiblings = "too_many_siblings",
     }
 );
 
@@ -110,17 +112,22 @@ impl Outcome {
     #[must_use]
     pub fn of(reply: &Reply) -> Self {
         match reply {
-            Ok(Answer::Found { versions }) if versions.is_empty() => Self::NotFound,
+            Ok(Answer::Found { versions, .. }) if versions.is_empty() => Self::NotFound,
             Ok(_) => Self::Ok,
-            Err(OpError::Invalid(_) | OpError::UnknownKeyspace(_)) => Self::Invalid,
+            Err(OpError::Invalid(_) | OpError::UnknownKeyspace(_) | OpError::ContextNeeded) => Self::Invalid,
             Err(OpError::TooLarge { .. }) => Self::TooLarge,
             Err(OpError::Busy { .. }) => Self::Busy,
             Err(OpError::Timeout { .. }) => Self::Timeout,
             Err(OpError::QuorumLost { .. }) => Self::QuorumLost,
-            Err(OpError::Forming { .. } | OpError::NotAdmitted | OpError::NoOwner | OpError::ClockOff { .. }) => {
-                Self::Unavailable
-            }
+            Err(
+                OpError::Forming { .. }
+                | OpError::NotAdmitted
+                | OpError::NoOwner
+                | OpError::ClockOff { .. }
+                | OpError::NotNamed { .. },
+            ) => Self::Unavailable,
             Err(OpError::UnderWay) => Self::UnderWay,
+            Err(OpError::TooManySiblings { .. }) => Self::TooManySiblings,
         }
     }
 }

@@ -378,8 +378,8 @@ mod tests {
     #[test]
     fn what_is_counted_is_shown() {
         let metrics = Metrics::new();
-        metrics.reply(Kind::Put, &Ok(Answer::Written { written: Hlc::ZERO, acks: 2 }), 150);
-        metrics.reply(Kind::Get, &Ok(Answer::Found { versions: Vec::new() }), 90);
+        metrics.reply(Kind::Put, &Ok(Answer::Written { written: Hlc::ZERO, acks: 2, context: None }), 150);
+        metrics.reply(Kind::Get, &Ok(Answer::Found { versions: Vec::new(), context: None }), 90);
         metrics.reply(Kind::Get, &Err(OpError::NoOwner), 90);
         metrics.peer_sent(5);
         metrics.commit(3);
