@@ -178,6 +178,12 @@ fn refused_entries_say_why_and_change_nothing() {
         ("a name is taken once", &formed, create("default", 3, 2, 2), Why::Exists),
         ("only what exists is altered", &formed, alter("a", 3, 2, 2), Why::Unknown),
         ("n stays", &formed, alter("default", 2, 2, 2), Why::Invalid("n = 3")),
+        (
+            "whether it is causal stays",
+            &formed,
+            Entry::AlterKeyspace { keyspace: Keyspace { causal: true, ..keyspace("default", 3, 2, 2) } },
+            Why::Invalid("not causal"),
+        ),
     ];
     for (claim, state, entry, why) in claims {
         check_refusal(claim, state, entry, *why);
