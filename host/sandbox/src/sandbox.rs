@@ -47,8 +47,8 @@ impl Sandbox {
         let bounds =
             Bounds { deadline: Deadline::new(options.resolver_deadline_ms), batch_rows_max: options.batch_rows_max };
         let load = |b: builtin::Builtin| Resolver::load(&engine, &loader, b.name, b.bytes, bounds, Reuse::Warm);
-        let [first, second] = builtin::RESOLVERS.map(load);
-        let builtin = [first?, second?];
+        let [first, second, third] = builtin::RESOLVERS.map(load);
+        let builtin = [first?, second?, third?];
         Ok(Arc::new(Self {
             engine,
             loader,
