@@ -113,7 +113,16 @@ pub trait Digests: Send + Sync {
 
     /// What must be staged so that the sums of a bucket become those of its records, by copies and epoch.
     fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta>;
+
+    /// Those of `buckets` whose sums are not those of `records`.
+    fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16>;
 }
+
+/// A run of buckets.
+pub type Buckets = core::ops::RangeInclusive<u16>;
+
+/// What records add up to, by copies, bucket and epoch.
+pub type Contributions = BTreeMap<(u8, u16, Epoch), u128>;
 
 /// What one version adds to its bucket's sum. Part of the stored format, and the same on every owner.
 ///

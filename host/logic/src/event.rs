@@ -6,6 +6,7 @@ use crate::exchange::{Found, Work};
 use crate::id::{Epoch, Incarnation, Key, NodeId, PartitionId};
 use crate::message::{Message, ReadOutcome, Refused, Want, WriteOutcome};
 use crate::port::{Durability, Policy};
+use crate::record::Record;
 pub use crate::request::{Answer, Item, OpError, Operation, Reply, Request};
 use crate::time::Hlc;
 use crate::version::Version;
@@ -47,6 +48,12 @@ pub enum Input {
     Compared { job: JobId, found: Found },
     /// An operator wants this partition (`None`: all) compared with its other owners now, its open epoch as well.
     Repair { partition: Option<PartitionId> },
+    /// A look at the disk is done: see [`Effect::Scrub`].
+    Scrubbed { job: JobId, outcome: ScrubOutcome },
+    /// An operator wants the records of this partition (`None`: of all that this node owns) looked at now.
+    Scrub { partition: Option<PartitionId> },
+    /// A read or a write met a record of ours that is damaged.
+    Damaged { key: Key },
 }
 
 /// The node's name for a job that its disk does.
@@ -71,6 +78,8 @@ pub enum Effect {
     Reply { ticket: Ticket, reply: Reply },
     /// Read for a comparison with another owner: `sync::found`, then [`Input::Compared`].
     Compare { job: JobId, work: Work },
+    /// Look at what the disk really holds: `scrub::work`, then [`Input::Scrubbed`].
+    Scrub(ScrubJob),
 }
 
 /// See [`Effect::Write`].
@@ -92,6 +101,8 @@ pub struct WriteJob {
     pub durability: Durability,
     /// How versions of this keyspace supersede one another.
     pub policy: Policy,
+    /// The record here is known to be another one than was written: a version takes the place of its namesake.
+    pub replaces: bool,
 }
 
 /// See [`Effect::Read`].
@@ -203,4 +214,95 @@ pub struct HintCount {
     pub bytes: u64,
     /// No hint is older than this clock. It moves on when all that was owed is paid.
     pub oldest: Hlc,
+}
+
+/// See [`Effect::Scrub`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScrubJob {
+    /// Comes back in [`Input::Scrubbed`].
+    pub job: JobId,
+    /// What to do.
+    pub work: ScrubWork,
+}
+
+/// What is done with records that nobody asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ScrubWork {
+    /// Compare records with the sums kept, from this bucket of a partition on, as many as are looked at in one go. Records
+    /// may change meanwhile.
+    Look {
+        /// Which partition.
+        partition: PartitionId,
+        /// The first bucket.
+        bucket: u16,
+    },
+    /// Compare one bucket for certain, and set its sums right.
+    Check {
+        /// Which partition.
+        partition: PartitionId,
+        /// Which bucket.
+        bucket: u16,
+    },
+    /// Put what the other owners hold in the place of a damaged record.
+    Mend {
+        /// Which record.
+        key: Key,
+        /// What they hold; empty: nothing.
+        record: Record,
+    },
+}
+
+impl ScrubWork {
+    /// True for work that must be done by whoever carries out [`Effect::Write`], between two groups.
+    #[must_use]
+    pub const fn is_for_the_writer(&self) -> bool {
+        match self {
+            Self::Look { .. } => false,
+            Self::Check { .. } | Self::Mend { .. } => true,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ScrubOutcome {
+    /// See [`ScrubWork::Look`].
+    Looked(Looked),
+    /// See [`ScrubWork::Check`].
+    Checked(Checked),
+    /// The record is what the other owners hold, and is served again.
+    Mended,
+    /// The engine can't read this bucket: its file is damaged.
+    Unreadable {
+        /// Which one.
+        bucket: u16,
+    },
+    /// The store could not now; nothing was done.
+    Failed,
+}
+
+/// What a look at some buckets saw.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Looked {
+    /// Records looked at.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Where the next look goes on; `None`: this was the end of the partition.
+    pub next: Option<u16>,
+    /// Buckets that seemed wrong; a write that came meanwhile may be all that it is.
+    pub suspects: Vec<u16>,
+}
+
+/// What a check of one bucket found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Checked {
+    /// Records looked at.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Engine keys of records that are damaged. They stay where they are, and are not served.
+    pub damaged: Vec<Bytes>,
+    /// Sums were not those of the records: the disk lost or changed something, whether or not it is known what.
+    pub differed: bool,
 }

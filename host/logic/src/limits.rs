@@ -46,6 +46,10 @@ pub struct Limits {
     pub sync_answer_ms: u64,
     /// The open epoch of a partition is compared after no write came for this long, milliseconds.
     pub sync_quiet_ms: u64,
+    /// How often this node looks at all of its own records, to find what its disk damaged, milliseconds.
+    pub scrub_period_ms: u64,
+    /// Bytes of records per second that it reads for that. Zero: it looks only when an operator asks.
+    pub scrub_bytes_per_second: u64,
     /// Operations whose client has its reply, and that stay for the answers of late owners.
     pub lingering_max: usize,
     /// Bytes of values that those may hold.
@@ -97,6 +101,8 @@ impl Default for Limits {
             sync_steps_max: 4_096,
             sync_answer_ms: 30_000,
             sync_quiet_ms: 5_000,
+            scrub_period_ms: 3_600_000,
+            scrub_bytes_per_second: 4 << 20,
             lingering_max: 8_192,
             lingering_bytes_max: 64 << 20,
             repair_after_ms: 500,

@@ -181,6 +181,9 @@ pub enum Refused {
     /// So many openings of nodes wrote to the key, or left gaps in what is known of it, that no more are kept apart.
     #[error("the key's causal context is too large")]
     ContextTooLarge,
+    /// The disk has damaged what it held of the key. The other owners' record will take its place.
+    #[error("its record of the key is damaged")]
+    DamagedRecord,
 }
 
 impl Refused {
@@ -188,7 +191,12 @@ impl Refused {
     #[must_use]
     pub fn passes(self) -> bool {
         match self {
-            Self::UnknownKeyspace | Self::StampFromFuture | Self::Busy | Self::DiskFull | Self::Store => true,
+            Self::UnknownKeyspace
+            | Self::StampFromFuture
+            | Self::Busy
+            | Self::DiskFull
+            | Self::Store
+            | Self::DamagedRecord => true,
             Self::NotOwner | Self::Damaged | Self::TooManySiblings | Self::ContextTooLarge => false,
         }
     }

@@ -81,6 +81,9 @@ pub trait Outlines: Send + Sync {
 
     /// Forgets the record under this engine key.
     fn forget(&self, key: &[u8]);
+
+    /// Forgets all records whose engine keys begin so. Rare, and as slow as the memory is large.
+    fn forget_under(&self, prefix: &[u8]);
 }
 
 /// The key that took the slot, and its outline.
@@ -125,6 +128,15 @@ impl OutlineTable {
         let slot = self.slot(key);
         if self.get(key).is_some() {
             self.slots[slot] = None;
+        }
+    }
+
+    /// See [`Outlines::forget_under`].
+    pub fn forget_under(&mut self, prefix: &[u8]) {
+        for slot in &mut self.slots {
+            if slot.as_deref().is_some_and(|(key, _)| key.starts_with(prefix)) {
+                *slot = None;
+            }
         }
     }
 }

@@ -208,11 +208,17 @@ impl Record {
         }
         let mut at = bytes.clone();
         let format = at.get_u8();
+        let body = |format| Self::decode_body(at.clone(), format);
         match format {
-            FORMAT | FORMAT_WITH_PAST => {}
-            0 => return Err(DecodeError::Malformed),
-            later => return Err(DecodeError::FutureFormat(later)),
+            FORMAT | FORMAT_WITH_PAST => body(format),
+            // All but the format's own byte is in order.
+            _ if body(FORMAT).or_else(|_| body(FORMAT_WITH_PAST)).is_ok() => Err(DecodeError::Damaged),
+            0 => Err(DecodeError::Malformed),
+            later => Err(DecodeError::FutureFormat(later)),
         }
+    }
+
+    fn decode_body(mut at: Bytes, format: u8) -> Result<Self, DecodeError> {
         let meta_len = usize::try_from(get_varint(&mut at)?).map_err(|_| DecodeError::Malformed)?;
         if at.remaining() < meta_len.saturating_add(4) {
             return Err(DecodeError::Malformed);
@@ -337,6 +343,14 @@ mod tests {
             let i = at.index(bytes.len());
             bytes[i] ^= 1 << bit;
             prop_assert!(Record::decode(&bytes.into()).is_err());
+        }
+
+        #[test]
+        fn a_damaged_format_byte_is_damage_and_not_the_future(record in record(), format: u8) {
+            prop_assume!(format != FORMAT && format != FORMAT_WITH_PAST);
+            let mut bytes = record.encode().to_vec();
+            bytes[0] = format;
+            prop_assert_eq!(Record::decode(&bytes.into()), Err(DecodeError::Damaged));
         }
 
         #[test]

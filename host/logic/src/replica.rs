@@ -14,7 +14,7 @@ use crate::outline::{Outline, Outlines, Row};
 use crate::port::{
     Batch, Change, Columns, Durability, Policy, Resolve, ResolverHash, Store, StoreError, Table, Verdict,
 };
-use crate::record::Record;
+use crate::record::{DecodeError, Record};
 use crate::time::Hlc;
 use crate::version::Version;
 use alloc::collections::BTreeMap;
@@ -147,6 +147,7 @@ pub fn refusal(error: &StoreError) -> Refused {
 
 impl Slot {
     fn open(ports: Ports<'_>, key: &[u8], job: &WriteJob) -> Self {
+        let copies = ports.digests.copies(job.key.keyspace);
         let (outline, mut failed) = match ports.outlines.get(key) {
             Some(outline) => (outline, None),
             None => match read(ports.store, key) {
@@ -155,10 +156,12 @@ impl Slot {
                     ports.outlines.put(key, outline.clone());
                     (outline, None)
                 }
+                // Nobody else holds what was damaged, so nothing better will come than what a client writes now.
+                Err(Refused::DamagedRecord) if job.fresh && copies == Some(1) => (Outline::default(), None),
                 Err(refused) => (Outline::default(), Some(refused)),
             },
         };
-        let copies = ports.digests.copies(job.key.keyspace).unwrap_or_else(|| {
+        let copies = copies.unwrap_or_else(|| {
             // No record without its part of a sum.
             failed = Some(Refused::UnknownKeyspace);
             0
@@ -199,7 +202,7 @@ impl Slot {
         let dot = version.dot;
         self.grow(&job.past);
         if !self.past.covers(dot) {
-            self.put(version);
+            self.put(version, job.replaces);
         }
         self.jobs.push(i);
         if job.mint.is_some() { WriteOutcome::Minted { counter: dot.counter } } else { WriteOutcome::Held }
@@ -222,12 +225,16 @@ impl Slot {
         }
     }
 
-    fn put(&mut self, version: Version) {
+    /// `replaces`: a namesake that is another version is known to be a lie of the disk.
+    fn put(&mut self, version: Version, replaces: bool) {
         let candidate = Candidate { row: Row::of(&version), fresh: Some(version) };
         match self.candidates.binary_search_by_key(&candidate.row.dot, |c| c.row.dot) {
             Err(at) => self.candidates.insert(at, candidate),
             // Stamped anew by its coordinator, under the dot that it has.
             Ok(at) if self.candidates[at].row.written < candidate.row.written => self.candidates[at] = candidate,
+            Ok(at) if replaces && Row { past: 0, ..self.candidates[at].row } != candidate.row => {
+                self.candidates[at] = candidate;
+            }
             Ok(_) => return,
         }
         self.changed = true;
@@ -300,7 +307,10 @@ pub fn find(ports: Ports<'_>, key: &Key, want: Want) -> ReadOutcome {
 
 fn read(store: &dyn Store, key: &[u8]) -> Result<Record, Refused> {
     let bytes = store.get(Table::Records, key).map_err(|error| refusal(&error))?;
-    Record::decode(&bytes.unwrap_or_default()).map_err(|_| Refused::Store)
+    Record::decode(&bytes.unwrap_or_default()).map_err(|error| match error {
+        DecodeError::FutureFormat(_) => Refused::Store,
+        DecodeError::Malformed | DecodeError::Damaged => Refused::DamagedRecord,
+    })
 }
 
 /// Asks each resolver once for all conflicts of the group that are its business.
@@ -368,7 +378,9 @@ mod causal;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Disk, FIRST, Rules, formed, job, key, version};
+    use crate::digest::{Age, Range};
+    use crate::id::Epoch;
+    use crate::testing::{ALONE, Disk, FIRST, Rules, formed, job, key, version};
     use crate::time::Hlc;
     use crate::version::Version;
     use proptest::prelude::*;
@@ -512,8 +524,41 @@ mod tests {
         disk.damage(&key("k"));
         disk.restart();
         let (outcomes, figures) = absorbed(&disk, Rules::Work, &[put("k", 1, 12), put("other", 1, 1)]);
-        assert_eq!(outcomes, [WriteOutcome::Refused(Refused::Store), WriteOutcome::Held]);
+        assert_eq!(outcomes, [WriteOutcome::Refused(Refused::DamagedRecord), WriteOutcome::Held]);
         assert_eq!(figures.written, 1, "a damaged record is not replaced by what one write knows");
+    }
+
+    #[test]
+    fn what_nobody_else_holds_is_replaced_by_what_a_client_writes() {
+        let disk = Disk::default();
+        let alone = |mut job: WriteJob| {
+            job.key.keyspace = ALONE;
+            job
+        };
+        let (first, second) = (alone(put("k", 1, 10)), alone(put("k", 1, 12)));
+        absorbed(&disk, Rules::Work, std::slice::from_ref(&first));
+        disk.damage(&first.key);
+        disk.restart();
+        let damaged = [WriteOutcome::Refused(Refused::DamagedRecord)];
+        assert_eq!(absorbed(&disk, Rules::Work, &[old(second.clone())]).0, damaged);
+        assert_eq!(absorbed(&disk, Rules::Work, std::slice::from_ref(&second)).0, [WriteOutcome::Held]);
+        assert_eq!(disk.record(&first.key).versions(), [second.version]);
+    }
+
+    #[test]
+    fn a_namesake_is_replaced_only_where_the_record_is_known_to_be_wrong() {
+        let disk = Disk::default();
+        let right = put("k", 1, 10);
+        let wrong = job(&key("k"), Version { dot: right.version.dot, ..put("k", 1, 11).version });
+        absorbed(&disk, Rules::Work, std::slice::from_ref(&wrong));
+        absorbed(&disk, Rules::Work, &[old(right.clone())]);
+        assert_eq!(settled(&disk, "k"), [wrong.version]);
+        absorbed(&disk, Rules::Work, &[WriteJob { replaces: true, ..old(right.clone()) }]);
+        assert_eq!(settled(&disk, "k"), [right.version]);
+        let stored = disk.digests(|digests| digests.partitions().next());
+        let range = |age| Range { partition: stored.unwrap().0, copies_min: 1, epoch: Epoch(1), age };
+        let sums = |age| disk.digests(|digests| digests.sums(range(age)));
+        assert_eq!(Age::ALL.map(sums), Age::ALL.map(|age| disk.recomputed().sums(range(age))));
     }
 
     #[test]

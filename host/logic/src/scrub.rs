@@ -1,13 +1,22 @@
-//! A slow look at what the disk really holds: the sums of one bucket at a time, recomputed from its records.
+//! A slow look at what the disk really holds.
 //!
-//! It must run on the thread that runs [`crate::replica::absorb`], between two groups: then nothing changes meanwhile.
-//! A record whose checksum fails is taken out of the way, its bytes kept under [`QUARANTINE`]: they are not served, not
-//! added to sums and not spread, and the record that other owners hold can be written in its place. The sums are set to
-//! what the records say, so that they differ from the other owners' where a record is gone or is not what it was:
-//! the comparison that must follow mends it.
+//! A *look* recomputes the sums of bucket after bucket from the records, beside everything else that goes on: a write
+//! may come between its reading and its comparing. So what seems wrong is only suspected, and a *check* of that one bucket
+//! makes sure, on the thread that runs [`crate::replica::absorb`], between two groups: then nothing changes meanwhile.
+//!
+//! A check sets the sums to what the records say. Where a record is gone, or is another one than was written, they differ
+//! from the other owners' then, and the comparison that must follow mends it. A record whose checksum fails counts for
+//! nothing and stays where it is: it is not served, no write is merged into it, and whoever asks for it is told so. Had it
+//! been taken away, this owner would say that there is nothing, and a read quorum might believe it. Once all other owners
+//! have said what they hold of the key, a *mend* puts that in its place, and keeps the damaged bytes under
+//! [`QUARANTINE`].
 
-use crate::digest::{self, Delta};
-use crate::id::{BUCKETS, Epoch, Key, PartitionId};
+#[cfg(test)]
+mod tests;
+
+use crate::digest::{self, Contributions, Delta};
+use crate::event::{Checked, Looked, ScrubOutcome, ScrubWork};
+use crate::id::{BUCKETS, Epoch, Key, PartitionId, Place};
 use crate::outline::Outline;
 use crate::port::{Change, Durability, StoreError, Table};
 use crate::record::{DecodeError, Record};
@@ -20,193 +29,175 @@ use core::ops::ControlFlow;
 /// Where bytes of damaged records lie in [`Table::Digests`], before their engine key. For people who look for them.
 pub const QUARANTINE: &[u8] = &[0x80];
 
-/// Damaged records that one bucket's scrub takes out of the way; the next one goes on. Their bytes are kept.
+/// Damaged records that one check names; the next pass goes on.
 pub const DAMAGED_MAX: usize = 64;
 
-/// What a scrub of a bucket found.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Scrubbed {
-    /// Records looked at.
-    pub records: u64,
-    /// Engine keys of records that were damaged, at most [`DAMAGED_MAX`].
-    pub damaged: Vec<Bytes>,
-    /// Sums were not those of the records: the disk lost or changed something, whether or not it is known what.
-    pub differed: bool,
-}
+/// Bytes of records after which a look ends, at the end of a bucket.
+pub const LOOK_BYTES_MAX: u64 = 256 << 10;
 
-impl Scrubbed {
-    /// True when this partition must be compared with its other owners: see [`crate::event::Input::Repair`].
-    #[must_use]
-    pub fn needs_repair(&self) -> bool {
-        self.differed || !self.damaged.is_empty()
-    }
-}
+/// Suspects after which a look ends, so that a disk that lost everything is checked piece by piece.
+pub const SUSPECTS_MAX: usize = 64;
 
-/// Which bucket comes after this one, of partitions that `is_mine`: all of them, round and round.
+/// Does the work.
 #[must_use]
-pub fn after(
-    (partition, bucket): (PartitionId, u16),
-    partition_bits: u8,
-    is_mine: impl Fn(PartitionId) -> bool,
-) -> Option<(PartitionId, u16)> {
-    if u32::from(bucket) + 1 < BUCKETS && is_mine(partition) {
-        return Some((partition, bucket + 1));
+pub fn work(ports: Ports<'_>, work: &ScrubWork) -> ScrubOutcome {
+    match work {
+        ScrubWork::Look { partition, bucket } => look(ports, *partition, *bucket),
+        ScrubWork::Check { partition, bucket } => {
+            check(ports, *partition, *bucket).map_or_else(|error| unreadable(&error, *bucket), ScrubOutcome::Checked)
+        }
+        ScrubWork::Mend { key, record } => match mend(ports, key, record) {
+            Ok(()) => ScrubOutcome::Mended,
+            Err(_) => ScrubOutcome::Failed,
+        },
     }
-    let count = 1u32 << partition_bits;
-    let next = (1..=count).map(|i| PartitionId(((u32::from(partition.0) + i) % count) as u16)).find(|p| is_mine(*p));
-    next.map(|partition| (partition, 0))
 }
 
-/// Compares the records of one bucket with the sums kept, and sets right what is wrong on this node.
+fn unreadable(error: &StoreError, bucket: u16) -> ScrubOutcome {
+    match error {
+        StoreError::Corrupt(_) => ScrubOutcome::Unreadable { bucket },
+        StoreError::Full(_) | StoreError::Fatal(_) | StoreError::Io(_) => ScrubOutcome::Failed,
+    }
+}
+
+/// What a record of the table says.
+enum Seen {
+    /// Its versions, of a keyspace with so many copies.
+    Versions(u8, Vec<crate::outline::Row>),
+    /// Its bytes are not what was written.
+    Damaged,
+    /// Of a later release, or of a keyspace that this node has not heard of yet: not the disk's fault.
+    Unknown,
+}
+
+fn read(ports: Ports<'_>, key: &[u8], value: &[u8]) -> Seen {
+    let known = Key::from_engine_key(key).and_then(|key| ports.digests.copies(key.keyspace));
+    match (Record::decode(&Bytes::copy_from_slice(value)), known) {
+        (Ok(record), Some(copies)) => Seen::Versions(copies, Outline::of(&record).rows),
+        (Err(DecodeError::FutureFormat(_)), _) | (Ok(_), None) => Seen::Unknown,
+        (Err(DecodeError::Malformed | DecodeError::Damaged), _) => Seen::Damaged,
+    }
+}
+
+fn first_key(partition: PartitionId, bucket: u16) -> u32 {
+    (u32::from(partition.0) << 16) | u32::from(bucket)
+}
+
+/// Looks at the buckets from this one on.
+fn look(ports: Ports<'_>, partition: PartitionId, from: u16) -> ScrubOutcome {
+    let end = first_key(partition, u16::MAX).checked_add(1).map(u32::to_be_bytes);
+    let start = first_key(partition, from).to_be_bytes();
+    let mut looked = Looked::default();
+    let mut there = Contributions::new();
+    let (mut bucket, mut damaged) = (from, Vec::new());
+    let done = ports.store.scan(Table::Records, &start, end.as_ref().map(|end| &end[..]), &mut |key, value| {
+        let Some(place) = Place::of_engine_key(key) else { return ControlFlow::Continue(()) };
+        let full = looked.bytes >= LOOK_BYTES_MAX || damaged.len() >= SUSPECTS_MAX;
+        if full && place.bucket != bucket {
+            looked.next = Some(place.bucket);
+            return ControlFlow::Break(());
+        }
+        bucket = place.bucket;
+        looked.records += 1;
+        looked.bytes += (key.len() + value.len()) as u64;
+        match read(ports, key, value) {
+            Seen::Versions(copies, rows) => {
+                let hash = digest::key_hash(key);
+                for row in rows {
+                    let sum = there.entry((copies, bucket, row.epoch)).or_default();
+                    *sum = sum.wrapping_add(digest::contribution(hash, &row));
+                }
+            }
+            Seen::Damaged if damaged.last() != Some(&bucket) => damaged.push(bucket),
+            Seen::Damaged | Seen::Unknown => {}
+        }
+        ControlFlow::Continue(())
+    });
+    if let Err(error) = done {
+        // What came before it is looked at again when the pass comes here next time.
+        return unreadable(&error, bucket);
+    }
+    let last = looked.next.map_or(BUCKETS as u16 - 1, |next| next - 1);
+    looked.suspects = ports.digests.differing(partition, from..=last, &there);
+    looked.suspects.extend(damaged);
+    looked.suspects.sort_unstable();
+    looked.suspects.dedup();
+    if let Some(more) = looked.suspects.get(SUSPECTS_MAX).copied() {
+        looked.suspects.truncate(SUSPECTS_MAX);
+        looked.next = Some(more);
+    }
+    ScrubOutcome::Looked(looked)
+}
+
+/// Compares the records of one bucket with the sums kept, and sets those right.
 ///
 /// # Errors
 /// When the store can't read or write; nothing changed then (but see [`StoreError::Fatal`]).
-pub fn bucket(ports: Ports<'_>, partition: PartitionId, bucket: u16) -> Result<Scrubbed, StoreError> {
-    let first = (u32::from(partition.0) << 16) | u32::from(bucket);
+fn check(ports: Ports<'_>, partition: PartitionId, bucket: u16) -> Result<Checked, StoreError> {
+    let first = first_key(partition, bucket);
     let end = first.checked_add(1).map(u32::to_be_bytes);
-    let mut scrubbed = Scrubbed::default();
-    let mut batch = Vec::new();
+    let mut checked = Checked::default();
     let mut there: BTreeMap<(u8, Epoch), u128> = BTreeMap::new();
     ports.store.scan(Table::Records, &first.to_be_bytes(), end.as_ref().map(|end| &end[..]), &mut |key, value| {
-        scrubbed.records += 1;
-        let value = Bytes::copy_from_slice(value);
-        let known = Key::from_engine_key(key).and_then(|key| ports.digests.copies(key.keyspace));
-        match (Record::decode(&value), known) {
-            (Ok(record), Some(copies)) => {
+        checked.records += 1;
+        checked.bytes += (key.len() + value.len()) as u64;
+        match read(ports, key, value) {
+            Seen::Versions(copies, rows) => {
                 let hash = digest::key_hash(key);
-                for row in Outline::of(&record).rows {
+                for row in rows {
                     let sum: &mut u128 = there.entry((copies, row.epoch)).or_default();
                     *sum = sum.wrapping_add(digest::contribution(hash, &row));
                 }
             }
-            // Of a later release, or of a keyspace that this node has not heard of yet: not the disk's fault.
-            (Err(DecodeError::FutureFormat(_)), _) | (Ok(_), None) => {}
-            (Err(_), _) => {
-                if scrubbed.damaged.len() < DAMAGED_MAX {
-                    let key = Bytes::copy_from_slice(key);
-                    let kept = [QUARANTINE, &key].concat().into();
-                    batch.push(Change::Put { table: Table::Digests, key: kept, value });
-                    batch.push(Change::Delete { table: Table::Records, key: key.clone() });
-                    scrubbed.damaged.push(key);
-                }
+            Seen::Damaged if checked.damaged.len() < DAMAGED_MAX => {
+                checked.damaged.push(Bytes::copy_from_slice(key));
             }
+            Seen::Damaged | Seen::Unknown => {}
         }
         ControlFlow::Continue(())
     })?;
     let deltas: Vec<Delta> = ports.digests.correct(partition, bucket, &there);
-    scrubbed.differed = !deltas.is_empty();
-    if scrubbed.needs_repair() {
-        batch.extend(ports.digests.stage(deltas));
-        if !scrubbed.damaged.is_empty() {
-            ports.mints.lost();
-        }
-        let done = ports.store.apply(batch, Durability::Sync);
+    checked.differed = !deltas.is_empty();
+    if checked.differed {
+        ports.mints.lost();
+        let done = ports.store.apply(ports.digests.stage(deltas), Durability::Sync);
         ports.digests.settle(done.is_ok());
-        for key in &scrubbed.damaged {
-            ports.outlines.forget(key);
-        }
         done?;
+        // What is remembered may be what the disk no longer holds.
+        ports.outlines.forget_under(&first.to_be_bytes());
     }
-    Ok(scrubbed)
+    for key in &checked.damaged {
+        ports.outlines.forget(key);
+    }
+    Ok(checked)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::digest::{Age, Range};
-    use crate::event::WriteJob;
-    use crate::message::{ReadOutcome, Want, WriteOutcome};
-    use crate::port::Store;
-    use crate::replica::{absorb, find};
-    use crate::testing::{Disk, PARTITION_BITS, Rules, job, key, version};
-    use crate::time::Hlc;
-
-    fn filled() -> Disk {
-        let disk = Disk::default();
-        for i in 1..200 {
-            let version = crate::version::Version { epoch: Epoch(i % 7), ..version(1, i, Hlc(i), Some("v")) };
-            let jobs = [WriteJob { fresh: false, ..job(&key(&format!("key {i}")), version) }];
-            assert_eq!(absorb(disk.ports(&Rules::Work), &jobs).0, [WriteOutcome::Held]);
-        }
-        disk
+/// Puts what the other owners hold in the place of a damaged record, and keeps its bytes for people. A record that can
+/// be read (again) is left as it is.
+///
+/// # Errors
+/// When the store can't read or write; nothing changed then (but see [`StoreError::Fatal`]).
+fn mend(ports: Ports<'_>, key: &Key, record: &Record) -> Result<(), StoreError> {
+    let engine_key = Bytes::from(key.engine_key(ports.partition_bits));
+    let bytes = ports.store.get(Table::Records, &engine_key)?.unwrap_or_default();
+    let Some(copies) = ports.digests.copies(key.keyspace) else { return Ok(()) };
+    if !matches!(Record::decode(&bytes), Err(DecodeError::Malformed | DecodeError::Damaged)) {
+        return Ok(());
     }
-
-    fn scrub_all(disk: &Disk) -> Vec<(PartitionId, u16, Scrubbed)> {
-        let mut found = Vec::new();
-        let (mut at, last) = ((PartitionId(0), 0), (PartitionId(0), 0));
-        loop {
-            let scrubbed = bucket(disk.ports(&Rules::Work), at.0, at.1).unwrap();
-            if scrubbed.needs_repair() {
-                found.push((at.0, at.1, scrubbed));
-            }
-            at = after(at, PARTITION_BITS, |_| true).unwrap();
-            if at == last {
-                return found;
-            }
-        }
-    }
-
-    fn sums(disk: &Disk, partition: PartitionId) -> Vec<Option<digest::Sums>> {
-        let range = |age| Range { partition, copies_min: 1, epoch: Epoch(9), age };
-        Age::ALL.map(|age| disk.digests(|digests| digests.sums(range(age)))).to_vec()
-    }
-
-    #[test]
-    fn a_healthy_disk_is_left_alone() {
-        let disk = filled();
-        let batches = disk.stats().batches;
-        assert_eq!(scrub_all(&disk), []);
-        assert_eq!(disk.stats().batches, batches);
-    }
-
-    #[test]
-    fn the_record_that_a_disk_damaged_is_named_and_its_place_is_free_for_a_good_one() {
-        let disk = filled();
-        let good = disk.record(&key("key 42"));
-        disk.damage(&key("key 42"));
-        disk.restart();
-        let place = key("key 42").place(PARTITION_BITS);
-        let found = scrub_all(&disk);
-        let engine_key = Bytes::from(key("key 42").engine_key(PARTITION_BITS));
-        let named = Scrubbed { damaged: vec![engine_key], differed: true, ..found[0].2.clone() };
-        assert_eq!(found, [(place.partition, place.bucket, named)]);
-        let recomputed = disk.recomputed();
-        let range = Range { partition: place.partition, copies_min: 1, epoch: Epoch(9), age: Age::Closed };
-        assert_eq!(disk.digests(|digests| digests.sums(range)), recomputed.sums(range));
-        assert_eq!(scrub_all(&disk), [], "once");
-        let version = good.versions()[0].clone();
-        let jobs = [WriteJob { fresh: false, ..job(&key("key 42"), version) }];
-        assert_eq!(absorb(disk.ports(&Rules::Work), &jobs).0, [WriteOutcome::Held]);
-        assert_eq!(find(disk.ports(&Rules::Work), &key("key 42"), Want::Record), ReadOutcome::Record(good));
-    }
-
-    #[test]
-    fn a_record_that_a_disk_lost_shows_in_the_sums() {
-        let (disk, whole) = (filled(), filled());
-        let lost = key("key 77").engine_key(PARTITION_BITS);
-        let place = key("key 77").place(PARTITION_BITS);
-        disk.apply(vec![Change::Delete { table: Table::Records, key: lost.into() }], Durability::Sync).unwrap();
-        disk.restart();
-        assert_eq!(sums(&disk, place.partition), sums(&whole, place.partition), "the disk lies");
-        let found = scrub_all(&disk);
-        assert_eq!(found.len(), 1);
-        assert_eq!((found[0].0, found[0].1), (place.partition, place.bucket));
-        assert!(found[0].2.differed && found[0].2.damaged.is_empty());
-        assert_ne!(sums(&disk, place.partition), sums(&whole, place.partition), "now a comparison finds it");
-        disk.restart();
-        assert_eq!(scrub_all(&disk), []);
-    }
-
-    #[test]
-    fn a_disk_that_is_full_changes_nothing() {
-        let disk = filled();
-        disk.damage(&key("key 42"));
-        disk.restart();
-        let place = key("key 42").place(PARTITION_BITS);
-        disk.fail(Some(StoreError::Full("no room".into())));
-        let scrub = || bucket(disk.ports(&Rules::Work), place.partition, place.bucket);
-        assert!(scrub().is_err());
-        disk.fail(None);
-        assert_eq!(scrub().map(|scrubbed| scrubbed.damaged.len()), Ok(1));
-    }
+    let outline = Outline::of(record);
+    let mut deltas = Vec::new();
+    digest::difference(&engine_key, copies, &[], &outline.rows, &mut deltas);
+    let kept = Bytes::from([QUARANTINE, &engine_key].concat());
+    let mut batch = alloc::vec![Change::Put { table: Table::Digests, key: kept, value: bytes }];
+    batch.push(if record.is_empty() {
+        Change::Delete { table: Table::Records, key: engine_key.clone() }
+    } else {
+        Change::Put { table: Table::Records, key: engine_key.clone(), value: record.encode() }
+    });
+    batch.extend(ports.digests.stage(deltas));
+    ports.mints.lost();
+    let done = ports.store.apply(batch, Durability::Sync);
+    ports.digests.settle(done.is_ok());
+    ports.outlines.forget(&engine_key);
+    done
 }

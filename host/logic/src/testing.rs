@@ -2,7 +2,7 @@
 
 use crate::cluster::{Addresses, Keyspace, Member, Standing, State};
 use crate::context::Context;
-use crate::digest::{Delta, DigestTable, Digests, Range, Sums, recompute};
+use crate::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums, recompute};
 use crate::event::{HintId, JobId, Operation, Request, WriteJob};
 use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
 use crate::mint::Mints;
@@ -30,6 +30,8 @@ pub(crate) const FIRST: KeyspaceId = KeyspaceId(2);
 
 /// A causal keyspace that keeps siblings.
 pub(crate) const CARTS: KeyspaceId = KeyspaceId(3);
+/// A keyspace with one copy, as far as a disk is told.
+pub(crate) const ALONE: KeyspaceId = KeyspaceId(4);
 
 const LWW_CODE: ResolverHash = ResolverHash([1; 32]);
 const FIRST_CODE: ResolverHash = ResolverHash([2; 32]);
@@ -68,10 +70,16 @@ impl Outlines for Disk {
             table.forget(key);
         }
     }
+
+    fn forget_under(&self, prefix: &[u8]) {
+        if let Some(table) = &mut self.platter().outlines {
+            table.forget_under(prefix);
+        }
+    }
 }
 
 /// Copies of the records of all keyspaces, as far as a disk is told.
-pub(crate) const COPIES: [(KeyspaceId, u8); 3] = [(LWW, 3), (FIRST, 2), (CARTS, 3)];
+pub(crate) const COPIES: [(KeyspaceId, u8); 4] = [(LWW, 3), (FIRST, 2), (CARTS, 3), (ALONE, 1)];
 
 impl Digests for Disk {
     fn copies(&self, keyspace: KeyspaceId) -> Option<u8> {
@@ -92,6 +100,10 @@ impl Digests for Disk {
 
     fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta> {
         self.digests(|digests| digests.correct(partition, bucket, records))
+    }
+
+    fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {
+        self.digests(|digests| digests.differing(partition, buckets, records))
     }
 }
 
@@ -288,7 +300,7 @@ pub(crate) fn job(key: &Key, version: Version) -> WriteJob {
     let job = JobId(version.dot.counter);
     let policy = Policy { resolver: LWW_CODE, causal: false };
     let (key, past, durability) = (key.clone(), Context::default(), Durability::Sync);
-    WriteJob { job, key, version, past, mint: None, fresh: true, durability, policy }
+    WriteJob { job, key, version, past, mint: None, fresh: true, durability, policy, replaces: false }
 }
 
 /// A request with everything left to the keyspace and the node.

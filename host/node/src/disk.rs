@@ -4,10 +4,12 @@
 //! most one fsync: group commit without a timer. Because it is alone, one key never has two merges in flight. Readers
 //! take what lies there as well. Results go back to the pump in groups.
 
+mod scrub;
+
 use crate::metrics::Metrics;
 use crate::pump::Event;
-use mks_logic::digest::{Delta, DigestTable, Digests, Range, Sums};
-use mks_logic::event::{HintJob, HintWork, JobId, ReadJob, WriteJob};
+use mks_logic::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums};
+use mks_logic::event::{HintJob, HintWork, JobId, ReadJob, ScrubJob, WriteJob};
 use mks_logic::exchange;
 use mks_logic::hint;
 use mks_logic::id::{Epoch, KeyspaceId, PartitionId};
@@ -28,6 +30,7 @@ use tokio::sync::mpsc;
 enum Work {
     Write(WriteJob),
     Hint(HintJob),
+    Scrub(ScrubJob),
 }
 
 impl Work {
@@ -35,7 +38,7 @@ impl Work {
         let version = match self {
             Self::Write(job) => &job.version,
             Self::Hint(HintJob { work: HintWork::Keep(hint), .. }) => &hint.version,
-            Self::Hint(_) => return 0,
+            Self::Hint(_) | Self::Scrub(_) => return 0,
         };
         version.value.as_ref().map_or(0, bytes::Bytes::len)
     }
@@ -48,8 +51,14 @@ const GROUP_BYTES_MAX: usize = 8 << 20;
 /// Reads that one answer to the pump carries at most.
 const GROUP_READS_MAX: usize = 64;
 
-/// What a comparison wants to know.
-type Comparison = (JobId, exchange::Work);
+/// What is read although no client asked for it.
+#[derive(Debug)]
+enum Look {
+    /// What a comparison wants to know.
+    Compare(JobId, exchange::Work),
+    /// Whether the disk holds what was written.
+    Scrub(ScrubJob),
+}
 
 /// What the threads work with.
 #[derive(Clone)]
@@ -95,12 +104,12 @@ pub struct Disk {
     partition_bits: u8,
     writes: Option<Sender<Work>>,
     reads: Option<Sender<ReadJob>>,
-    compares: Option<Sender<Comparison>>,
+    looks: Option<Sender<Look>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Disk {
-    /// Starts one writer, `readers` readers, and one more reader for comparisons with other owners.
+    /// Starts one writer, `readers` readers, and one more reader for comparisons with other owners and for scrubbing.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -117,13 +126,13 @@ impl Disk {
             let name = format!("mks-reader-{i}");
             threads.push(thread::Builder::new().name(name).spawn(move || read_jobs(&parts, &queue))?);
         }
-        let (compares, compare_queue) = channel();
-        let comparer = parts.clone();
-        let compare = move || compare_jobs(&comparer, &compare_queue);
-        threads.push(thread::Builder::new().name("mks-comparer".into()).spawn(compare)?);
+        let (looks, look_queue) = channel();
+        let looker = parts.clone();
+        let look = move || look_jobs(&looker, &look_queue);
+        threads.push(thread::Builder::new().name("mks-comparer".into()).spawn(look)?);
         let (outlines, partition_bits) = (Arc::clone(&parts.outlines), parts.partition_bits);
-        let (writes, reads, compares) = (Some(writes), Some(reads), Some(compares));
-        Ok(Self { outlines, partition_bits, writes, reads, compares, threads })
+        let (writes, reads, looks) = (Some(writes), Some(reads), Some(looks));
+        Ok(Self { outlines, partition_bits, writes, reads, looks, threads })
     }
 
     /// Queues a write.
@@ -160,8 +169,21 @@ impl Disk {
 
     /// Queues a look for a comparison. Clients' reads never wait for it.
     pub fn compare(&self, job: JobId, work: exchange::Work) {
-        if let Some(queue) = &self.compares {
-            drop(queue.send((job, work)));
+        self.look(Look::Compare(job, work));
+    }
+
+    /// Queues a part of a scrub: a look waits for nobody and nobody for it, what it suspects is the writer's.
+    pub fn scrub(&self, job: ScrubJob) {
+        if job.work.is_for_the_writer() {
+            self.work(Work::Scrub(job));
+        } else {
+            self.look(Look::Scrub(job));
+        }
+    }
+
+    fn look(&self, look: Look) {
+        if let Some(queue) = &self.looks {
+            drop(queue.send(look));
         }
     }
 
@@ -169,7 +191,7 @@ impl Disk {
     pub fn stop(mut self) {
         self.writes = None;
         self.reads = None;
-        self.compares = None;
+        self.looks = None;
         for thread in self.threads.drain(..) {
             drop(thread.join());
         }
@@ -179,18 +201,20 @@ impl Disk {
 fn write_jobs(parts: &DiskParts, queue: &Receiver<Work>) {
     while let Ok(first) = queue.recv() {
         let (mut bytes, mut next) = (0, Some(first));
-        let (mut writes, mut hints) = (Vec::new(), Vec::new());
+        let (mut writes, mut hints, mut scrubs) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(work) = next {
             bytes += work.value_bytes();
             match work {
                 Work::Write(job) => writes.push(job),
                 Work::Hint(job) => hints.push(job),
+                Work::Scrub(job) => scrubs.push(job),
             }
-            let full = writes.len() + hints.len() >= GROUP_JOBS_MAX || bytes >= GROUP_BYTES_MAX;
+            let full = writes.len() + hints.len() + scrubs.len() >= GROUP_JOBS_MAX || bytes >= GROUP_BYTES_MAX;
             next = if full { None } else { queue.try_recv().ok() };
         }
-        // Somebody waits for the writes, nobody for the hints.
-        if !(commit(parts, &writes) && settle_hints(parts, &hints)) {
+        // Somebody waits for the writes, nobody for the rest.
+        let scrub = |parts: &DiskParts| scrubs.into_iter().all(|job| scrub::job(parts, job));
+        if !(commit(parts, &writes) && settle_hints(parts, &hints) && scrub(parts)) {
             return;
         }
     }
@@ -208,6 +232,10 @@ fn commit(parts: &DiskParts, group: &[WriteJob]) -> bool {
             siblings_kept = figures.unsettled,
             "a resolver gave no verdict; every version was kept, reads show them as siblings"
         );
+    }
+    let damaged = |outcome: &WriteOutcome| *outcome == WriteOutcome::Refused(Refused::DamagedRecord);
+    if !scrub::met(parts, group.iter().zip(&outcomes).filter(|(_, o)| damaged(o)).map(|(job, _)| &job.key)) {
+        return false;
     }
     let broken = outcomes.contains(&WriteOutcome::Refused(Refused::Store)).then(|| fatal(&*parts.store)).flatten();
     let done = group.iter().map(|job| job.job).zip(outcomes).collect();
@@ -253,22 +281,35 @@ fn read_jobs(parts: &DiskParts, queue: &Mutex<Receiver<ReadJob>>) {
             }
         }
         let done: Vec<(JobId, ReadOutcome)> =
-            group.drain(..).map(|job| (job.job, replica::find(parts.ports(), &job.key, job.want))).collect();
-        let damaged = |(_, outcome): &&(JobId, ReadOutcome)| *outcome == ReadOutcome::Refused(Refused::Store);
-        let failed = done.iter().filter(damaged).count();
+            group.iter().map(|job| (job.job, replica::find(parts.ports(), &job.key, job.want))).collect();
+        let refused = |refused: Refused| {
+            let all = group.iter().zip(&done);
+            all.filter(move |(_, (_, outcome))| *outcome == ReadOutcome::Refused(refused)).map(|(job, _)| &job.key)
+        };
+        let failed = refused(Refused::Store).count();
         if failed > 0 {
-            tracing::error!(failed, "records could not be read, or are damaged; they are not served from this node");
+            tracing::error!(failed, "records could not be read; they are not served from this node");
         }
+        if !scrub::met(parts, refused(Refused::DamagedRecord)) {
+            return;
+        }
+        group.clear();
         if parts.events.blocking_send(Event::Found(done)).is_err() {
             return;
         }
     }
 }
 
-fn compare_jobs(parts: &DiskParts, queue: &Receiver<Comparison>) {
-    while let Ok((job, work)) = queue.recv() {
-        let found = sync::found(parts.ports(), &work, parts.sync_message_bytes_max);
-        if parts.events.blocking_send(Event::Compared(job, found)).is_err() {
+fn look_jobs(parts: &DiskParts, queue: &Receiver<Look>) {
+    while let Ok(look) = queue.recv() {
+        let goes_on = match look {
+            Look::Compare(job, work) => {
+                let found = sync::found(parts.ports(), &work, parts.sync_message_bytes_max);
+                parts.events.blocking_send(Event::Compared(job, found)).is_ok()
+            }
+            Look::Scrub(job) => scrub::job(parts, job),
+        };
+        if !goes_on {
             return;
         }
     }
@@ -301,6 +342,10 @@ impl Outlines for SharedOutlines {
 
     fn forget(&self, key: &[u8]) {
         self.table().forget(key);
+    }
+
+    fn forget_under(&self, prefix: &[u8]) {
+        self.table().forget_under(prefix);
     }
 }
 
@@ -344,5 +389,9 @@ impl Digests for SharedDigests {
 
     fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta> {
         self.table().correct(partition, bucket, records)
+    }
+
+    fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {
+        self.table().differing(partition, buckets, records)
     }
 }

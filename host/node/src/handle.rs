@@ -8,9 +8,10 @@ use mks_logic::cluster::State;
 use mks_logic::event::{HintCount, OpError, Reply, Request};
 use mks_logic::id::{Incarnation, NodeId, PartitionId};
 use mks_logic::limits::Limits;
-use mks_logic::node::SyncFigures;
+use mks_logic::node::{DiskFault, ScrubFigures, SyncFigures};
 use mks_logic::port::{Store, StoreStats};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 /// Where a reply goes.
@@ -57,6 +58,24 @@ pub struct RepairCall {
     pub started: oneshot::Sender<SyncFigures>,
 }
 
+/// An operator who wants to know now whether this node's disk holds what was written, on the way to the pump.
+#[derive(Debug)]
+pub struct ScrubCall {
+    /// Left out: all partitions that the node owns.
+    pub partition: Option<PartitionId>,
+    /// Told when it has begun: the figures of before, with the partitions there are to look at as `demanded`.
+    pub started: oneshot::Sender<ScrubFigures>,
+}
+
+/// What operators ask of the pump.
+#[derive(Debug)]
+pub enum OperatorCall {
+    /// Compare with the other owners.
+    Repair(RepairCall),
+    /// Look at the disk.
+    Scrub(ScrubCall),
+}
+
 /// What a node knows of another one, for status pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerView {
@@ -83,6 +102,48 @@ pub struct PumpView {
     pub operations: u64,
     /// Comparisons with other owners.
     pub sync: SyncFigures,
+    /// Looks at this node's own disk.
+    pub scrub: ScrubView,
+}
+
+/// What a node found out about its own disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubView {
+    /// In figures.
+    pub figures: ScrubFigures,
+    /// The latest lies of the disk, the oldest first.
+    pub faults: Vec<DiskFault>,
+}
+
+/// How far a node is with the sums over its records: it serves when it has them.
+#[derive(Debug, Default)]
+pub struct Opening {
+    records: AtomicU64,
+    done: AtomicBool,
+}
+
+impl Opening {
+    /// So many records were read.
+    pub fn note(&self, records: u64) {
+        self.records.store(records, Ordering::Relaxed);
+    }
+
+    /// They are there.
+    pub fn finish(&self) {
+        self.done.store(true, Ordering::Release);
+    }
+
+    /// Whether they are there.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// Records that were read for them.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
 }
 
 /// A running node, as its surfaces see it. Cheap to clone.
@@ -111,7 +172,9 @@ pub struct Handle {
     /// The pump's front door; full means busy.
     pub calls: mpsc::Sender<Call>,
     /// Operators' way to the pump.
-    pub repairs: mpsc::Sender<RepairCall>,
+    pub operators: mpsc::Sender<OperatorCall>,
+    /// The pump starts when this is done.
+    pub opening: Arc<Opening>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -144,6 +207,10 @@ impl Handle {
             waiter.answer(Err(OpError::Forming { joined, expected }));
             return;
         }
+        if !self.opening.is_done() {
+            waiter.answer(Err(OpError::NotAdmitted));
+            return;
+        }
         if let Err(refused) = self.calls.try_send(Call { request, waiter }) {
             let (mpsc::error::TrySendError::Full(call) | mpsc::error::TrySendError::Closed(call)) = refused;
             call.waiter.answer(Err(OpError::Busy { operations: self.calls.max_capacity() as u64 }));
@@ -154,7 +221,14 @@ impl Handle {
     /// time, or the node is stopping.
     pub async fn repair(&self, partition: Option<PartitionId>) -> Option<SyncFigures> {
         let (started, figures) = oneshot::channel();
-        self.repairs.try_send(RepairCall { partition, started }).ok()?;
+        self.operators.try_send(OperatorCall::Repair(RepairCall { partition, started })).ok()?;
+        figures.await.ok()
+    }
+
+    /// Starts a look at this node's own records: [`ScrubCall::started`]. `None` as for [`Self::repair`].
+    pub async fn scrub(&self, partition: Option<PartitionId>) -> Option<ScrubFigures> {
+        let (started, figures) = oneshot::channel();
+        self.operators.try_send(OperatorCall::Scrub(ScrubCall { partition, started })).ok()?;
         figures.await.ok()
     }
 

@@ -3,16 +3,16 @@
 
 use crate::disk::{Disk, SharedDigests};
 use crate::gossip::{GossipReceiver, GossipSender};
-use crate::handle::{Call, PeerView, PumpView, RepairCall, Waiter};
+use crate::handle::{Call, OperatorCall, PeerView, PumpView, RepairCall, ScrubCall, ScrubView, Waiter};
 use crate::metrics::{Kind, Metrics};
 use crate::peer::{Link, LinkParts};
 use arc_swap::ArcSwap;
 use mks_logic::cluster::State;
-use mks_logic::event::{Effect, HintCount, HintOutcome, Input, JobId, Reply, Ticket};
+use mks_logic::event::{Effect, HintCount, HintOutcome, Input, JobId, Reply, ScrubOutcome, Ticket};
 use mks_logic::exchange::Found;
-use mks_logic::id::NodeId;
+use mks_logic::id::{Key, NodeId};
 use mks_logic::message::{Message, ReadOutcome, WriteOutcome};
-use mks_logic::node::{Figures, Node, SyncFigures};
+use mks_logic::node::{Figures, Node, ScrubFigures, SyncFigures};
 use mks_logic::port::Resolve;
 use mks_logic::time::Hlc;
 use std::collections::{BTreeMap, VecDeque};
@@ -46,6 +46,10 @@ pub enum Event {
     Found(Vec<(JobId, ReadOutcome)>),
     /// What was read for a comparison.
     Compared(JobId, Found),
+    /// A part of a scrub is done.
+    Scrubbed(JobId, ScrubOutcome),
+    /// Reads or writes met damaged records.
+    Damaged(Vec<Key>),
     /// The store gave up for good: the node has to stop.
     StoreBroken(String),
 }
@@ -86,8 +90,8 @@ pub struct PumpParts {
     pub metrics: Arc<Metrics>,
     /// Clients.
     pub calls: mpsc::Receiver<Call>,
-    /// Operators who want everything equal now.
-    pub repairs: mpsc::Receiver<RepairCall>,
+    /// Operators who want something now.
+    pub operators: mpsc::Receiver<OperatorCall>,
     /// The node's own threads and tasks.
     pub events: mpsc::Receiver<Event>,
     /// The epoch log.
@@ -122,6 +126,7 @@ struct Pump {
     resolver: mpsc::UnboundedSender<(NodeId, SocketAddr)>,
     counted: Figures,
     counted_sync: SyncFigures,
+    counted_scrub: ScrubFigures,
     broken: Option<Ended>,
 }
 
@@ -139,6 +144,7 @@ pub async fn run(parts: PumpParts, mut stop: watch::Receiver<bool>) -> Ended {
         resolver,
         counted: Figures::default(),
         counted_sync: SyncFigures::default(),
+        counted_scrub: ScrubFigures::default(),
         broken: None,
         parts,
     };
@@ -172,7 +178,10 @@ impl Pump {
                     let since = Instant::now();
                     calls.drain(..).for_each(|call| self.call(call, since));
                 }
-                Some(call) = self.parts.repairs.recv() => self.repair(call),
+                Some(call) = self.parts.operators.recv() => match call {
+                    OperatorCall::Repair(call) => self.repair(call),
+                    OperatorCall::Scrub(call) => self.scrub(call),
+                },
                 (from, incarnation, data) = self.parts.datagrams.recv() => {
                     self.parts.metrics.gossip_received();
                     self.step(Input::Datagram { from, incarnation, data });
@@ -227,6 +236,8 @@ impl Pump {
                 }
             }
             Event::Compared(job, found) => self.step(Input::Compared { job, found }),
+            Event::Scrubbed(job, outcome) => self.step(Input::Scrubbed { job, outcome }),
+            Event::Damaged(keys) => keys.into_iter().for_each(|key| self.step(Input::Damaged { key })),
             Event::StoreBroken(reason) => self.broken = Some(Ended::StoreBroken(reason)),
         }
     }
@@ -246,6 +257,15 @@ impl Pump {
         self.publish();
         // Whoever asked may have gone; it goes on all the same.
         let _ = started.send(SyncFigures { demanded, ..before });
+    }
+
+    /// The same for a look at this node's own disk.
+    fn scrub(&mut self, ScrubCall { partition, started }: ScrubCall) {
+        let before = self.parts.node.scrub_figures();
+        self.step(Input::Scrub { partition });
+        let demanded = self.parts.node.scrub_figures().demanded;
+        self.publish();
+        let _ = started.send(ScrubFigures { demanded, ..before });
     }
 
     fn step(&mut self, input: Input) {
@@ -279,6 +299,7 @@ impl Pump {
             Effect::Read(job) => self.found.extend(self.parts.disk.read(job)),
             Effect::Hint(job) => self.parts.disk.hint(job),
             Effect::Compare { job, work } => self.parts.disk.compare(job, work),
+            Effect::Scrub(job) => self.parts.disk.scrub(job),
             Effect::Reply { ticket, reply } => self.reply(ticket, reply),
         }
     }
@@ -348,6 +369,7 @@ impl Pump {
             peers: node.peers().map(peer).collect(),
             operations: node.operations() as u64,
             sync: node.sync_figures(),
+            scrub: ScrubView { figures: node.scrub_figures(), faults: node.disk_faults().copied().collect() },
         }));
         let figures = self.parts.node.figures();
         self.parts.metrics.logic(self.counted, figures);
@@ -355,5 +377,8 @@ impl Pump {
         let sync = self.parts.node.sync_figures();
         self.parts.metrics.sync(self.counted_sync, sync);
         self.counted_sync = sync;
+        let scrub = self.parts.node.scrub_figures();
+        self.parts.metrics.scrub(self.counted_scrub, scrub);
+        self.counted_scrub = scrub;
     }
 }

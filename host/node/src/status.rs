@@ -1,6 +1,6 @@
 //! What a node says about itself: whether it serves, and what its operator should know.
 
-use crate::handle::Handle;
+use crate::handle::{Handle, ScrubView};
 use mks_logic::ring::RING_WIDTH_MAX;
 
 /// Why clients are not served yet; `None` when they are.
@@ -13,6 +13,13 @@ pub fn not_ready(handle: &Handle) -> Option<String> {
     if state.ring.is_none() {
         let (joined, expected) = (state.members.len(), state.expect);
         return Some(format!("the cluster is forming: {joined} of {expected} nodes have joined"));
+    }
+    if !handle.opening.is_done() {
+        let (records, about) = (handle.opening.records(), handle.store_stats().records_estimate);
+        return Some(format!(
+            "this node opens the sums over its records; where there are none, it reads every record once: {records} of \
+             about {about} so far"
+        ));
     }
     if handle.view.load().incarnation.0 == 0 {
         return Some("this node waits for its incarnation from the epoch log".into());
@@ -51,10 +58,28 @@ pub fn warnings(handle: &Handle) -> Vec<String> {
             view.sync.plugin_drift
         ));
     }
+    warnings.extend(disk_lies(&view.scrub));
     if let Some(ring) = &state.ring {
         for node in state.members.keys().filter(|node| ring.owned_by(**node, RING_WIDTH_MAX) == 0) {
             warnings.push(format!("{node} owns nothing until moving partitions is built"));
         }
     }
     warnings
+}
+
+/// What the disk did since the start; it stays until the disk was looked at and the node started again.
+fn disk_lies(scrub: &ScrubView) -> Option<String> {
+    let figures = scrub.figures;
+    let lies = figures.damaged + figures.altered + figures.unreadable;
+    let waiting = match figures.waiting {
+        0 => String::new(),
+        waiting => format!(", {waiting} wait for another owner"),
+    };
+    (lies > 0).then(|| {
+        format!(
+            "the disk of this node does not hold what was written: {} damaged records ({} mended{waiting}), {} altered and \
+             {} unreadable buckets since the start; check the disk",
+            figures.damaged, figures.mended, figures.altered, figures.unreadable
+        )
+    })
 }

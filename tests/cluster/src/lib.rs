@@ -1,7 +1,8 @@
 //! A harness for tests of what a cluster promises: real `mks` processes on loopback, started, killed and asked as their
 //! users would.
 //!
-//! **What is absent:** any knowledge of what is inside a node. Tests see processes, ports, files and exit codes.
+//! **What is absent:** any knowledge of what is inside a node. Tests see processes, ports, files and exit codes; one of
+//! them plays the bad disk of a stopped node, through the store's own front door.
 //!
 //! The binary is `$MKS_BIN`, or the `mks` beside the test binary; `./dev test` builds it first. Every cluster has a
 //! loopback network (127.x.y.0/24) of its own, so tests may run side by side and next to a local cluster.

@@ -16,4 +16,5 @@ mod mending;
 mod python;
 mod quorums;
 mod resolvers;
+mod scrub;
 mod session;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use mks_logic::outline::{Outline, OutlineTable, Outlines};
 use mks_logic::port::{Batch, Change, Durability, Read, Store, StoreError, StoreStats, Table, Visit};
 use mks_logic::record::Record;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Few slots (2^bits), so that keys push each other out.
@@ -42,6 +42,8 @@ struct Platter {
     stopped: bool,
     /// A record whose bytes are not what was written: reads show this bit flipped until it is written again.
     flipped: Option<(Bytes, u64)>,
+    /// All records that this ever happened to: what was held of them may be gone.
+    hurt: BTreeSet<Bytes>,
     /// It says that it synced, and did not.
     lies: bool,
     /// What the process remembers. Gone with it.
@@ -50,6 +52,19 @@ struct Platter {
 }
 
 impl Platter {
+    /// What a read of a record shows.
+    fn shown(&self, table: Table, key: &[u8], value: &Bytes) -> Bytes {
+        match &self.flipped {
+            Some((flipped, number)) if flipped[..] == *key && table == Table::Records && !value.is_empty() => {
+                let mut bytes = value.to_vec();
+                let bit = *number as usize % (8 * bytes.len());
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                bytes.into()
+            }
+            _ => value.clone(),
+        }
+    }
+
     fn set(&mut self, table: Table, key: Bytes, value: Option<Bytes>) {
         if self.flipped.as_ref().is_some_and(|(flipped, _)| *flipped == key) {
             self.flipped = None;
@@ -107,15 +122,27 @@ impl Disk {
         let mut platter = self.platter();
         let records = &platter.rows[Table::Records as usize];
         let key = records.keys().nth(number as usize % records.len().max(1)).cloned();
+        platter.hurt.extend(key.clone());
         platter.flipped = key.map(|key| (key, number));
         platter.flipped.is_some()
     }
 
-    /// All bits are right again, nothing fails.
+    /// True while a record is not what was written.
+    #[must_use]
+    pub fn is_flipped(&self) -> bool {
+        let platter = self.platter();
+        platter.flipped.as_ref().is_some_and(|(key, _)| platter.rows[Table::Records as usize].contains_key(key))
+    }
+
+    /// Whether the record under this engine key ever was not what was written.
+    #[must_use]
+    pub fn is_hurt(&self, key: &[u8]) -> bool {
+        self.platter().hurt.contains(key)
+    }
+
+    /// Nothing fails any more. What it damaged stays damaged.
     pub fn mend(&self) {
-        let mut platter = self.platter();
-        platter.trouble = Trouble::None;
-        platter.flipped = None;
+        self.platter().trouble = Trouble::None;
     }
 
     /// Another process opens it: a store that stopped goes on at what the disk holds.
@@ -181,6 +208,12 @@ impl Outlines for Disk {
             table.forget(key);
         }
     }
+
+    fn forget_under(&self, prefix: &[u8]) {
+        if let Some(table) = &mut self.platter().outlines {
+            table.forget_under(prefix);
+        }
+    }
 }
 
 impl Read for Disk {
@@ -192,16 +225,7 @@ impl Read for Disk {
         if let Trouble::Everything(error) = &platter.trouble {
             return Err(error.clone());
         }
-        let value = platter.rows[table as usize].get(key).cloned();
-        match (&platter.flipped, value) {
-            (Some((flipped, number)), Some(value)) if flipped[..] == *key && table == Table::Records => {
-                let mut bytes = value.to_vec();
-                let bit = *number as usize % (8 * bytes.len());
-                bytes[bit / 8] ^= 1 << (bit % 8);
-                Ok(Some(bytes.into()))
-            }
-            (_, value) => Ok(value),
-        }
+        Ok(platter.rows[table as usize].get(key).map(|value| platter.shown(table, key, value)))
     }
 
     fn scan(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), StoreError> {
@@ -212,7 +236,7 @@ impl Read for Disk {
         let within = |key: &Bytes| end.is_none_or(|end| &key[..] < end);
         let from = Bytes::copy_from_slice(start);
         for (key, value) in platter.rows[table as usize].range(from..).take_while(|(key, _)| within(key)) {
-            if visit(key, value).is_break() {
+            if visit(key, &platter.shown(table, key, value)).is_break() {
                 break;
             }
         }

@@ -54,4 +54,6 @@ mutations! {
     PlainMaximum, "plain-maximum";
     /// A coordinator sends a write under the name of the one before it.
     OldName, "old-name";
+    /// The scrub looks away.
+    NoScrub, "no-scrub";
 }

@@ -101,6 +101,7 @@ fn limits(dice: &mut Dice) -> Limits {
         sync_period_ms: 4_000,
         sync_quiet_ms: 200,
         sync_answer_ms: 500,
+        scrub_period_ms: 1_500,
         ..Limits::default()
     };
     if dice.chance(80) {

@@ -1,6 +1,6 @@
 //! The sums over a process's records, as its threads share them.
 
-use mks_logic::digest::{Delta, DigestTable, Digests, Range, Sums as Buckets};
+use mks_logic::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums as Said};
 use mks_logic::id::{Epoch, KeyspaceId, PartitionId};
 use mks_logic::port::{Batch, Store, StoreError};
 use std::collections::BTreeMap;
@@ -42,11 +42,15 @@ impl Digests for Sums {
         self.table().settle(committed);
     }
 
-    fn sums(&self, range: Range) -> Option<Buckets> {
+    fn sums(&self, range: Range) -> Option<Said> {
         self.table().sums(range)
     }
 
     fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta> {
         self.table().correct(partition, bucket, records)
+    }
+
+    fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {
+        self.table().differing(partition, buckets, records)
     }
 }

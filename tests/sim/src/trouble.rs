@@ -88,6 +88,8 @@ impl World {
                 self.schedule(lasts, Event::End(End::Hurry(a)));
             }
             Fault::DiskSync => self.machine(a).disk.trouble(Trouble::Sync(number.is_multiple_of(2))),
+            // One at a time: what W disks lost is lost.
+            Fault::BitFlip if self.site.machines.iter().any(|machine| machine.disk.is_flipped()) => {}
             Fault::BitFlip => drop(self.machine(a).disk.flip(number)),
             Fault::Jump => {
                 let reach = if number.is_multiple_of(3) { JUMP_MS } else { 2 * self.site.plan.skew_ms };

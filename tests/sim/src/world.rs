@@ -17,12 +17,13 @@ use crate::trace::{Keep, Trace};
 use crate::trouble::End;
 use bytes::Bytes;
 use mks_logic::cluster::Entry;
-use mks_logic::event::{Effect, Input, ReadJob, Ticket, WriteJob};
+use mks_logic::event::{Effect, Input, Looked, ReadJob, ScrubJob, ScrubOutcome, ScrubWork, Ticket, WriteJob};
 use mks_logic::hint;
 use mks_logic::id::{Incarnation, Key, NodeId};
-use mks_logic::message::{Message, WriteOutcome};
+use mks_logic::message::{Message, ReadOutcome, Refused, WriteOutcome};
 use mks_logic::replica;
 use mks_logic::request::{Reply, Request};
+use mks_logic::scrub;
 use mks_logic::sync;
 use mks_logic::time::Hlc;
 use std::cmp::Reverse;
@@ -393,6 +394,7 @@ impl World {
                 let delay = self.dice.between(20, MS) * self.machine(id).slow;
                 self.local(id, delay, Local::Input(Box::new(Input::Compared { job, found })));
             }
+            Effect::Scrub(job) => self.scrub(id, &job),
             Effect::Reply { ticket, reply } => {
                 self.replied(id, ticket, &reply);
                 if mutation == Some(Mutation::ReplyTwice) {
@@ -404,7 +406,23 @@ impl World {
 
     fn read(&mut self, id: NodeId, job: &ReadJob, delay: u64) {
         let outcome = replica::find(self.machine(id).ports(), &job.key, job.want);
+        if outcome == ReadOutcome::Refused(Refused::DamagedRecord) {
+            self.local(id, delay, Local::Input(Box::new(Input::Damaged { key: job.key.clone() })));
+        }
         self.local(id, delay, Local::Input(Box::new(Input::Found { job: job.job, outcome })));
+    }
+
+    /// A check and a mend lie between two commits, as commits happen in one moment.
+    fn scrub(&mut self, id: NodeId, job: &ScrubJob) {
+        let outcome = match (self.site.plan.mutation, &job.work) {
+            (Some(Mutation::NoScrub), ScrubWork::Look { .. }) => ScrubOutcome::Looked(Looked::default()),
+            (_, work) => scrub::work(self.machine(id).ports(), work),
+        };
+        let delay = self.dice.between(20, MS) * self.machine(id).slow;
+        self.local(id, delay, Local::Input(Box::new(Input::Scrubbed { job: job.job, outcome })));
+        if self.machine(id).disk.is_stopped() {
+            self.local(id, delay, Local::Die);
+        }
     }
 
     fn commit_soon(&mut self, id: NodeId) {
@@ -427,10 +445,14 @@ impl World {
         self.check(|invariant, site| invariant.committed(site, id, &group));
         let delay = self.dice.between(10, MS) * slow;
         if mutation != Some(Mutation::AckBeforeCommit) {
-            for (job, mut outcome) in group.iter().map(|job| job.job).zip(outcomes) {
+            for (job, mut outcome) in group.iter().zip(outcomes) {
                 if let (Some(Mutation::OldName), WriteOutcome::Minted { counter }) = (mutation, &mut outcome) {
                     *counter -= 1;
                 }
+                if outcome == WriteOutcome::Refused(Refused::DamagedRecord) {
+                    self.local(id, delay, Local::Input(Box::new(Input::Damaged { key: job.key.clone() })));
+                }
+                let job = job.job;
                 self.local(id, delay, Local::Input(Box::new(Input::Written { job, outcome })));
             }
         }

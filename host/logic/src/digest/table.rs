@@ -1,7 +1,7 @@
 //! The sums of one node: in memory, and how they reach the disk and come back.
 
 use super::codec;
-use super::{Age, Delta, Range, Sums, difference, nothing};
+use super::{Age, Buckets, Contributions, Delta, Range, Sums, difference, nothing};
 use crate::id::{BUCKETS, Epoch, Key, KeyspaceId, PartitionId};
 use crate::outline::Outline;
 use crate::port::{Batch, Change, Durability, Read, Store, StoreError, Table};
@@ -19,6 +19,9 @@ const ENTRY_COST: usize = 3;
 
 /// Log entries that are dropped together.
 const TRIM_EVERY: u64 = 1_024;
+
+/// Records after which whoever watches a recomputation hears of it.
+const WATCH_EVERY: u64 = 1_024;
 
 /// Pages of one batch while all of them are written anew, so that the batch stays small.
 const REBUILD_PAGES_MAX: usize = 64;
@@ -141,17 +144,32 @@ impl DigestTable {
     /// # Errors
     /// When the store can't read or write. A rebuild that was cut short begins anew at the next opening.
     pub fn open(store: &dyn Store, keyspaces: impl IntoIterator<Item = (KeyspaceId, u8)>) -> Result<Self, StoreError> {
+        let table = Self::open_watched(store, keyspaces, &mut |_| true)?;
+        // Nobody stops it.
+        Ok(table.unwrap_or_default())
+    }
+
+    /// The same, which may take minutes where sums are recomputed: `watch` hears now and then how many records were read,
+    /// and ends it by `false`. `None`: it did.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_watched(
+        store: &dyn Store,
+        keyspaces: impl IntoIterator<Item = (KeyspaceId, u8)>,
+        watch: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Option<Self>, StoreError> {
         let copies: BTreeMap<_, _> = keyspaces.into_iter().collect();
         if let Some(mut table) = Self::load(store)? {
             table.copies = copies;
-            return Ok(table);
+            return Ok(Some(table));
         }
-        let mut table = recompute(store, copies)?;
+        let Some(mut table) = recompute_watched(store, copies, watch)? else { return Ok(None) };
         (table.next, table.trimmed) = (1, 1);
         if !table.pages.is_empty() {
             table.rewrite(store)?;
         }
-        Ok(table)
+        Ok(Some(table))
     }
 
     /// The stored sums; `None` when they are not there or damaged.
@@ -313,6 +331,32 @@ impl DigestTable {
         changed.map(|((copies, epoch), sum)| Delta { partition, copies, bucket, epoch, sum }).collect()
     }
 
+    /// See [`super::Digests::differing`].
+    #[must_use]
+    pub fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {
+        let mut found: Contributions = BTreeMap::new();
+        for (&(copies, bucket, epoch), &sum) in records {
+            let part = self.pages.get(&(partition, copies)).map_or(epoch, |page| page.part_of(epoch));
+            let all = found.entry((copies, bucket, part)).or_default();
+            *all = all.wrapping_add(sum);
+        }
+        for (&(_, copies), page) in self.pages.range((partition, 0)..=(partition, u8::MAX)) {
+            for (epoch, sums) in page.parts() {
+                let part = page.part_of(epoch);
+                for bucket in buckets.clone() {
+                    let kept = sums.get(usize::from(bucket)).copied().unwrap_or(0);
+                    // Most buckets of a small partition are empty: those cost no look-up.
+                    if kept != 0 {
+                        let left = found.entry((copies, bucket, part)).or_default();
+                        *left = left.wrapping_sub(kept);
+                    }
+                }
+            }
+        }
+        let differ: BTreeSet<u16> = found.into_iter().filter(|(_, left)| *left != 0).map(|((_, b, _), _)| b).collect();
+        differ.into_iter().collect()
+    }
+
     /// Partitions that have sums, each with the copies of its keyspaces.
     pub fn partitions(&self) -> impl Iterator<Item = (PartitionId, u8)> + '_ {
         self.pages.keys().copied()
@@ -331,9 +375,25 @@ impl DigestTable {
 /// # Errors
 /// When the store can't read.
 pub fn recompute(store: &dyn Read, copies: BTreeMap<KeyspaceId, u8>) -> Result<DigestTable, StoreError> {
+    recompute_watched(store, copies, &mut |_| true).map(Option::unwrap_or_default)
+}
+
+fn recompute_watched(
+    store: &dyn Read,
+    copies: BTreeMap<KeyspaceId, u8>,
+    watch: &mut dyn FnMut(u64) -> bool,
+) -> Result<Option<DigestTable>, StoreError> {
     let mut table = DigestTable { copies, ..DigestTable::default() };
     let mut deltas = Vec::new();
+    let (mut records, mut goes_on) = (0u64, true);
     store.scan(Table::Records, &[], None, &mut |key, value| {
+        records += 1;
+        if records.is_multiple_of(WATCH_EVERY) {
+            goes_on = watch(records);
+            if !goes_on {
+                return ControlFlow::Break(());
+            }
+        }
         let record = Record::decode(&Bytes::copy_from_slice(value)).ok();
         let copies = Key::from_engine_key(key).and_then(|key| table.copies(key.keyspace));
         if let Some((record, copies)) = record.zip(copies) {
@@ -343,5 +403,5 @@ pub fn recompute(store: &dyn Read, copies: BTreeMap<KeyspaceId, u8>) -> Result<D
         }
         ControlFlow::Continue(())
     })?;
-    Ok(table)
+    Ok(goes_on.then_some(table))
 }

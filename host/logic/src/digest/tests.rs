@@ -230,3 +230,27 @@ fn damaged_or_missing_sums_are_recomputed() {
         assert!(all(&loaded, 3) == all(&disk.recomputed(), 3));
     }
 }
+
+#[test]
+fn a_recomputation_tells_how_far_it_is_and_can_be_stopped() {
+    let disk = Disk::default();
+    let jobs: Vec<_> = (0..3_000).map(|i| write(i, 1, 2 * i + 2, 3)).collect();
+    let _ = absorb(disk.ports(&Rules::Work), &jobs);
+    let mut heard = Vec::new();
+    let mut watch = |records| {
+        heard.push(records);
+        true
+    };
+    assert!(DigestTable::open_watched(&disk, COPIES, &mut watch).unwrap().is_some());
+    assert_eq!(heard, [], "what is there need not be recomputed");
+    let gone = Change::Delete { table: Table::Digests, key: Bytes::from_static(codec::MARK) };
+    disk.apply(vec![gone], Durability::Sync).unwrap();
+    assert!(DigestTable::open_watched(&disk, COPIES, &mut |records| records < 2_048).unwrap().is_none());
+    let mut watch = |records| {
+        heard.push(records);
+        true
+    };
+    let table = DigestTable::open_watched(&disk, COPIES, &mut watch).unwrap().unwrap();
+    assert_eq!(heard, [1_024, 2_048], "one that was stopped begins anew");
+    assert!(all(&table, 3) == all(&disk.recomputed(), 3));
+}

@@ -278,8 +278,15 @@ impl Node {
         let (durability, policy) = (op.durability, op.policy);
         // Above everything acknowledged it is by now: an owner that holds something later merges it.
         let fresh = *waiter != Waiter::Nobody;
-        let (key, version, past) = (&op.key, &op.version, &op.past);
-        let asked = || WriteAsked { key: key.clone(), version: version.clone(), past: past.clone(), fresh, durability };
+        let (key, version, past, replaces) = (&op.key, &op.version, &op.past, false);
+        let asked = || WriteAsked {
+            key: key.clone(),
+            version: version.clone(),
+            past: past.clone(),
+            fresh,
+            durability,
+            replaces,
+        };
         let wanted = |o: &NodeId| only.is_none_or(|only| only == *o);
         let jobs: Vec<_> = op.unanswered().filter(wanted).map(|owner| (owner, asked())).collect();
         let mut refused = false;
@@ -289,7 +296,7 @@ impl Node {
             } else if owner == self.me {
                 self.write_here(step, JobFor::Own(tag), asked, policy);
             } else {
-                let WriteAsked { key, version, past, fresh, durability } = asked;
+                let WriteAsked { key, version, past, fresh, durability, .. } = asked;
                 self.send(step, owner, Message::Write { tag, key, version, past, fresh, durability });
             }
         }

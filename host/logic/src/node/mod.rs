@@ -4,14 +4,18 @@
 //! equal effects. `coordinate` is the side that serves clients, `linger` what is left to do after the reply, `repair`
 //! what reads mend, `hints` what owners are owed, `own` the side that holds partitions.
 
+mod budget;
 mod coordinate;
 mod hints;
 mod linger;
 mod own;
 mod repair;
+mod scrub;
 mod sync;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod town;
 
 use crate::batch::BatchOp;
 use crate::cluster::State;
@@ -33,7 +37,7 @@ use hints::Hints;
 pub use hints::{HintDropped, NeedsSync};
 pub use repair::Cause;
 use repair::Repairs;
-
+pub use scrub::{DiskFault, FaultKind, ScrubFigures};
 pub use sync::SyncFigures;
 
 /// What a node is made of, besides what the world tells it later.
@@ -99,6 +103,15 @@ enum JobFor {
     },
     /// A comparison with another owner, of our own or of a peer's.
     Sync(Tag),
+    /// A look at what the disk really holds.
+    Scrub,
+}
+
+impl JobFor {
+    /// True when no client waits for it.
+    const fn is_background(self) -> bool {
+        matches!(self, Self::Sync(_) | Self::Scrub)
+    }
 }
 
 /// What a node knows of a peer from its frames.
@@ -147,7 +160,7 @@ pub struct Load {
     pub operations_bytes: usize,
     /// Deadlines that are set.
     pub deadlines: usize,
-    /// Jobs that its disk has not answered, but for comparisons, which go on for ever.
+    /// Jobs that its disk has not answered, but for comparisons and scrubbing, which go on for ever.
     pub jobs: usize,
     /// Messages from an epoch that it has not reached.
     pub early: usize,
@@ -183,8 +196,8 @@ pub struct Node {
     /// When reads ask everybody, in order: the delay is the same for all. Finished ones stay until their time.
     hedges: VecDeque<(MonoUs, Tag)>,
     jobs: BTreeMap<JobId, JobFor>,
-    /// Those of `jobs` that are for comparisons: they take no client's place, and have bounds of their own.
-    jobs_of_sync: usize,
+    /// Those of `jobs` that are for comparisons and scrubbing: they take no client's place, and have bounds of their own.
+    jobs_in_background: usize,
     peers: BTreeMap<NodeId, Peer>,
     membership: Option<Membership>,
     memory: Memory,
@@ -196,6 +209,7 @@ pub struct Node {
     hints: Hints,
     figures: Figures,
     sync: sync::Comparing,
+    scrub: scrub::Scrubbing,
 }
 
 /// What a step needs besides its input: bundled so that helpers stay readable.
@@ -230,7 +244,7 @@ impl Node {
             deadlines: BTreeSet::new(),
             hedges: VecDeque::new(),
             jobs: BTreeMap::new(),
-            jobs_of_sync: 0,
+            jobs_in_background: 0,
             peers: BTreeMap::new(),
             membership: None,
             memory,
@@ -240,6 +254,7 @@ impl Node {
             hints: Hints::default(),
             figures: Figures::default(),
             sync: sync::Comparing::default(),
+            scrub: scrub::Scrubbing::default(),
         }
     }
 
@@ -257,12 +272,12 @@ impl Node {
                 Some(JobFor::Own(tag)) => self.written(&mut step, tag, self.me, &outcome),
                 Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Written { tag, outcome }),
                 Some(JobFor::Sync(tag)) => self.sync_written(&mut step, tag),
-                None => {}
+                Some(JobFor::Scrub) | None => {}
             },
             Input::Found { job, outcome } => match self.take_job(job) {
                 Some(JobFor::Own(tag)) => self.found(&mut step, tag, self.me, outcome),
                 Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Found { tag, outcome }),
-                Some(JobFor::Sync(_)) | None => {}
+                Some(JobFor::Sync(_) | JobFor::Scrub) | None => {}
             },
             Input::Hinted { job, outcome } => self.hinted(&mut step, job, outcome),
             Input::Cluster(state) => self.cluster(&mut step, state),
@@ -273,6 +288,13 @@ impl Node {
                 }
             }
             Input::Repair { partition } => self.sync_demanded(&mut step, partition),
+            Input::Scrubbed { job, outcome } => {
+                if self.take_job(job).is_some() {
+                    self.scrubbed(&mut step, job, outcome);
+                }
+            }
+            Input::Scrub { partition } => self.scrub_demanded(&mut step, partition),
+            Input::Damaged { key } => self.scrub_met(&mut step, &key),
         }
     }
 
@@ -284,7 +306,7 @@ impl Node {
         let hedge = self.hedges.front().map(|(at, _)| *at);
         let hints = self.hints.next_wake(|owner| self.is_linked(owner) && self.state.members.contains_key(&owner));
         let wakes = deadline.into_iter().chain(gossip).chain(hedge).chain(self.repairs.next_wake()).chain(hints);
-        wakes.chain(self.sync_wake()).min()
+        wakes.chain(self.sync_wake()).chain(self.scrub_wake()).min()
     }
 
     /// This node's hybrid clock: it rides on every frame.
@@ -320,7 +342,7 @@ impl Node {
             lingering: self.lingering,
             operations_bytes: self.ops_bytes,
             deadlines: self.deadlines.len(),
-            jobs: self.jobs.len() - self.jobs_of_sync,
+            jobs: self.jobs.len() - self.jobs_in_background,
             early: self.early.len(),
             awaiting_epoch: self.awaiting_epoch.len(),
             hedges: self.hedges.len(),
@@ -364,14 +386,14 @@ impl Node {
     fn job(&mut self, whose: JobFor) -> JobId {
         self.serial += 1;
         let job = JobId(self.serial);
-        self.jobs_of_sync += usize::from(matches!(whose, JobFor::Sync(_)));
+        self.jobs_in_background += usize::from(whose.is_background());
         self.jobs.insert(job, whose);
         job
     }
 
     fn take_job(&mut self, job: JobId) -> Option<JobFor> {
         let whose = self.jobs.remove(&job)?;
-        self.jobs_of_sync -= usize::from(matches!(whose, JobFor::Sync(_)));
+        self.jobs_in_background -= usize::from(whose.is_background());
         Some(whose)
     }
 
@@ -397,7 +419,11 @@ impl Node {
         match message {
             Message::Write { .. } | Message::Read { .. } => self.asked(step, from, message),
             Message::Written { tag, outcome } => self.written(step, tag, from, &outcome),
-            Message::Found { tag, outcome } => self.found(step, tag, from, outcome),
+            Message::Found { tag, outcome } => {
+                if let Some(outcome) = self.scrub_found(step, tag, from, outcome) {
+                    self.found(step, tag, from, outcome);
+                }
+            }
             Message::Forward { tag, request, remaining_ms } => {
                 let deadline_ms = Some(request.deadline_ms.map_or(remaining_ms, |own| own.min(remaining_ms)));
                 let request = Request { deadline_ms, ..request };
@@ -459,6 +485,7 @@ impl Node {
             step.datagrams(datagrams);
         }
         self.sync_cluster(step);
+        self.scrub_cluster(step);
         for (from, message) in core::mem::take(&mut self.early) {
             self.asked(step, from, message);
         }
@@ -477,6 +504,7 @@ impl Node {
         self.hedge(step);
         self.repairs.expire(step.now.mono_us);
         self.hints_tick(step);
+        self.scrub_tick(step);
         self.sync_tick(step);
         while let Some((at, tag)) = self.deadlines.first().copied() {
             if at > step.now.mono_us {

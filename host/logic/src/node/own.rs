@@ -23,7 +23,8 @@ impl Node {
         }
         match message {
             Message::Write { tag, key, version, past, fresh, durability } => {
-                self.write_asked(step, from, tag, WriteAsked { key, version, past, fresh, durability });
+                let asked = WriteAsked { key, version, past, fresh, durability, replaces: false };
+                self.write_asked(step, from, tag, asked);
             }
             Message::Read { tag, key, want, .. } => match self.admit(&key) {
                 Ok(_) => {
@@ -94,18 +95,18 @@ impl Node {
 
     /// Whether as many jobs wait for our disk as may, whoever they are for.
     pub(super) fn disk_is_busy(&self) -> bool {
-        self.jobs.len() - self.jobs_of_sync >= self.limits.disk_jobs_max
+        self.jobs.len() - self.jobs_in_background >= self.limits.disk_jobs_max
     }
 
     pub(super) fn write_here(&mut self, step: &mut Step<'_>, whose: JobFor, asked: WriteAsked, policy: Policy) {
-        let WriteAsked { key, version, past, fresh, durability } = asked;
+        let WriteAsked { key, version, past, fresh, durability, replaces } = asked;
         if fresh {
             self.sync_noted(step.now.mono_us, key.place(self.state.partition_bits).partition);
         }
         // Nobody but its coordinator has a version without a name. The clock moved for this write alone.
         let mint = (fresh && version.dot.counter == 0).then(|| self.clock.latest().0);
         let job = self.job(whose);
-        step.out.push(Effect::Write(WriteJob { job, key, version, past, mint, fresh, durability, policy }));
+        step.out.push(Effect::Write(WriteJob { job, key, version, past, mint, fresh, durability, policy, replaces }));
     }
 
     pub(super) fn read_here(&mut self, step: &mut Step<'_>, tag: Tag, key: Key, want: Want) {
@@ -121,4 +122,6 @@ pub(super) struct WriteAsked {
     pub(super) past: Context,
     pub(super) fresh: bool,
     pub(super) durability: Durability,
+    /// See [`WriteJob::replaces`]; no peer can ask for it.
+    pub(super) replaces: bool,
 }

@@ -2,11 +2,11 @@
 //!
 //! The rules of a comparison are in [`crate::sync`]; here are its schedule, its bounds, and its way to peers and disk.
 
-mod budget;
 mod serve;
 #[cfg(test)]
 mod tests;
 
+use super::budget::Budget;
 use super::own::WriteAsked;
 use super::{JobFor, NeedsSync, Node, Step};
 use crate::digest::{Age, Range};
@@ -20,7 +20,6 @@ use crate::sync::{End, Session, Turn};
 use crate::time::MonoUs;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
-use budget::Budget;
 use serve::Served;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -181,6 +180,15 @@ impl Node {
                 self.sync.demanded.push_back((pair, ROUNDS_MAX));
             }
         }
+    }
+
+    /// The other owners of a partition that this node's disk lied about; they are compared with as soon as each of them
+    /// can be reached.
+    pub(super) fn sync_all_of(&mut self, partition: PartitionId) -> BTreeSet<NodeId> {
+        let pairs = self.sync.pairs.keys().filter(|pair| pair.0 == partition);
+        let pairs: Vec<Pair> = pairs.copied().collect();
+        self.sync.missing.extend(&pairs);
+        pairs.into_iter().map(|(_, owner)| owner).collect()
     }
 
     /// Ends what waited too long, sends what may be sent, starts what is due.
@@ -352,12 +360,15 @@ impl Node {
         for (key, record) in records {
             let Ok(policy) = self.admit(&key) else { continue };
             let durability = self.state.keyspaces.get(&key.keyspace).map(|keyspace| keyspace.durability);
-            let strange = key.place(self.state.partition_bits).partition != range.partition;
+            let place = key.place(self.state.partition_bits);
+            let strange = place.partition != range.partition;
             let Some(durability) = durability.filter(|_| !strange) else { continue };
+            let replaces = self.scrub.distrusts(place);
             let (versions, past) = record.into_parts();
             for version in versions {
                 if version.epoch <= self.state.epoch && version.written.ms() <= latest {
-                    let asked = WriteAsked { key: key.clone(), version, past: past.clone(), fresh: false, durability };
+                    let (key, past) = (key.clone(), past.clone());
+                    let asked = WriteAsked { key, version, past, fresh: false, durability, replaces };
                     self.write_here(step, JobFor::Sync(tag), asked, policy);
                     jobs += 1;
                 }
@@ -377,6 +388,9 @@ impl Node {
             End::Mended => figures.mended += 1,
             End::PluginDrift => figures.plugin_drift += 1,
             End::Cut | End::Refused(_) | End::Unready | End::Nonsense => figures.failed += 1,
+        }
+        if matches!(end, End::Clean | End::Mended) && running.demanded.is_some() && running.ages.is_empty() {
+            self.scrub_compared(step, running.pair);
         }
         match (end, running.demanded) {
             (End::Clean | End::Mended, demanded) => self.sync_age(step, running.pair, running.ages, demanded),
@@ -414,7 +428,7 @@ impl Node {
     }
 
     /// A number below `below`, from the node's seed.
-    fn sync_dice(&mut self, below: u64) -> u64 {
+    pub(super) fn sync_dice(&mut self, below: u64) -> u64 {
         self.serial += 1;
         xxh3_64_with_seed(&self.serial.to_le_bytes(), self.seed) % below.max(1)
     }

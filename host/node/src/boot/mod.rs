@@ -11,8 +11,8 @@ use crate::config::Config;
 use crate::disk::{Disk, DiskParts, SharedDigests, SharedOutlines};
 use crate::epoch_log::{EpochLog, Options as RaftOptions, RaftLog, Timing};
 use crate::gossip;
-use crate::handle::{Call, Handle, PumpView, RepairCall};
-use crate::metrics::Metrics;
+use crate::handle::{Call, Handle, Opening, OperatorCall, PumpView};
+use crate::metrics::{Metrics, disk_faults};
 use crate::net::Stopping;
 use crate::peer::{self, ControlPlane, LinkParts, PeerWire, Trust};
 use crate::pump::{self, Ended, Event, PumpParts};
@@ -30,7 +30,7 @@ use mks_logic::port::ResolverHash;
 use mks_sandbox::Sandbox;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use storage::Opened;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -41,9 +41,11 @@ const DEFAULT_RESOLVER: &str = "lww";
 /// Requests that wait for the pump at most: a few turns of it.
 const CALLS_MAX: usize = 4_096;
 /// Operators that wait for the pump at most.
-const REPAIRS_MAX: usize = 16;
+const OPERATORS_MAX: usize = 16;
 /// Events that wait for the pump at most; each is a group.
 const EVENTS_MAX: usize = 4_096;
+/// How often a start that reads every record says how far it is.
+const OPENING_SAID: Duration = Duration::from_secs(5);
 /// Threads that read the disk.
 const READERS: usize = 1;
 /// 2^17 outlines: 1 MiB to begin with, about 25 MiB when all of them are taken.
@@ -134,7 +136,7 @@ fn builtin(name: &str) -> ResolverHash {
 struct Queues {
     event_queue: mpsc::Receiver<Event>,
     call_queue: mpsc::Receiver<Call>,
-    repair_queue: mpsc::Receiver<RepairCall>,
+    operator_queue: mpsc::Receiver<OperatorCall>,
 }
 
 /// A node whose log runs.
@@ -155,8 +157,8 @@ impl Booted {
         let Sockets { client, peer, http, gossip, .. } = sockets;
         let (calls, call_queue) = mpsc::channel(CALLS_MAX);
         let (events, event_queue) = mpsc::channel(EVENTS_MAX);
-        let (repairs, repair_queue) = mpsc::channel(REPAIRS_MAX);
-        let handle = self.handle(calls, repairs);
+        let (operators, operator_queue) = mpsc::channel(OPERATORS_MAX);
+        let handle = self.handle(calls, operators);
         let (surfaces_stop, surfaces_stopped) = watch::channel(false);
         let stopping = Stopping::new(surfaces_stopped);
         let mut surfaces = JoinSet::new();
@@ -175,12 +177,16 @@ impl Booted {
         // The pump outlives the surfaces: it answers what they let finish.
         let (pump_stop, pump_stopped) = watch::channel(false);
         let ended = match self.cluster_known().await {
-            Ok(Some(state)) => {
-                let parts =
-                    self.pump_parts(&handle, state, gossip, events, Queues { event_queue, call_queue, repair_queue })?;
-                let pump = tokio::spawn(pump::run(parts, pump_stopped));
-                self.until_stopped(pump, surfaces_stop, surfaces, pump_stop).await
-            }
+            Ok(Some(state)) => match self.digests(&state, &handle.opening).await {
+                Ok(Some(digests)) => {
+                    let queues = Queues { event_queue, call_queue, operator_queue };
+                    let parts = self.pump_parts(&handle, state, digests, gossip, events, queues)?;
+                    let pump = tokio::spawn(pump::run(parts, pump_stopped));
+                    self.until_stopped(pump, surfaces_stop, surfaces, pump_stop).await
+                }
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            },
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
@@ -189,21 +195,25 @@ impl Booted {
         ended
     }
 
-    fn handle(&self, calls: mpsc::Sender<Call>, repairs: mpsc::Sender<RepairCall>) -> Handle {
+    fn handle(&self, calls: mpsc::Sender<Call>, operators: mpsc::Sender<OperatorCall>) -> Handle {
         let resolvers = Sandbox::builtin_resolvers().into_iter().map(|(name, hash)| (name.to_owned(), hash));
+        let view = Arc::new(ArcSwap::from_pointee(PumpView::default()));
+        let seen = Arc::clone(&view);
+        self.metrics.register(Box::new(move || disk_faults(&seen.load().scrub.faults)));
         Handle {
             node: self.config.node.id,
             limits: Arc::new(self.config.limits.clone()),
             metrics: Arc::clone(&self.metrics),
             epoch_log: Arc::clone(&self.log) as Arc<dyn EpochLog>,
             state: Arc::new(ArcSwap::from(self.log.watch().borrow().clone())),
-            view: Arc::new(ArcSwap::from_pointee(PumpView::default())),
+            view,
             store: Arc::clone(&self.opened.store),
             adapter: self.opened.adapter.as_str().into(),
             resolvers: Arc::new(resolvers.collect()),
             tokens: Arc::new(Tokens::new(&self.key)),
             calls,
-            repairs,
+            operators,
+            opening: Arc::default(),
         }
     }
 
@@ -222,6 +232,7 @@ impl Booted {
         &self,
         handle: &Handle,
         state: Arc<State>,
+        digests: SharedDigests,
         gossip: UdpSocket,
         events: mpsc::Sender<Event>,
         queues: Queues,
@@ -231,7 +242,7 @@ impl Booted {
         let on_drop = Arc::new(move |reason| counted.gossip_dropped(reason));
         let (gossip, datagrams) =
             gossip::open(gossip, &self.key, me, state.cluster, on_drop).context("can't use the gossip socket")?;
-        let digests = Arc::new(self.digests(&state)?);
+        let digests = Arc::new(digests);
         let disk = DiskParts {
             store: Arc::clone(&self.opened.store),
             resolve: Arc::clone(&self.sandbox) as _,
@@ -264,7 +275,7 @@ impl Booted {
             },
             metrics: Arc::clone(&self.metrics),
             calls: queues.call_queue,
-            repairs: queues.repair_queue,
+            operators: queues.operator_queue,
             events: queues.event_queue,
             states: self.log.watch(),
             gossip,
@@ -274,13 +285,28 @@ impl Booted {
         })
     }
 
-    /// The sums over the records. Where there are none yet, this reads every record once.
-    fn digests(&self, state: &State) -> anyhow::Result<SharedDigests> {
-        let keyspaces = state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n));
-        let table = DigestTable::open(&*self.opened.store, keyspaces)
-            .map_err(anyhow::Error::from)
-            .context("can't open the sums over the records")?;
-        Ok(SharedDigests::new(table))
+    /// The sums over the records. Where there are none yet, or damaged ones, every record is read once, on a thread of
+    /// its own. `None` when the node is stopped meanwhile.
+    async fn digests(&self, state: &State, opening: &Arc<Opening>) -> anyhow::Result<Option<SharedDigests>> {
+        let keyspaces: Vec<_> = state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)).collect();
+        let (store, opening, stopped) = (Arc::clone(&self.opened.store), Arc::clone(opening), self.stopped.clone());
+        let open = move || {
+            let (about, mut said) = (store.stats().records_estimate, Instant::now());
+            let mut watch = |records| {
+                opening.note(records);
+                if said.elapsed() > OPENING_SAID {
+                    said = Instant::now();
+                    tracing::info!(records, about, "reading every record once, to compute the sums over them");
+                }
+                !*stopped.borrow()
+            };
+            let table = DigestTable::open_watched(&*store, keyspaces, &mut watch);
+            opening.finish();
+            table
+        };
+        let table = tokio::task::spawn_blocking(open).await.context("the thread that opens the sums died")?;
+        let table = table.map_err(anyhow::Error::from).context("can't open the sums over the records")?;
+        Ok(table.map(SharedDigests::new))
     }
 
     /// Serves until somebody or something says stop, then takes the surfaces down, then the pump.

@@ -2,6 +2,7 @@
 
 use super::client::{Client, DurabilityArg, Failure, Retry, durability};
 use super::output::{Output, table};
+use super::scrub;
 use super::units;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
@@ -41,6 +42,7 @@ fn status_json(status: &StatusResponse, members: &[MemberStatus]) -> Value {
             "leader": if log.leader == 0 { None } else { Some(log.leader) }, "term": log.term,
             "applied": log.applied, "voters": log.voters, "learners": log.learners,
         })),
+        "scrub": status.scrub.as_ref().map(scrub::status_json),
         "members": members.iter().map(|member| json!({
             "node": member.node, "incarnation": member.incarnation, "client_address": member.client_address,
             "peer_address": member.peer_address, "http_address": member.http_address, "zone": member.zone,
@@ -75,6 +77,9 @@ fn status_text(status: &StatusResponse, members: &[MemberStatus]) -> String {
     if let Some(log) = &status.log {
         let leader = if log.leader == 0 { "nobody".to_owned() } else { format!("node {}", log.leader) };
         let _ = writeln!(text, "epoch log: {leader} leads, term {}, entry {}", log.term, log.applied);
+    }
+    if let Some(scrub) = &status.scrub {
+        let _ = writeln!(text, "{}", scrub::status_text(scrub));
     }
     for warning in &status.warnings {
         let _ = writeln!(text, "WARNING: {warning}");

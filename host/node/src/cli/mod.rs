@@ -7,6 +7,7 @@ mod data;
 mod key;
 mod output;
 mod repair;
+mod scrub;
 mod start;
 mod units;
 
@@ -75,6 +76,8 @@ enum Command {
     Ring(admin::RingArgs),
     /// Compare what a node holds with the other owners now, and mend what differs
     Repair(repair::RepairArgs),
+    /// Look at all records on a node's disk now, and mend what it damaged
+    Scrub(scrub::ScrubArgs),
     /// Create, list and alter keyspaces
     #[command(subcommand)]
     Keyspace(admin::KeyspaceCommand),
@@ -125,6 +128,7 @@ fn run(common: &Common, command: Command, output: &Output) -> Result<(), Failure
             Command::Status => admin::status(&client, output).await,
             Command::Ring(args) => admin::ring(&client, &args, output).await,
             Command::Repair(args) => repair::repair(&client, &args, output).await,
+            Command::Scrub(args) => scrub::scrub(&client, &args, output).await,
             Command::Keyspace(command) => admin::keyspace(&client, &command, output).await,
             Command::Bench(args) => bench::bench(&client, &args, output).await,
             Command::Start(_) | Command::Config(_) | Command::Keygen(_) | Command::BenchFloorNode(_) => Ok(()),

@@ -201,6 +201,8 @@ fn check_sync(limits: &Limits, out: &mut Vec<Complaint>) {
     in_range(out, &["limits.sync_steps_max"], limits.sync_steps_max.into(), 8, 1 << 24);
     in_range(out, &["limits.sync_answer_ms"], limits.sync_answer_ms, 100, 3_600_000);
     in_range(out, &["limits.sync_quiet_ms"], limits.sync_quiet_ms, 0, 3_600_000);
+    in_range(out, &["limits.scrub_period_ms"], limits.scrub_period_ms, 1_000, 365 * 86_400_000);
+    in_range(out, &["limits.scrub_bytes_per_second"], limits.scrub_bytes_per_second, 0, 1 << 40);
 }
 
 fn in_range(out: &mut Vec<Complaint>, fields: &'static [&'static str], value: u64, min: u64, max: u64) {

@@ -296,6 +296,8 @@ struct LimitFields {
     sync_steps_max: u32,
     sync_answer_ms: u64,
     sync_quiet_ms: u64,
+    scrub_period_ms: u64,
+    scrub_bytes_per_second: u64,
     lingering_max: usize,
     lingering_bytes_max: usize,
     repair_after_ms: u64,

@@ -1,5 +1,7 @@
 //! `mks.v1.Admin`: what the node and its cluster are, and how keyspaces change.
 
+mod scrub;
+
 use super::convert::{Checker, durability};
 use crate::epoch_log::ProposeError;
 use crate::fault::{Fault, Reason};
@@ -17,7 +19,7 @@ use mks_proto::v1::admin_server::Admin;
 use mks_proto::v1::{
     self, AlterKeyspaceRequest, CreateKeyspaceRequest, KeyspaceDefinition, KeyspaceResponse, ListKeyspacesRequest,
     ListKeyspacesResponse, LogStatus, MemberStatus, MembersRequest, MembersResponse, RepairProgress, RepairRequest,
-    RingRange, RingRequest, RingResponse, StatusRequest, StatusResponse, StoreStatus,
+    RingRange, RingRequest, RingResponse, ScrubProgress, ScrubRequest, StatusRequest, StatusResponse, StoreStatus,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -199,21 +201,19 @@ impl AdminService {
         state.members.iter().map(member).collect()
     }
 
+    /// The partition that a request names.
+    fn partition(&self, partition: Option<u32>) -> Result<Option<PartitionId>, Fault> {
+        let partitions = ring(&self.state())?.partitions();
+        let Some(partition) = partition else { return Ok(None) };
+        let known = u16::try_from(partition).ok().filter(|partition| usize::from(*partition) < partitions);
+        let none = || Fault::invalid(format!("there is no partition {partition}; they are 0 to {}", partitions - 1));
+        known.map(PartitionId).map(Some).ok_or_else(none)
+    }
+
     /// Starts it: the figures of before.
     async fn start_repair(&self, request: RepairRequest) -> Result<SyncFigures, Fault> {
-        let partitions = ring(&self.state())?.partitions();
-        let partition = match request.partition {
-            None => None,
-            Some(partition) => {
-                let known = u16::try_from(partition).ok().filter(|partition| usize::from(*partition) < partitions);
-                let none =
-                    || Fault::invalid(format!("there is no partition {partition}; they are 0 to {}", partitions - 1));
-                Some(PartitionId(known.ok_or_else(none)?))
-            }
-        };
-        let busy =
-            || Fault::new(Reason::Busy, "too many repairs are asked for, or the node is stopping; nothing began");
-        self.handle.repair(partition).await.ok_or_else(busy)
+        let partition = self.partition(request.partition)?;
+        self.handle.repair(partition).await.ok_or_else(too_many)
     }
 
     fn ring(&self, request: RingRequest) -> Result<RingResponse, Fault> {
@@ -247,6 +247,10 @@ fn check_causal(resolver: &str, causal: bool) -> Result<(), Fault> {
     }
 }
 
+fn too_many() -> Fault {
+    Fault::new(Reason::Busy, "too many operators ask for something, or the node is stopping; nothing began")
+}
+
 /// What happened since, again and again until nothing is left.
 fn progress(handle: Handle, before: SyncFigures) -> BoxStream<'static, Result<RepairProgress, Status>> {
     let next = |going_on: Option<(Handle, SyncFigures)>| async move {
@@ -271,10 +275,20 @@ fn progress(handle: Handle, before: SyncFigures) -> BoxStream<'static, Result<Re
 #[tonic::async_trait]
 impl Admin for AdminService {
     type RepairStream = BoxStream<'static, Result<RepairProgress, Status>>;
+    type ScrubStream = BoxStream<'static, Result<ScrubProgress, Status>>;
 
     async fn repair(&self, request: Request<RepairRequest>) -> Result<Response<Self::RepairStream>, Status> {
         let before = self.answer(self.start_repair(request.into_inner()).await)?.into_inner();
         Ok(Response::new(progress(self.handle.clone(), before)))
+    }
+
+    async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Self::ScrubStream>, Status> {
+        let started = match self.partition(request.into_inner().partition) {
+            Ok(partition) => self.handle.scrub(partition).await.ok_or_else(too_many),
+            Err(fault) => Err(fault),
+        };
+        let before = self.answer(started)?.into_inner();
+        Ok(Response::new(scrub::progress(self.handle.clone(), before)))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
@@ -295,6 +309,7 @@ impl Admin for AdminService {
             operations: view.operations,
             warnings: status::warnings(handle),
             resident_bytes: resident_bytes(),
+            scrub: Some(scrub::status(&view.scrub)),
         }))
     }
 

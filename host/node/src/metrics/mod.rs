@@ -6,17 +6,19 @@
 mod histogram;
 mod labels;
 mod scrape;
+mod scrub;
 mod sync;
 
 pub use labels::{Kind, Outcome, Surface};
 pub use scrape::{Sample, SampleKind, resident_bytes};
+pub(crate) use scrub::disk_faults;
 
 use crate::gossip::DropReason;
 use histogram::Histogram;
 use labels::{Labels, each};
 use mks_logic::event::Reply;
 use mks_logic::member::Dropped;
-use mks_logic::node::{Cause, Figures, HintDropped, SyncFigures};
+use mks_logic::node::{Cause, Figures, HintDropped, ScrubFigures, SyncFigures};
 use mks_logic::port::Store;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
@@ -53,6 +55,7 @@ pub struct Metrics {
     hints_replayed: Counter,
     hints_dropped: [Counter; HintDropped::ALL.len()],
     sync: sync::Counters,
+    scrub: scrub::Counters,
     peer_messages_dropped: Counter,
     commits: Histogram,
     connections: [Gauge<u64, AtomicU64>; Surface::ALL.len()],
@@ -71,9 +74,7 @@ impl Metrics {
     /// All figures at zero.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        let mut registry = Registry::with_prefix("mks");
-        registry.register("build", "What runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
-        registry.register_collector(Box::new(Scraper::new(Box::new(process_samples))));
+        let mut registry = registry();
         let r = &mut registry;
         Arc::new(Self {
             started: Instant::now(),
@@ -124,6 +125,7 @@ impl Metrics {
                 [("reason", d.name())]
             }),
             sync: sync::Counters::new(r),
+            scrub: scrub::Counters::new(r),
             peer_messages_dropped: counter(
                 r,
                 "peer_messages_dropped",
@@ -227,6 +229,11 @@ impl Metrics {
         self.sync.add(before, now);
     }
 
+    /// The same of looks at this node's own disk.
+    pub fn scrub(&self, before: ScrubFigures, now: ScrubFigures) {
+        self.scrub.add(before, now);
+    }
+
     /// A message was dropped because too many wait for its peer.
     pub fn peer_dropped(&self) {
         self.peer_messages_dropped.inc();
@@ -302,6 +309,14 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.0.dec();
     }
+}
+
+/// A page that says what runs and how large the process is.
+fn registry() -> Registry {
+    let mut registry = Registry::with_prefix("mks");
+    registry.register("build", "What runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+    registry.register_collector(Box::new(Scraper::new(Box::new(process_samples))));
+    registry
 }
 
 fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {

@@ -121,7 +121,7 @@ fn key_from_wire(key: Option<PeerKey>) -> Result<Key, Malformed> {
 }
 
 /// The numbers are part of the contract between releases.
-const REFUSALS: [(Refused, u32); 9] = [
+const REFUSALS: [(Refused, u32); 10] = [
     (Refused::NotOwner, 1),
     (Refused::UnknownKeyspace, 2),
     (Refused::StampFromFuture, 3),
@@ -131,6 +131,7 @@ const REFUSALS: [(Refused, u32); 9] = [
     (Refused::Store, 7),
     (Refused::TooManySiblings, 8),
     (Refused::ContextTooLarge, 9),
+    (Refused::DamagedRecord, 10),
 ];
 
 fn refused_to_wire(refused: Refused) -> u32 {

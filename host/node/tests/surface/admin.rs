@@ -5,7 +5,7 @@ use mks_logic::id::{Incarnation, NodeId};
 use mks_proto::detail_of;
 use mks_proto::v1::{
     AlterKeyspaceRequest, CreateKeyspaceRequest, Durability, Key, KeyspaceDefinition, ListKeyspacesRequest,
-    MembersRequest, RepairRequest, RingRequest, StatusRequest,
+    MembersRequest, RepairRequest, RingRequest, ScrubRequest, StatusRequest,
 };
 use std::sync::Arc;
 use tokio_stream::StreamExt;
@@ -287,4 +287,25 @@ async fn a_repair_tells_what_it_did_until_nothing_is_left() {
     let forming = FakeNode::start_forming().await;
     let refused = forming.admin().await.repair(RepairRequest { partition: None }).await.unwrap_err();
     assert_eq!(reason(&refused).1, "FORMING");
+}
+
+#[tokio::test]
+async fn a_scrub_names_what_it_found_and_status_remembers_it() {
+    let node = FakeNode::start().await;
+    let mut admin = node.admin().await;
+    let mut steps = admin.scrub(ScrubRequest { partition: None }).await.unwrap().into_inner();
+    let step = steps.message().await.unwrap().unwrap();
+    assert_eq!((step.left, step.records, step.damaged, step.mended, step.waiting), (0, 30, 1, 0, 1));
+    let [fault] = &step.faults[..] else { panic!("only what was found since the request: {:?}", step.faults) };
+    assert_eq!(
+        (fault.kind.as_str(), fault.partition, fault.bucket, fault.key.as_str()),
+        ("damaged", 15, 7, "000000000000000b")
+    );
+    assert_eq!((fault.found_ms, fault.mended_ms), (1_000, 0));
+    assert_eq!(steps.message().await.unwrap(), None);
+    let status = admin.status(StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.scrub.map(|scrub| (scrub.damaged, scrub.faults.len())), Some((2, 2)));
+    assert!(status.warnings.iter().any(|warning| warning.contains("2 damaged records (1 mended, 1 wait")));
+    let strange = ScrubRequest { partition: Some(1 << PARTITION_BITS) };
+    assert_eq!(reason(&admin.scrub(strange).await.unwrap_err()), (Code::InvalidArgument, "INVALID".into()));
 }

@@ -5,15 +5,15 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use mks::epoch_log::{EpochLog, LogStatus, ProposeError};
-use mks::handle::{Call, Handle, PeerView, PumpView, RepairCall};
+use mks::handle::{Call, Handle, OperatorCall, PeerView, PumpView, RepairCall, ScrubCall, ScrubView};
 use mks::metrics::Metrics;
 use mks::token::Tokens;
 use mks_logic::cluster::{Addresses, Applied, Entry, Keyspace, Member, Refusal, Standing, State};
 use mks_logic::context::Context;
 use mks_logic::event::{Answer, HintCount, OpError, Operation, Reply, Request};
-use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
+use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId, Place};
 use mks_logic::limits::Limits;
-use mks_logic::node::SyncFigures;
+use mks_logic::node::{DiskFault, FaultKind, ScrubFigures, SyncFigures};
 use mks_logic::port::{self, Batch, Durability, ResolverHash, Store, StoreError, StoreStats, Table, Visit};
 use mks_logic::ring::{Candidate, Ring};
 use mks_logic::time::Hlc;
@@ -60,19 +60,26 @@ pub(crate) struct FakeNode {
 impl FakeNode {
     /// A node that is ready.
     pub(crate) async fn start() -> Self {
-        Self::with(state(), 1).await
+        Self::with(state(), 1, true).await
+    }
+
+    /// A node that still reads its records.
+    pub(crate) async fn start_opening() -> Self {
+        let node = Self::with(state(), 0, false).await;
+        node.handle.opening.note(7);
+        node
     }
 
     /// A node in a cluster that still forms.
     pub(crate) async fn start_forming() -> Self {
         let mut state = State { ring: None, keyspaces: BTreeMap::new(), ..state() };
         state.members.pop_last();
-        Self::with(state, 0).await
+        Self::with(state, 0, true).await
     }
 
-    async fn with(state: State, incarnation: u64) -> Self {
+    async fn with(state: State, incarnation: u64, opened: bool) -> Self {
         let (calls, front_door) = mpsc::channel(4_096);
-        let (repairs, repair_queue) = mpsc::channel(4);
+        let (operators, operator_queue) = mpsc::channel(4);
         let log = FakeLog::new(state.clone());
         let peer = |node, alive, clock_offset_ms| PeerView {
             node: NodeId(node),
@@ -102,11 +109,15 @@ impl FakeNode {
             ]),
             tokens: Arc::new(Tokens::new(&[1; 32])),
             calls,
-            repairs,
+            operators,
+            opening: Arc::default(),
         };
+        if opened {
+            handle.opening.finish();
+        }
         let pump = Arc::new(Mutex::new(Pump::default()));
         tokio::spawn(run(front_door, pump.clone()));
-        tokio::spawn(repair(repair_queue, handle.view.clone()));
+        tokio::spawn(operate(operator_queue, handle.view.clone()));
         let (stop, _) = watch::channel(false);
         let (grpc, http) = (listener().await, listener().await);
         let addresses = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
@@ -203,15 +214,39 @@ async fn run(mut front_door: mpsc::Receiver<Call>, pump: Arc<Mutex<Pump>>) {
     }
 }
 
-/// Finds two owners to compare with, mends one, and is done.
-async fn repair(mut queue: mpsc::Receiver<RepairCall>, view: Arc<ArcSwap<PumpView>>) {
-    while let Some(RepairCall { partition, started }) = queue.recv().await {
-        let before = SyncFigures { mended: 5, clean: 2, ..SyncFigures::default() };
-        let mended = if partition.is_some() { 6 } else { 7 };
-        let now = SyncFigures { mended, clean: 4, records_sent: 3, ..before };
-        view.store(Arc::new(PumpView { sync: now, ..PumpView::clone(&view.load()) }));
-        let _ = started.send(SyncFigures { demanded: 2, ..before });
+async fn operate(mut queue: mpsc::Receiver<OperatorCall>, view: Arc<ArcSwap<PumpView>>) {
+    while let Some(call) = queue.recv().await {
+        match call {
+            OperatorCall::Repair(call) => repair(call, &view),
+            OperatorCall::Scrub(call) => scrub(call, &view),
+        }
     }
+}
+
+/// Finds two owners to compare with, mends one, and is done.
+fn repair(RepairCall { partition, started }: RepairCall, view: &ArcSwap<PumpView>) {
+    let before = SyncFigures { mended: 5, clean: 2, ..SyncFigures::default() };
+    let mended = if partition.is_some() { 6 } else { 7 };
+    let now = SyncFigures { mended, clean: 4, records_sent: 3, ..before };
+    view.store(Arc::new(PumpView { sync: now, ..PumpView::clone(&view.load()) }));
+    let _ = started.send(SyncFigures { demanded: 2, ..before });
+}
+
+/// Knew of one damaged record, and finds another one in the last partition.
+fn scrub(ScrubCall { partition, started }: ScrubCall, view: &ArcSwap<PumpView>) {
+    let fault = |partition, key, mended_ms| DiskFault {
+        place: Place { partition: PartitionId(partition), bucket: 7 },
+        key: Some(key),
+        kind: FaultKind::Damaged,
+        found_ms: 1_000,
+        mended_ms,
+    };
+    let before = ScrubFigures { damaged: 1, mended: 1, records: 50, partitions: 16, ..ScrubFigures::default() };
+    let figures = ScrubFigures { damaged: 2, waiting: 1, records: 80, ..before };
+    let faults = vec![fault(1, 0xA, Some(2_000)), fault(partition.map_or(15, |p| p.0), 0xB, None)];
+    let scrub = ScrubView { figures, faults };
+    view.store(Arc::new(PumpView { scrub, ..PumpView::clone(&view.load()) }));
+    let _ = started.send(ScrubFigures { demanded: 16, ..before });
 }
 
 fn first_key(request: &Request) -> &Key {

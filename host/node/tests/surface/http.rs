@@ -274,6 +274,13 @@ async fn readiness_says_why_not() {
     assert_eq!(ask(&node, "GET", "/health").await.status, 200, "a forming node is healthy");
     assert_eq!(ask(&node, "GET", "/set?key=a&value=b").await.error(), (503, "FORMING".into()));
 
+    let node = FakeNode::start_opening().await;
+    let page = ask(&node, "GET", "/ready").await;
+    assert_eq!(page.error(), (503, "NOT_READY".into()));
+    assert!(page.text().contains("7 of about 12"), "{}", page.text());
+    let refused = ask(&node, "GET", "/get?key=a").await;
+    assert_eq!(refused.error(), (503, "NOT_ADMITTED".into()), "at once: nobody would answer before it serves");
+
     let node = FakeNode::start().await;
     assert_eq!(ask(&node, "GET", "/ready").await.text(), "ready\n");
 }

@@ -29,6 +29,10 @@ impl Invariant for Acks {
             let key = &site.keys[*key];
             let engine_key = key.engine_key(PARTITION_BITS);
             let holds = |disk: &crate::disk::Disk| {
+                // What the disk itself destroyed was there when its owner said so.
+                if disk.is_hurt(&engine_key) {
+                    return true;
+                }
                 let record = if synced { disk.synced_record(&engine_key) } else { disk.record(&engine_key) };
                 // In a causal keyspace: it holds the write, or knows that it is superseded.
                 context.as_ref().map_or_else(|| record.latest() >= Some(*written), |c| record.context().includes(c))

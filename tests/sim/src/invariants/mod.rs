@@ -10,6 +10,7 @@ mod liveness;
 mod outlines;
 mod phantoms;
 mod replies;
+mod scrub;
 pub mod siblings;
 mod stamps;
 mod sums;
@@ -94,6 +95,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<outlines::Outlines>::default(),
         Box::<phantoms::Phantoms>::default(),
         Box::<replies::Replies>::default(),
+        Box::<scrub::Scrub>::default(),
         Box::<siblings::Siblings>::default(),
         Box::<stamps::Stamps>::default(),
         Box::<sums::Sums>::default(),

@@ -29,7 +29,11 @@ impl Invariant for Stamps {
         }
         for job in group {
             let key = job.key.engine_key(PARTITION_BITS);
-            let latest = site.machine(node).disk.synced_record(&key).latest().unwrap_or_default();
+            let disk = &site.machine(node).disk;
+            if disk.is_hurt(&key) {
+                continue;
+            }
+            let latest = disk.synced_record(&key).latest().unwrap_or_default();
             let known = self.synced.entry((node, key)).or_default();
             if latest < *known {
                 return Err(format!("{node} held {known:?} of {:?}, now {latest:?}", job.key));

@@ -1,7 +1,7 @@
 //! What a node keeps of the sums over its records is what its records say, whatever crashed.
 
 use super::{Invariant, Verdict};
-use crate::fault::Fault;
+use crate::machine::Machine;
 use crate::site::Site;
 use mks_logic::digest::{Age, Digests as _, Range, recompute};
 use mks_logic::id::PartitionId;
@@ -16,11 +16,9 @@ impl Invariant for Sums {
 
     fn ended(&mut self, site: &Site) -> Verdict {
         // A record that can't be read counts for nothing when sums are computed, and for what it was when they are
-        // kept.
-        if site.plan.faults.has(Fault::BitFlip) {
-            return Ok(());
-        }
-        for machine in site.machines.iter().filter(|machine| machine.node.is_some()) {
+        // kept, until a scrub has found it.
+        let whole = |machine: &&Machine| machine.node.is_some() && !machine.disk.is_flipped();
+        for machine in site.machines.iter().filter(whole) {
             let copies = machine.state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)).collect();
             let Ok(said) = recompute(&machine.disk, copies) else { continue };
             for partition in (0..1 << machine.state.partition_bits).map(PartitionId) {

@@ -1,148 +1,18 @@
-//! A few nodes with disks and a network that delivers in order, unless a test cuts it.
+//! Owners become equal, by the schedule and on demand, whatever is cut meanwhile.
 
 use super::*;
-use crate::cluster::State;
-use crate::event::{Input, Operation, Ticket, WriteJob};
-use crate::hint;
+use crate::event::{Input, Operation, Ticket};
 use crate::id::Epoch;
 use crate::limits::Limits;
-use crate::member::GossipSettings;
-use crate::message::{ReadOutcome, WriteOutcome};
-use crate::node::NodeOptions;
-use crate::replica::{absorb, find};
-use crate::sync::found;
-use crate::testing::{Disk, LWW, PARTITION_BITS, Rules, formed, job, key, owners, request, version};
-use crate::time::{Hlc, Now};
-use crate::version::Version;
+use crate::node::town::Town;
+use crate::testing::{LWW, PARTITION_BITS, formed, key, owners, request};
+use crate::time::Hlc;
 use alloc::sync::Arc;
 
-struct Town {
-    state: State,
-    nodes: BTreeMap<NodeId, (Node, Disk)>,
-    now: Now,
-    /// Messages in flight: from, to, what.
-    wire: VecDeque<(NodeId, NodeId, Message)>,
-    /// Messages delivered so far, and after how many the next ones are lost.
-    delivered: usize,
-    cut_after: usize,
-    records_read: usize,
-}
-
-const BIRTH_MS: u64 = 1_800_000_000_000;
-
-impl Town {
-    fn new(limits: &Limits) -> Self {
-        let state = formed(3, (3, 2, 2));
-        let now = Now { mono_us: 0, wall_ms: BIRTH_MS };
-        let mut town = Self {
-            nodes: BTreeMap::new(),
-            now,
-            wire: VecDeque::new(),
-            delivered: 0,
-            cut_after: usize::MAX,
-            records_read: 0,
-            state,
-        };
-        for id in 1..=3 {
-            let (opening, gossip, limits) = (u128::from(id), GossipSettings::default(), limits.clone());
-            let node = Node::new(NodeOptions { me: NodeId(id), opening, limits, gossip, seed: id });
-            town.nodes.insert(NodeId(id), (node, Disk::default()));
-        }
-        for id in [1, 2, 3].map(NodeId) {
-            town.feed(id, Input::Cluster(Arc::new(town.state.clone())));
-            for peer in [1, 2, 3].map(NodeId).into_iter().filter(|peer| *peer != id) {
-                town.feed(id, Input::Link { peer, up: true });
-            }
-        }
-        town
-    }
-
-    fn disk(&self, id: u64) -> &Disk {
-        &self.nodes[&NodeId(id)].1
-    }
-
-    /// Writes to one node's disk alone, as if the others had been away.
-    fn write(&mut self, id: u64, name: &str, at: u64) {
-        let version = Version { epoch: self.state.epoch, ..version(id, at, Hlc(at), Some("v")) };
-        let jobs = [WriteJob { fresh: false, ..job(&key(name), version) }];
-        assert_eq!(absorb(self.disk(id).ports(&Rules::Work), &jobs).0, [WriteOutcome::Held]);
-    }
-
-    fn feed(&mut self, id: NodeId, input: Input) {
-        let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
-            let (node, disk) = self.nodes.get_mut(&id).unwrap();
-            let mut out = Vec::new();
-            node.step(self.now, input, &Rules::Work, &mut out);
-            for effect in out {
-                match effect {
-                    Effect::Send { to, message } => self.wire.push_back((id, to, message)),
-                    Effect::Write(job) => {
-                        let outcome = absorb(disk.ports(&Rules::Work), core::slice::from_ref(&job)).0.remove(0);
-                        inputs.push_back(Input::Written { job: job.job, outcome });
-                    }
-                    Effect::Read(job) => {
-                        let outcome: ReadOutcome = find(disk.ports(&Rules::Work), &job.key, job.want);
-                        inputs.push_back(Input::Found { job: job.job, outcome });
-                    }
-                    Effect::Compare { job, work } => {
-                        self.records_read += usize::from(!matches!(work, Work::Sums(_)));
-                        let found = found(disk.ports(&Rules::Work), &work, 64 << 10);
-                        inputs.push_back(Input::Compared { job, found });
-                    }
-                    Effect::Hint(job) => {
-                        let outcome = hint::work(disk, core::slice::from_ref(&job)).remove(0);
-                        inputs.push_back(Input::Hinted { job: job.job, outcome });
-                    }
-                    Effect::Datagram { .. } | Effect::Reply { .. } => {}
-                }
-            }
-        }
-    }
-
-    fn deliver(&mut self) {
-        while let Some((from, to, message)) = self.wire.pop_front() {
-            self.delivered += 1;
-            if self.delivered <= self.cut_after {
-                let clock = Hlc::from_ms(self.now.wall_ms);
-                self.feed(to, Input::Peer { from, clock, message });
-            }
-        }
-    }
-
-    fn pass(&mut self, ms: u64) {
-        for _ in 0..ms.div_ceil(100) {
-            self.now.mono_us += 100_000;
-            self.now.wall_ms += 100;
-            for id in [1, 2, 3].map(NodeId) {
-                self.feed(id, Input::Tick);
-            }
-            self.deliver();
-        }
-    }
-
-    fn repair(&mut self, id: u64) {
-        self.feed(NodeId(id), Input::Repair { partition: None });
-        self.deliver();
-    }
-
-    fn figures(&self, id: u64) -> SyncFigures {
-        self.nodes[&NodeId(id)].0.sync_figures()
-    }
-
-    fn are_equal(&self) -> bool {
-        let sums = |id: u64, partition| {
-            let range = |age| Range { partition: PartitionId(partition), copies_min: 3, epoch: self.state.epoch, age };
-            self.disk(id).digests(|digests| Age::ALL.map(|age| digests.sums(range(age))))
-        };
-        (0..1 << PARTITION_BITS).all(|p| sums(1, p) == sums(2, p) && sums(2, p) == sums(3, p))
-    }
-
-    /// What must be gone when nothing is under way.
-    fn left_over(&self) -> usize {
-        let of = |node: &Node| node.jobs.len() + node.sync.running.len() + node.sync.served.len();
-        self.nodes.values().map(|(node, _)| of(node)).sum()
-    }
+/// What must be gone when nothing is under way.
+fn left_over(town: &Town) -> usize {
+    let of = |node: &Node| node.jobs.len() + node.sync.running.len() + node.sync.served.len();
+    town.nodes.values().map(|(node, _)| of(node)).sum()
 }
 
 fn differing(limits: &Limits) -> Town {
@@ -160,7 +30,7 @@ fn owners_become_equal_by_the_schedule_alone() {
     let mut town = differing(&Limits::default());
     town.pass(3 * 60_000);
     assert!(town.are_equal());
-    assert_eq!(town.left_over(), 0);
+    assert_eq!(left_over(&town), 0);
     let read = town.records_read;
     town.pass(2 * 60_000);
     assert_eq!(town.records_read, read, "equal owners read no record");
@@ -179,7 +49,7 @@ fn a_repair_on_demand_does_not_wait_for_the_schedule() {
     let figures = town.figures(1);
     assert_eq!((figures.demanded, figures.running, figures.failed), (0, 0, 0));
     assert!(figures.mended > 0 && figures.records_sent > 0 && figures.records_received > 0);
-    assert_eq!(town.left_over(), 0);
+    assert_eq!(left_over(&town), 0);
 }
 
 #[test]
@@ -202,7 +72,7 @@ fn what_no_hint_stands_for_is_compared_when_its_owner_is_back() {
     }
     town.pass(1_000);
     assert!(town.are_equal());
-    assert_eq!(town.left_over(), 0);
+    assert_eq!(left_over(&town), 0);
 }
 
 #[test]
@@ -236,7 +106,7 @@ fn a_link_lost_at_any_message_leaves_nothing_behind() {
             town.feed(NodeId(2), Input::Link { peer: NodeId(1), up: false });
         }
         town.pass(400_000);
-        assert_eq!(town.left_over(), 0, "cut after {cut_after}");
+        assert_eq!(left_over(&town), 0, "cut after {cut_after}");
         town.cut_after = usize::MAX;
         for peer in [(1, 2), (2, 1)] {
             town.feed(NodeId(peer.0), Input::Link { peer: NodeId(peer.1), up: true });

@@ -1,4 +1,4 @@
-//! Bytes that comparisons may use: a token bucket.
+//! Bytes that background work may use: a token bucket.
 
 use crate::time::MonoUs;
 
