@@ -6,6 +6,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsString;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -33,7 +34,8 @@ const SOURCES: [&str; 8] = [
 ];
 /// Variables of the outer build that must not reach the inner one. Settings of the network, the registry and the
 /// jobserver are left alone.
-const UNWANTED: [&str; 16] = [
+const UNWANTED: [&str; 17] = [
+    "CARGO_BUILD_BUILD_DIR",
     "CARGO_BUILD_RUSTC",
     "CARGO_BUILD_RUSTC_WRAPPER",
     "CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER",
@@ -82,7 +84,7 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed={}", room.join("build.rs").display());
     println!("cargo::rerun-if-env-changed=RUSTUP_AUTO_INSTALL");
 
-    let target_dir = guests_dir(&out);
+    let target_dir = guests_dir(&out, &root);
     build(&find_toolchain()?, &root, &target_dir)?;
     for (package, name) in GUESTS {
         let module = target_dir.join(TARGET).join("release").join(format!("{}.wasm", package.replace('-', "_")));
@@ -92,10 +94,13 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Shared by all profiles of the outer build: the guests are the same for all of them.
-fn guests_dir(out: &Path) -> PathBuf {
+/// Shared by all profiles of the outer build: the guests are the same for all of them. Not shared by two checkouts that
+/// have one target directory: the modules carry no hash in their names, one would embed what the other has built.
+fn guests_dir(out: &Path, root: &Path) -> PathBuf {
+    let mut checkout = DefaultHasher::new();
+    root.hash(&mut checkout);
     // OUT_DIR is <target>/<profile>/build/<package>/out.
-    out.ancestors().nth(4).unwrap_or(out).join("guests")
+    out.ancestors().nth(4).unwrap_or(out).join("guests").join(format!("{:016x}", checkout.finish()))
 }
 
 /// The toolchain in use if it has the target, else the target is added, else Debian's packages serve.
