@@ -21,9 +21,15 @@
 //! mks_guest_sdk::export_resolver!(Biggest);
 //! ```
 //!
+//! Whether a plugin keeps the laws that make replicas agree is checked natively as well, over made-up histories, by the
+//! module [`testing`]: `mks_guest_sdk::testing::assert_resolver::<Biggest>()`.
+//!
 //! | kind | trait | macro | contract in `proto/plugin` |
 //! |---|---|---|---|
-//! | settles conflicts | [`resolver::Resolver`] | [`export_resolver!`] | `resolver.wit` |
+//! | settles conflicts by metadata | [`resolver::Resolver`] | [`export_resolver!`] | `resolver.wit` |
+//! | settles conflicts by values | [`values::ValueResolver`] | [`export_value_resolver!`] | `resolver.wit` |
+//! | is changed by operations | [`data_type::DataType`] | [`export_data_type!`] | `datatype.wit` |
+//! | the same, compared by summaries | [`data_type::Summary`] | [`export_delta_data_type!`] | `datatype.wit` |
 //! | configures an engine | [`adapter::StorageAdapter`] | [`export_storage_adapter!`] | `storage-adapter.wit` |
 //!
 //! The target is `wasm32-unknown-unknown`, whose standard library asks the host for nothing: a node refuses a plugin
@@ -32,7 +38,14 @@
 
 pub mod adapter;
 pub mod arena;
+pub mod codec;
+pub mod data_type;
 pub mod resolver;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
+pub mod values;
+
+pub use mks_laws::Random;
 
 #[doc(hidden)]
 pub mod bindings;

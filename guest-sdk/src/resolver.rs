@@ -60,6 +60,25 @@ impl core::fmt::Debug for Conflict<'_> {
     }
 }
 
+/// One answer per conflict of a batch.
+pub(crate) fn answers(batch: &Columns, mut answer: impl FnMut(Conflict<'_>) -> u32) -> Vec<u32> {
+    let mut start = 0;
+    let each = |&end: &u32| {
+        let rows = start..end as usize;
+        start = rows.end;
+        answer(Conflict::new(batch, rows))
+    };
+    batch.ends.iter().map(each).collect()
+}
+
+/// The number that stands for a verdict in the contract.
+pub(crate) fn number(verdict: Verdict) -> u32 {
+    match verdict {
+        Verdict::Keep(index) => u32::try_from(index).expect("a position within a list of less than 2^32 rows"),
+        Verdict::KeepAll => KEEP_ALL,
+    }
+}
+
 impl<'a> Conflict<'a> {
     #[inline]
     fn new(columns: &'a Columns, rows: Range<usize>) -> Self {
@@ -162,30 +181,28 @@ pub trait Resolver {
 /// ```
 #[must_use]
 pub fn settle<R: Resolver>(conflicts: &[&[Sibling]]) -> Vec<Verdict> {
-    let mut columns = Columns {
-        ends: Vec::new(),
-        nodes: Vec::new(),
-        incarnations: Vec::new(),
-        counters: Vec::new(),
-        written: Vec::new(),
-        sizes: Vec::new(),
-        marks: Vec::new(),
-        digests: Vec::new(),
-    };
-    for conflict in conflicts {
-        for sibling in *conflict {
-            columns.nodes.push(sibling.node);
-            columns.incarnations.push(sibling.incarnation);
-            columns.counters.push(sibling.counter);
-            columns.written.push(sibling.written);
-            columns.sizes.push(sibling.size);
-            columns.marks.push(if sibling.tombstone { TOMBSTONE } else { 0 });
-            columns.digests.push(sibling.digest);
-        }
-        columns.ends.push(u32::try_from(columns.nodes.len()).expect("a test has fewer than 2^32 versions"));
-    }
+    let columns = columns(conflicts);
     let answers = Exported::<R>::by_metadata(columns);
     answers.into_iter().map(|a| if a == KEEP_ALL { Verdict::KeepAll } else { Verdict::Keep(a as usize) }).collect()
+}
+
+fn columns(conflicts: &[&[Sibling]]) -> Columns {
+    let all = || conflicts.iter().copied().flatten();
+    let mut end = 0;
+    let ends = conflicts.iter().map(|conflict| {
+        end += conflict.len();
+        u32::try_from(end).expect("a test has fewer than 2^32 versions")
+    });
+    Columns {
+        ends: ends.collect(),
+        nodes: all().map(|sibling| sibling.node).collect(),
+        incarnations: all().map(|sibling| sibling.incarnation).collect(),
+        counters: all().map(|sibling| sibling.counter).collect(),
+        written: all().map(|sibling| sibling.written).collect(),
+        sizes: all().map(|sibling| sibling.size).collect(),
+        marks: all().map(|sibling| if sibling.tombstone { TOMBSTONE } else { 0 }).collect(),
+        digests: all().map(|sibling| sibling.digest).collect(),
+    }
 }
 
 /// Fits a [`Resolver`] to the generated trait.
@@ -199,16 +216,7 @@ impl<R: Resolver> Guest for Exported<R> {
     }
 
     fn by_metadata(batch: Columns) -> Vec<u32> {
-        let mut start = 0;
-        let answer = |&end: &u32| {
-            let rows = start..end as usize;
-            start = rows.end;
-            match R::settle(Conflict::new(&batch, rows)) {
-                Verdict::Keep(index) => u32::try_from(index).expect("a position within a list of less than 2^32 rows"),
-                Verdict::KeepAll => KEEP_ALL,
-            }
-        };
-        batch.ends.iter().map(answer).collect()
+        answers(&batch, |conflict| number(R::settle(conflict)))
     }
 }
 

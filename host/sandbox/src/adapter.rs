@@ -1,15 +1,16 @@
 //! Storage adapters: components that turn the operator's options into a plan for a native engine.
 
-use crate::bindings::storage_adapter::{self as wit, Guest as Interface, StorageAdapterPre};
+use crate::bindings::storage_adapter::{self as wit, StorageAdapter, StorageAdapterPre};
 use crate::builtin;
-use crate::engine::{Deadline, Engine, shorten};
+use crate::engine::{Deadline, Engine, Guest, shorten};
 use crate::error::SandboxError;
-use crate::loader::{Loaded, Loader, check_info};
+use crate::loader::{Interface as ContractInterface, Loaded, Loader, check_info};
 use mks_logic::port::ResolverHash as ContentHash;
 use std::path::PathBuf;
+use wasmtime::Store;
 
 /// The interface that makes a component a storage adapter.
-const INTERFACE: &str = "my-key-store:storage-adapter/adapter@0.1.0";
+pub(crate) const INTERFACE: ContractInterface = ContractInterface("my-key-store:storage-adapter/adapter@0.1.0");
 /// Memtables that are full at the same time, at most, by the contract.
 const MEMTABLES_FULL_MAX: u64 = 7;
 /// Threads that a plan may ask for.
@@ -63,6 +64,47 @@ pub enum Compression {
     Lz4,
 }
 
+/// What an adapter calls itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AdapterInfo {
+    /// Its name.
+    pub name: String,
+    /// Its version, for people.
+    pub version: String,
+}
+
+/// Who an adapter is, without asking it for a plan.
+pub(crate) fn info(
+    engine: &Engine,
+    loader: &Loader,
+    deadline: Deadline,
+    name: &str,
+    loaded: &Loaded,
+) -> Result<AdapterInfo, SandboxError> {
+    let (_, _, about) = describe(engine, loader, deadline, name, loaded)?;
+    Ok(AdapterInfo { name: about.info.name, version: about.info.version })
+}
+
+/// An instance of an adapter that has said who it is.
+fn describe(
+    engine: &Engine,
+    loader: &Loader,
+    deadline: Deadline,
+    name: &str,
+    loaded: &Loaded,
+) -> Result<(Store<Guest>, StorageAdapter, wit::Description), SandboxError> {
+    let wrong = |error: wasmtime::Error| loader.wrong_world(name, &loaded.component, INTERFACE, &error);
+    let linked = loader.linker::<Guest>().instantiate_pre(&loaded.component).map_err(wrong)?;
+    let component = StorageAdapterPre::new(linked).map_err(wrong)?;
+    let failed =
+        |error: wasmtime::Error| SandboxError::Failed { component: name.to_owned(), reason: deadline.explain(&error) };
+    let mut store = engine.store(deadline);
+    let exports = component.instantiate(&mut store).map_err(failed)?;
+    let about = exports.my_key_store_storage_adapter_adapter().call_describe(&mut store).map_err(failed)?;
+    check_info(name, &about.info.name, &about.info.version)?;
+    Ok((store, exports, about))
+}
+
 /// Asks an adapter for its plan, in an instance of its own.
 pub(crate) fn plan(
     engine: &Engine,
@@ -73,20 +115,12 @@ pub(crate) fn plan(
     memory_budget: u64,
 ) -> Result<StoragePlan, SandboxError> {
     let (name, loaded) = load(loader, source)?;
-    let wrong = |error| loader.wrong_world(&name, &loaded.component, INTERFACE, &error);
-    let linked = loader.linker().instantiate_pre(&loaded.component).map_err(wrong)?;
-    let component = StorageAdapterPre::new(linked).map_err(wrong)?;
-
+    let (mut store, exports, about) = describe(engine, loader, deadline, &name, &loaded)?;
     let failed =
         |error: wasmtime::Error| SandboxError::Failed { component: name.clone(), reason: deadline.explain(&error) };
-    let mut store = engine.store(deadline);
-    let exports = component.instantiate(&mut store).map_err(failed)?;
-    let interface: &Interface = exports.my_key_store_storage_adapter_adapter();
-    let about = interface.call_describe(&mut store).map_err(failed)?;
-    check_info(&name, &about.info.name, &about.info.version)?;
     let options: Vec<_> = options.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let config = wit::Config { options: &options, memory_budget };
-    let plan = interface.call_open(&mut store, config).map_err(failed)?;
+    let plan = exports.my_key_store_storage_adapter_adapter().call_open(&mut store, config).map_err(failed)?;
     let plan = plan.map_err(|refusal| refused(&about, refusal))?;
     checked(about, plan, memory_budget, ContentHash(*loaded.hash.as_bytes()))
 }
@@ -97,13 +131,13 @@ fn load(loader: &Loader, source: &AdapterSource) -> Result<(String, Loaded), San
             let found = builtin::ADAPTERS.iter().find(|adapter| adapter.name == *name);
             let adapter = found.ok_or_else(|| SandboxError::UnknownAdapter {
                 name: (*name).to_owned(),
-                known: builtin::ADAPTERS.map(|adapter| adapter.name).join(" or "),
+                known: builtin::ADAPTERS.iter().map(|adapter| adapter.name).collect::<Vec<_>>().join(" or "),
             })?;
-            Ok(((*name).to_owned(), loader.load(name, adapter.bytes)?))
+            Ok(((*name).to_owned(), loader.load(name, adapter.bytes, None)?))
         }
         AdapterSource::Path(path) => {
             let name = path.display().to_string();
-            let loaded = loader.load(&name, &loader.read(path)?)?;
+            let loaded = loader.load(&name, &loader.read(path)?, None)?;
             Ok((name, loaded))
         }
     }

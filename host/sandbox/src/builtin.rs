@@ -15,8 +15,5 @@ macro_rules! builtin {
     };
 }
 
-/// The first one is the default.
-pub(crate) const RESOLVERS: [Builtin; 3] = [builtin!("lww"), builtin!("first-write-wins"), builtin!("keep-siblings")];
-
-/// The first one is the default.
-pub(crate) const ADAPTERS: [Builtin; 2] = [builtin!("fjall"), builtin!("rocksdb")];
+// `RESOLVERS` and `ADAPTERS`, the default first: `build.rs` writes what it has built.
+include!(concat!(env!("OUT_DIR"), "/builtin.rs"));

@@ -2,11 +2,12 @@
 
 use crate::error::SandboxError;
 use crate::options::SandboxOptions;
+use crate::siblings::Siblings;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
-use wasmtime::{Store, StoreLimits, StoreLimitsBuilder, Trap};
+use wasmtime::{ResourceLimiter, Store, StoreLimits, StoreLimitsBuilder, Trap};
 
 /// Time between two ticks of the interrupting clock. Shorter means finer deadlines and more wake-ups of an idle node.
 const TICK: Duration = Duration::from_millis(5);
@@ -32,6 +33,51 @@ const REASON_CHARS_MAX: usize = 300;
 /// What a store of ours carries.
 pub(crate) struct Guest {
     limits: StoreLimits,
+    /// Memory that the instance has, bytes; it never shrinks.
+    memory_bytes: usize,
+    /// What a resolver may read while it settles one conflict by its values.
+    pub(crate) siblings: Option<Siblings>,
+}
+
+impl Guest {
+    /// Memory that the instance has taken, bytes.
+    pub(crate) const fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+}
+
+impl ResourceLimiter for Guest {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let may = self.limits.memory_growing(current, desired, maximum)?;
+        if may {
+            self.memory_bytes += desired.saturating_sub(current);
+        }
+        Ok(may)
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.limits.memory_grow_failed(error)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        self.limits.table_growing(current, desired, maximum)
+    }
+
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.limits.table_grow_failed(error)
+    }
+
+    fn instances(&self) -> usize {
+        self.limits.instances()
+    }
+
+    fn tables(&self) -> usize {
+        self.limits.tables()
+    }
+
+    fn memories(&self) -> usize {
+        self.limits.memories()
+    }
 }
 
 /// The engine, and the bounds of its guests.
@@ -70,8 +116,8 @@ impl Engine {
             .table_elements(TABLE_ELEMENTS_MAX)
             .trap_on_grow_failure(true)
             .build();
-        let mut store = Store::new(&self.engine, Guest { limits });
-        store.limiter(|guest| &mut guest.limits);
+        let mut store = Store::new(&self.engine, Guest { limits, memory_bytes: 0, siblings: None });
+        store.limiter(|guest| guest);
         store.set_hostcall_fuel(self.answer_bytes_max);
         store.set_max_component_handles(HANDLES_MAX);
         store.set_epoch_deadline(deadline.ticks);

@@ -46,13 +46,28 @@ pub enum SandboxError {
     /// It wants something from the host, which gives nothing.
     #[error(
         "the component {component} imports {import}: plugins get nothing from the node, no clock, no random numbers, no \
-         files. Build Rust for wasm32-unknown-unknown; with other languages stub WASI out"
+         files; {fix}"
     )]
     Import {
         /// Its name or file.
         component: String,
         /// The first import, by its full name.
         import: String,
+        /// What to change.
+        fix: &'static str,
+    },
+    /// It is of the right kind, and was built for a version of the contract that this node does not speak.
+    #[error(
+        "the component {component} was built for {found}, and this node speaks {expected}: build it again with the SDK of \
+         the node's version (`mks plugin new` has it), or run a node of the plugin's"
+    )]
+    OtherVersion {
+        /// Its name or file.
+        component: String,
+        /// The interface and version that this node speaks.
+        expected: &'static str,
+        /// The interface and version that the component exports.
+        found: String,
     },
     /// It is a component, but not of the kind that is needed.
     #[error("the component {component} does not fit: it must export {expected} and exports {found}")]
@@ -72,6 +87,9 @@ pub enum SandboxError {
         /// How.
         reason: String,
     },
+    /// As many data types are installed as can be.
+    #[error("{0} data types are installed, and no more can be: raise data_types_max")]
+    TooManyDataTypes(usize),
     /// As many resolvers are installed as can be.
     #[error("{0} resolvers are installed, and no more can be: raise resolvers_max")]
     TooManyResolvers(usize),

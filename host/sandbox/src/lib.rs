@@ -1,32 +1,43 @@
-//! Where WebAssembly components run: resolvers, which settle conflicts, and storage adapters, which configure engines.
+//! Where WebAssembly components run: resolvers, which settle conflicts, data types, which clients change by operations,
+//! and storage adapters, which configure engines.
 //!
-//! **What is absent:** data, keys, networks, async. A component gets numbers and short texts and gives back numbers and
-//! short texts. `wasmtime` is named in this crate and nowhere else in the workspace.
+//! **What is absent:** stores, networks, async. `wasmtime` is named in this crate and nowhere else in the workspace.
 //!
 //! Rules that hold for every component, however it came here:
-//! - It imports nothing. What asks for a clock, random numbers or files is refused when it is loaded.
+//! - It imports nothing, but for resolvers that read the values they are asked about. What asks for a clock, random
+//!   numbers or files is refused when it is loaded.
 //! - A call has a deadline, its memory, tables, stack and answer have a cap, and an instance that trapped or ran out of
 //!   time is thrown away. A failure is an error for the caller and never decides anything.
 //! - Native code is compiled here, never taken from elsewhere. It is cached by content and engine, and checked against
 //!   a fingerprint before it is used again.
 //!
-//! [`Sandbox`] is the way in; it implements [`mks_logic::port::Resolve`].
+//! [`Sandbox`] is the way in; it implements [`mks_logic::port::Resolve`]. Values and data types are not part of that
+//! port yet: [`Sandbox::settle_by_value`] and [`DataType`] are where the logic will ask. [`check`] holds a component
+//! against the laws that make replicas agree, and [`make`] turns a crate into a component.
 
 mod adapter;
 mod bindings;
 mod builtin;
 mod cache;
+pub mod check;
 mod counters;
+mod data_type;
 mod engine;
 mod error;
 mod loader;
+pub mod make;
 mod options;
 mod resolver;
 mod sandbox;
+mod siblings;
+mod toolchain;
 
-pub use adapter::{AdapterSource, Compression, StoragePlan, Tuning};
+pub use adapter::{AdapterInfo, AdapterSource, Compression, StoragePlan, Tuning};
 pub use cache::CacheState;
 pub use counters::{ResolverCounters, SandboxCounters};
+pub use data_type::{DataType, DataTypeCounters, DataTypeError, Effect, STATES_MAX};
 pub use error::SandboxError;
 pub use options::SandboxOptions;
-pub use sandbox::Sandbox;
+pub use resolver::{Moment, Outcome, Resolver};
+pub use sandbox::{Plugin, Sandbox};
+pub use siblings::Values;

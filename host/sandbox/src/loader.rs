@@ -21,6 +21,33 @@ pub(crate) struct Loaded {
     pub(crate) hash: blake3::Hash,
 }
 
+/// An interface of our contracts, with the version that this node knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Interface(pub(crate) &'static str);
+
+impl Interface {
+    /// The name without its version, and the part of the version within which additions are compatible.
+    fn parts(name: &str) -> (&str, &str) {
+        let (name, version) = name.split_once('@').unwrap_or((name, ""));
+        let compatible = version.match_indices('.').map(|(at, _)| at).nth(usize::from(version.starts_with("0.")));
+        (name, compatible.map_or(version, |at| &version[..at]))
+    }
+
+    /// Whether an import or export is this interface, in this or a compatible version.
+    pub(crate) fn names(self, other: &str) -> bool {
+        Self::parts(self.0) == Self::parts(other)
+    }
+
+    /// The same in any version.
+    pub(crate) fn is_of_same_name(self, other: &str) -> bool {
+        Self::parts(self.0).0 == Self::parts(other).0
+    }
+
+    fn is_other_version(self, other: &str) -> bool {
+        !self.names(other) && self.is_of_same_name(other)
+    }
+}
+
 /// Loads components and counts how.
 pub(crate) struct Loader {
     engine: SharedEngine,
@@ -61,34 +88,50 @@ impl Loader {
         std::fs::read(path).map_err(unreadable)
     }
 
-    /// Makes a component out of bytes. `name` is how errors call it.
-    pub(crate) fn load(&self, name: &str, bytes: &[u8]) -> Result<Loaded, SandboxError> {
+    /// Makes a component out of bytes. `name` is how errors call it; of the imports only `allowed` may have functions.
+    pub(crate) fn load(&self, name: &str, bytes: &[u8], allowed: Option<Interface>) -> Result<Loaded, SandboxError> {
         self.check_size(name, bytes.len() as u64)?;
         let hash = blake3::hash(bytes);
         let component = match self.cached(&hash) {
             Some(component) => component,
             None => self.compile(name, bytes, &hash)?,
         };
-        self.audit(name, &component)?;
+        self.audit(name, &component, allowed)?;
         Ok(Loaded { component, hash })
     }
 
-    /// The same for an exported interface: what is there instead, if it is not.
+    /// Why a component is not of the kind that was looked for.
     pub(crate) fn wrong_world(
         &self,
         name: &str,
         component: &Component,
-        expected: &'static str,
+        expected: Interface,
         error: &wasmtime::Error,
     ) -> SandboxError {
-        let kind = component.component_type();
-        let exports: Vec<_> = kind.exports(self.engine.inner()).map(|(export, _)| export).collect();
-        let found = match exports.as_slice() {
-            [] => "nothing".to_owned(),
-            exports if exports.contains(&expected) => format!("it, but not as this node knows it: {error:#}"),
-            exports => exports.join(", "),
+        let exports = self.exports(component);
+        let same_contract = exports.iter().find(|export| expected.is_other_version(export));
+        let found = match (exports.as_slice(), same_contract) {
+            ([], _) => "nothing".to_owned(),
+            (_, Some(other)) => {
+                let component = name.to_owned();
+                return SandboxError::OtherVersion { component, expected: expected.0, found: shorten(other.clone()) };
+            }
+            (exports, _) if exports.iter().any(|export| expected.names(export)) => {
+                format!("it, but not as this node knows it: {error:#}")
+            }
+            (exports, _) => exports.join(", "),
         };
-        SandboxError::WrongWorld { component: name.to_owned(), expected, found: shorten(found) }
+        SandboxError::WrongWorld { component: name.to_owned(), expected: expected.0, found: shorten(found) }
+    }
+
+    /// The names of what a component exports.
+    pub(crate) fn exports(&self, component: &Component) -> Vec<String> {
+        component.component_type().exports(self.engine.inner()).map(|(export, _)| export.to_owned()).collect()
+    }
+
+    /// The names of what it imports, types included.
+    pub(crate) fn imports(&self, component: &Component) -> Vec<String> {
+        component.component_type().imports(self.engine.inner()).map(|(import, _)| import.to_owned()).collect()
     }
 
     /// Links nothing: what survived the audit imports nothing that would need it.
@@ -124,7 +167,7 @@ impl Loader {
     fn compile(&self, name: &str, bytes: &[u8], hash: &blake3::Hash) -> Result<Component, SandboxError> {
         let malformed = |reason: String| SandboxError::Malformed { component: name.to_owned(), reason };
         if is_core_module(bytes) {
-            let hint = "it is a core module; make a component of it with `wasm-tools component new`";
+            let hint = "it is a core module; make a component of it with `mks plugin build`, or with `wasm-tools component new`";
             return Err(malformed(hint.to_owned()));
         }
         let component = Component::from_binary(self.engine.inner(), bytes);
@@ -137,22 +180,24 @@ impl Loader {
         Ok(component)
     }
 
-    /// Refuses every import but interfaces of our own that hold types only, which give no authority.
-    fn audit(&self, name: &str, component: &Component) -> Result<(), SandboxError> {
+    /// Refuses every import but interfaces of our own that hold types only, which give no authority, and `allowed`.
+    fn audit(&self, name: &str, component: &Component, allowed: Option<Interface>) -> Result<(), SandboxError> {
         let kind = component.component_type();
         for (import, item) in kind.imports(self.engine.inner()) {
             let offence = match item.ty {
+                ComponentItem::ComponentInstance(_) if allowed.is_some_and(|allowed| allowed.names(import)) => continue,
                 ComponentItem::ComponentInstance(instance) => self.first_item(&instance),
                 ComponentItem::Type(_) => continue,
                 _ => Some(String::new()),
             };
             let is_own = import.starts_with(OWN_PACKAGES);
-            let import = match offence {
+            let full = match offence {
                 None if is_own => continue,
                 Some(item) if !item.is_empty() => format!("{import} (for one, `{item}`)"),
                 _ => import.to_owned(),
             };
-            return Err(SandboxError::Import { component: name.to_owned(), import: shorten(import) });
+            let fix = fix(import);
+            return Err(SandboxError::Import { component: name.to_owned(), import: shorten(full), fix });
         }
         Ok(())
     }
@@ -161,6 +206,18 @@ impl Loader {
     fn first_item(&self, instance: &ComponentInstance) -> Option<String> {
         let mut exports = instance.exports(self.engine.inner());
         exports.find(|(_, item)| !matches!(item.ty, ComponentItem::Type(_))).map(|(name, _)| name.to_owned())
+    }
+}
+
+/// What to do about an import that is refused.
+fn fix(import: &str) -> &'static str {
+    if import.starts_with("wasi:") {
+        "build Rust for wasm32-unknown-unknown instead of wasm32-wasip1 or -wasip2; stub WASI out in other languages \
+         (`mks plugin new --lang` shows how)"
+    } else if import.starts_with(OWN_PACKAGES) {
+        "this kind of plugin may not use it: build against the contract of the node's version"
+    } else {
+        "remove what needs it; what an update needs to know comes as an argument"
     }
 }
 
@@ -179,4 +236,24 @@ pub(crate) fn check_info(component: &str, name: &str, version: &str) -> Result<(
     }
     let reason = format!("it calls itself `{name}`, version `{version}`: a name is 1 to 64 of a-z, 0-9 and `-`");
     Err(SandboxError::Failed { component: component.to_owned(), reason: shorten(reason) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Interface;
+
+    #[test]
+    fn versions_that_only_add_are_the_same_interface() {
+        let ours = Interface("my-key-store:resolver/resolve@0.1.1");
+        for compatible in ["my-key-store:resolver/resolve@0.1.0", "my-key-store:resolver/resolve@0.1.12"] {
+            assert!(ours.names(compatible) && !ours.is_other_version(compatible), "{compatible}");
+        }
+        for other in ["my-key-store:resolver/resolve@0.2.0", "my-key-store:resolver/resolve@1.1.1"] {
+            assert!(!ours.names(other) && ours.is_other_version(other), "{other}");
+        }
+        for foreign in ["my-key-store:resolver/settle@0.1.1", "a:b/c@0.1.1", "resolve", ""] {
+            assert!(!ours.names(foreign) && !ours.is_other_version(foreign), "{foreign}");
+        }
+        assert!(Interface("a:b/c@1.2.0").names("a:b/c@1.9.0"));
+    }
 }

@@ -12,6 +12,12 @@ pub struct SandboxOptions {
     pub resolver_deadline_ms: u64,
     /// The same for one call of a storage adapter.
     pub adapter_deadline_ms: u64,
+    /// The same for one call of a data type.
+    pub data_type_deadline_ms: u64,
+    /// Most bytes of one state of a data type, of one operation and of one answer.
+    pub state_bytes_max: usize,
+    /// Data types that can be installed.
+    pub data_types_max: usize,
     /// Most versions of one batch of conflicts.
     pub batch_rows_max: usize,
     /// Largest component, bytes.
@@ -32,6 +38,9 @@ impl Default for SandboxOptions {
             directory: PathBuf::from("data/plugins"),
             resolver_deadline_ms: 20,
             adapter_deadline_ms: 2_000,
+            data_type_deadline_ms: 50,
+            state_bytes_max: 4 << 20,
+            data_types_max: 64,
             batch_rows_max: 100_000,
             component_bytes_max: 4 << 20,
             instance_bytes_max: 16 << 20,

@@ -1,18 +1,36 @@
 //! The sandbox itself: what the node holds.
 
-use crate::adapter::{self, AdapterSource, StoragePlan};
+use crate::adapter::{self, AdapterInfo, AdapterSource, StoragePlan};
 use crate::builtin;
 use crate::cache::CacheState;
 use crate::counters::SandboxCounters;
-use crate::engine::{Deadline, Engine, SharedEngine};
+use crate::data_type::{self, DataType};
+use crate::engine::{Deadline, Engine, SharedEngine, shorten};
 use crate::error::SandboxError;
-use crate::loader::Loader;
+use crate::loader::{Interface, Loader};
 use crate::options::SandboxOptions;
-use crate::resolver::{Bounds, Resolver, Reuse};
+use crate::resolver::{self, Bounds, Moment, Outcome, Resolver, Reuse};
+use crate::siblings::Values;
 use mks_logic::port::{Columns, Resolve, ResolveError, ResolverHash, Verdict};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// What a component may export.
+const EVERY_KIND: &str =
+    "my-key-store:resolver/resolve, my-key-store:datatype/crdt or my-key-store:storage-adapter/adapter";
+
+/// A component that was loaded to look at it.
+#[derive(Debug)]
+pub enum Plugin {
+    /// It settles conflicts.
+    Resolver(Box<Resolver>),
+    /// It is a data type.
+    DataType(Box<DataType>),
+    /// It configures an engine: ask [`Sandbox::plan`].
+    Adapter(AdapterInfo),
+}
 
 /// Runs components. One per process; all methods can be called from any thread.
 pub struct Sandbox {
@@ -23,8 +41,11 @@ pub struct Sandbox {
     resolvers_max: usize,
     cache_state: CacheState,
     /// Fixed, so that the usual call takes no lock.
-    builtin: [Resolver; builtin::RESOLVERS.len()],
+    builtin: Vec<Resolver>,
     installed: RwLock<BTreeMap<ResolverHash, Arc<Resolver>>>,
+    data_type_bounds: data_type::Bounds,
+    data_types_max: usize,
+    data_types: RwLock<BTreeMap<ResolverHash, Arc<DataType>>>,
     /// Bounded by the adapters that a node opens: one.
     adapter_calls: Mutex<BTreeMap<String, u64>>,
 }
@@ -46,9 +67,12 @@ impl Sandbox {
         let (loader, cache_state) = Loader::new(Arc::clone(&engine), &options)?;
         let bounds =
             Bounds { deadline: Deadline::new(options.resolver_deadline_ms), batch_rows_max: options.batch_rows_max };
-        let load = |b: builtin::Builtin| Resolver::load(&engine, &loader, b.name, b.bytes, bounds, Reuse::Warm);
-        let [first, second, third] = builtin::RESOLVERS.map(load);
-        let builtin = [first?, second?, third?];
+        let load = |b: &builtin::Builtin| Resolver::load(&engine, &loader, b.name, b.bytes, bounds, Reuse::Warm);
+        let builtin = builtin::RESOLVERS.iter().map(load).collect::<Result<_, _>>()?;
+        let data_type_bounds = data_type::Bounds {
+            deadline: Deadline::new(options.data_type_deadline_ms),
+            state_bytes_max: options.state_bytes_max,
+        };
         Ok(Arc::new(Self {
             engine,
             loader,
@@ -58,6 +82,9 @@ impl Sandbox {
             cache_state,
             builtin,
             installed: RwLock::default(),
+            data_type_bounds,
+            data_types_max: options.data_types_max,
+            data_types: RwLock::default(),
             adapter_calls: Mutex::default(),
         }))
     }
@@ -96,6 +123,100 @@ impl Sandbox {
         Ok(hash)
     }
 
+    /// When a resolver that was installed or is built in wants to be asked.
+    #[must_use]
+    pub fn resolver_moment(&self, hash: ResolverHash) -> Option<Moment> {
+        self.with_resolver(hash, Resolver::moment)
+    }
+
+    /// Settles one conflict by its values, for a resolver that looks at them; it gets a fresh instance.
+    ///
+    /// # Errors
+    /// As [`Resolve::settle`]: all versions are to be kept then.
+    pub fn settle_by_value(
+        &self,
+        hash: ResolverHash,
+        versions: &Columns,
+        values: Values,
+    ) -> Result<Outcome, ResolveError> {
+        self.with_resolver(hash, |resolver| resolver.by_value(versions, values)).ok_or(ResolveError::Unknown(hash))?
+    }
+
+    /// Adds a data type. Installing the same bytes again changes nothing.
+    ///
+    /// # Errors
+    /// When the bytes are no data type that may run here, or no more can be installed.
+    pub fn install_data_type(&self, source: &str, bytes: &[u8]) -> Result<Arc<DataType>, SandboxError> {
+        let data_type = DataType::load(&self.engine, &self.loader, source, bytes, self.data_type_bounds)?;
+        let mut installed = self.data_types.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = installed.get(&data_type.hash()) {
+            return Ok(Arc::clone(known));
+        }
+        if installed.len() >= self.data_types_max {
+            return Err(SandboxError::TooManyDataTypes(self.data_types_max));
+        }
+        let data_type = Arc::new(data_type);
+        installed.insert(data_type.hash(), Arc::clone(&data_type));
+        Ok(data_type)
+    }
+
+    /// A data type that was installed.
+    #[must_use]
+    pub fn data_type(&self, hash: ResolverHash) -> Option<Arc<DataType>> {
+        self.data_types.read().unwrap_or_else(PoisonError::into_inner).get(&hash).map(Arc::clone)
+    }
+
+    /// Reads a component's file, unless it is larger than a component may be.
+    ///
+    /// # Errors
+    /// When it can't be read, or is too large.
+    pub fn read(&self, path: &Path) -> Result<Vec<u8>, SandboxError> {
+        self.loader.read(path)
+    }
+
+    /// Loads a component of any kind without installing it, for checks and measurements.
+    ///
+    /// # Errors
+    /// When it is no component of a kind that a node knows, or may not run here.
+    pub fn inspect(&self, source: &str, bytes: &[u8]) -> Result<Plugin, SandboxError> {
+        let loaded = self.loader.load(source, bytes, Some(resolver::SIBLINGS))?;
+        let exports = self.loader.exports(&loaded.component);
+        let is = |interface: Interface| exports.iter().any(|export| interface.is_of_same_name(export));
+        if is(data_type::INTERFACE) {
+            let data_type = DataType::load(&self.engine, &self.loader, source, bytes, self.data_type_bounds)?;
+            return Ok(Plugin::DataType(Box::new(data_type)));
+        }
+        if is(adapter::INTERFACE) {
+            let about = adapter::info(&self.engine, &self.loader, self.adapter_deadline, source, &loaded)?;
+            return Ok(Plugin::Adapter(about));
+        }
+        if !is(resolver::INTERFACE) {
+            let found = if exports.is_empty() { "nothing".to_owned() } else { shorten(exports.join(", ")) };
+            return Err(SandboxError::WrongWorld { component: source.to_owned(), expected: EVERY_KIND, found });
+        }
+        let resolver = Resolver::load(&self.engine, &self.loader, source, bytes, self.bounds, Reuse::Never)?;
+        Ok(Plugin::Resolver(Box::new(resolver)))
+    }
+
+    /// The names of all that a component imports.
+    ///
+    /// # Errors
+    /// When it is no component, or imports what no plugin may.
+    pub fn imports(&self, source: &str, bytes: &[u8]) -> Result<Vec<String>, SandboxError> {
+        let loaded = self.loader.load(source, bytes, Some(resolver::SIBLINGS))?;
+        Ok(self.loader.imports(&loaded.component))
+    }
+
+    fn with_resolver<T>(&self, hash: ResolverHash, with: impl FnOnce(&Resolver) -> T) -> Option<T> {
+        if let Some(builtin) = self.builtin.iter().find(|builtin| builtin.hash == hash) {
+            return Some(with(builtin));
+        }
+        let installed = self.installed.read().unwrap_or_else(PoisonError::into_inner);
+        let resolver = installed.get(&hash).map(Arc::clone);
+        drop(installed);
+        resolver.map(|resolver| with(&resolver))
+    }
+
     /// Asks a storage adapter which engine to open, and how.
     ///
     /// `options` are the operator's, names and values; `memory_budget` is what cache and memtables may take, bytes.
@@ -132,12 +253,6 @@ impl Sandbox {
 
 impl Resolve for Sandbox {
     fn settle(&self, hash: ResolverHash, conflicts: &Columns) -> Result<Vec<Verdict>, ResolveError> {
-        if let Some(builtin) = self.builtin.iter().find(|builtin| builtin.hash == hash) {
-            return builtin.settle(conflicts);
-        }
-        let installed = self.installed.read().unwrap_or_else(PoisonError::into_inner);
-        let resolver = installed.get(&hash).map(Arc::clone);
-        drop(installed);
-        resolver.ok_or(ResolveError::Unknown(hash))?.settle(conflicts)
+        self.with_resolver(hash, |resolver| resolver.settle(conflicts)).ok_or(ResolveError::Unknown(hash))?
     }
 }

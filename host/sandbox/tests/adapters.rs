@@ -102,7 +102,7 @@ fn a_file_that_is_missing_or_no_file_is_named() {
 fn a_resolver_is_no_adapter() {
     let (home, sandbox) = sandbox();
     let error = from_file(&sandbox, &home, guests::LWW).expect_err("a resolver");
-    assert!(matches!(error, SandboxError::WrongWorld { found, .. } if found == "my-key-store:resolver/resolve@0.1.0"));
+    assert!(matches!(error, SandboxError::WrongWorld { found, .. } if found == "my-key-store:resolver/resolve@0.1.1"));
 }
 
 #[test]

@@ -13,6 +13,11 @@ fn native_files(home: &TempDir) -> Vec<PathBuf> {
     entries.map(|entry| entry.expect("readable").path()).collect()
 }
 
+/// Resolvers that are part of every binary.
+fn builtin() -> u64 {
+    Sandbox::builtin_resolvers().len() as u64
+}
+
 fn work(sandbox: &Sandbox) -> (u64, u64) {
     for (_, hash) in Sandbox::builtin_resolvers() {
         assert!(sandbox.settle(hash, &conflicts(1)).is_ok());
@@ -25,9 +30,10 @@ fn work(sandbox: &Sandbox) -> (u64, u64) {
 fn a_second_start_compiles_nothing() {
     let home = tempfile::tempdir().expect("a directory");
     let first = sandbox_in(&home);
-    assert_eq!((first.cache_state(), work(&first)), (&CacheState::Intact, (2, 0)));
+    let all = builtin();
+    assert_eq!((first.cache_state(), work(&first)), (&CacheState::Intact, (all, 0)));
     let second = sandbox_in(&home);
-    assert_eq!((second.cache_state(), work(&second)), (&CacheState::Intact, (0, 2)));
+    assert_eq!((second.cache_state(), work(&second)), (&CacheState::Intact, (0, all)));
 }
 
 #[test]
@@ -38,14 +44,14 @@ fn the_same_component_is_compiled_once_within_a_run() {
         sandbox.install_resolver("by-hand", &resolver(KEEP_FIRST)).expect("a resolver");
     }
     let counters = sandbox.counters();
-    assert_eq!((counters.compiled, counters.cache_hits), (3, 2));
+    assert_eq!((counters.compiled, counters.cache_hits), (builtin() + 1, 2));
 }
 
 #[test]
 fn native_code_that_changed_on_disk_is_compiled_again() {
     let home = tempfile::tempdir().expect("a directory");
     drop(sandbox_in(&home));
-    let [damaged, _] = native_files(&home).try_into().expect("two resolvers");
+    let damaged = native_files(&home).swap_remove(0);
     let mut code = fs::read(&damaged).expect("readable");
     let middle = code.len() / 2;
     code[middle] ^= 0x40;
@@ -54,7 +60,7 @@ fn native_code_that_changed_on_disk_is_compiled_again() {
     let sandbox = sandbox_in(&home);
     let name = damaged.file_name().expect("a name").to_string_lossy().into_owned();
     assert_eq!(sandbox.cache_state(), &CacheState::Repaired { removed: vec![name] });
-    assert_eq!(work(&sandbox), (1, 1));
+    assert_eq!(work(&sandbox), (1, builtin() - 1));
     assert_eq!(sandbox_in(&home).cache_state(), &CacheState::Intact);
 }
 
@@ -67,8 +73,8 @@ fn a_cache_of_garbage_is_replaced() {
     }
     fs::write(home.path().join("plugins/fingerprint"), b"what fingerprint?").expect("writable");
     let sandbox = sandbox_in(&home);
-    assert!(matches!(sandbox.cache_state(), CacheState::Repaired { removed } if removed.len() == 2));
-    assert_eq!(work(&sandbox), (2, 0));
+    assert!(matches!(sandbox.cache_state(), CacheState::Repaired { removed } if removed.len() as u64 == builtin()));
+    assert_eq!(work(&sandbox), (builtin(), 0));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 /// The built-in components, as they are embedded.
 pub(crate) const LWW: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/lww.wasm"));
+pub(crate) const LONGEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/longest.wasm"));
 pub(crate) const FJALL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/fjall.wasm"));
 
 /// Answers "row 0" for every conflict: the list at 32768 is all zeroes.

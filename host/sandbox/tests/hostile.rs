@@ -136,7 +136,7 @@ fn imports_are_refused_by_name() {
     ];
     for (text, named) in cases {
         let error = refusal(&sandbox, &wat::parse_str(text).expect("a component"));
-        let SandboxError::Import { component, import } = &error else { panic!("{named}: {error}") };
+        let SandboxError::Import { component, import, .. } = &error else { panic!("{named}: {error}") };
         assert!(component == "evil.wasm" && import.contains(named), "{import} does not name {named}");
     }
     assert_lives(&sandbox);
@@ -148,7 +148,7 @@ fn a_component_of_another_kind_is_refused_with_what_it_is() {
     let SandboxError::WrongWorld { expected, found, .. } = refusal(&sandbox, guests::FJALL) else {
         panic!("no adapter")
     };
-    assert_eq!(expected, "my-key-store:resolver/resolve@0.1.0");
+    assert_eq!(expected, "my-key-store:resolver/resolve@0.1.1");
     assert_eq!(found, "my-key-store:storage-adapter/adapter@0.1.0");
     let empty = wat::parse_str("(component)").expect("a component");
     assert!(matches!(refusal(&sandbox, &empty), SandboxError::WrongWorld { found, .. } if found == "nothing"));
@@ -209,6 +209,36 @@ fn a_component_beyond_the_size_limit_is_refused_unread() {
     let sandbox = Sandbox::new(options).expect("a sandbox");
     let bytes = vec![0; guests::LWW.len() * 2 + 1];
     assert!(matches!(refusal(&sandbox, &bytes), SandboxError::TooLarge { .. }));
+}
+
+#[test]
+fn a_file_of_200_mib_is_refused_by_its_size_alone() {
+    let (home, sandbox) = sandbox();
+    let path = home.path().join("huge.wasm");
+    std::fs::File::create(&path).and_then(|file| file.set_len(200 << 20)).expect("a sparse file");
+    let begin = std::time::Instant::now();
+    let error = sandbox.read(&path).expect_err("too large");
+    assert!(matches!(error, SandboxError::TooLarge { bytes: 209_715_200, .. }), "{error}");
+    assert!(error.to_string().contains("raise the limit"), "{error}");
+    assert!(begin.elapsed().as_millis() < 1_000, "it was read");
+}
+
+#[test]
+fn an_import_is_refused_with_what_to_change() {
+    let (_home, sandbox) = sandbox();
+    let wasi = r#"(component (import "wasi:cli/stdout@0.2.0" (instance (export "get" (func (result u64))))))"#;
+    let siblings =
+        r#"(component (import "my-key-store:resolver/other@0.1.1" (instance (export "f" (func (result u64))))))"#;
+    for (text, fix) in [(wasi, "wasm32-unknown-unknown"), (siblings, "this kind of plugin may not use it")] {
+        let error = refusal(&sandbox, &wat::parse_str(text).expect("a component")).to_string();
+        assert!(error.contains(fix), "{error}");
+    }
+    // What resolvers may read values by is no import for other kinds.
+    let text = r#"(component (import "my-key-store:resolver/siblings@0.1.1"
+        (instance (export "key" (func (result (list u8)))))))"#;
+    let bytes = wat::parse_str(text).expect("a component");
+    let error = sandbox.install_data_type("evil.wasm", &bytes).expect_err("no data type reads values");
+    assert!(matches!(error, SandboxError::Import { .. }), "{error}");
 }
 
 #[test]

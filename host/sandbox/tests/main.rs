@@ -3,9 +3,12 @@
 
 mod adapters;
 mod cache;
+mod data_types;
 mod guests;
 mod hostile;
+mod modules;
 mod rules;
+mod values;
 
 use mks_logic::id::{Dot, Incarnation, NodeId};
 use mks_logic::port::Columns;
