@@ -1,7 +1,7 @@
 //! Last write wins: the default resolver.
 //!
-//! "Last" is the order of stamps: hybrid clock first, a delete before a value at equal clocks, then the higher node, then
-//! the higher hash of the value. A strict total order over all versions, so owners that never talk agree.
+//! "Last" is the order of stamps: hybrid clock first, a delete before a value at equal clocks, then the higher node,
+//! then the higher hash of the value. A strict total order over all versions, so owners that never talk agree.
 
 use mks_guest_sdk::resolver::{Conflict, Resolver, Verdict};
 

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 /// Seconds until a program that hangs is killed; coreutils' `timeout` then says 124.
 const COMMAND_SECONDS: &str = "60";
-/// Installing Python packages may download some megabytes.
-const INSTALL_SECONDS: &str = "240";
+/// Installing packages may download some megabytes, and a first build of a plugin compiles a standard library.
+const INSTALL_SECONDS: &str = "600";
 
 /// What a program left behind.
 #[derive(Clone, Debug)]
@@ -64,6 +64,12 @@ fn run_for(seconds: &str, program: &OsStr, arguments: &[&str], input: &[u8]) -> 
 #[must_use]
 pub fn mks(arguments: &[&str]) -> Output {
     run(mks_binary(), arguments, b"")
+}
+
+/// The same for a command that compiles or installs something first.
+#[must_use]
+pub fn mks_patiently(arguments: &[&str]) -> Output {
+    run_for(INSTALL_SECONDS, mks_binary().as_os_str(), arguments, b"")
 }
 
 /// Asks over HTTP with curl; the arguments are curl's own.

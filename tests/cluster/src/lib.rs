@@ -16,7 +16,7 @@ mod text;
 
 pub use client::{Client, Failure, get_request, key, put_request};
 pub use cluster::{Cluster, NodeSetup};
-pub use command::{Output, curl, mks, python_venv, run, skipped};
+pub use command::{Output, curl, mks, mks_patiently, python_venv, run, skipped};
 pub use load::{Load, Report};
 pub use node::{Node, PATIENCE, mks_binary};
 pub use text::{metric, metric_sum};

@@ -13,6 +13,7 @@ mod failures;
 mod forming;
 mod http;
 mod mending;
+mod plugins;
 mod python;
 mod quorums;
 mod resolvers;

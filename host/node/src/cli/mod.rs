@@ -6,6 +6,7 @@ mod client;
 mod data;
 mod key;
 mod output;
+mod plugin;
 mod repair;
 mod scrub;
 mod start;
@@ -83,6 +84,9 @@ enum Command {
     Keyspace(admin::KeyspaceCommand),
     /// Measure a cluster: throughput, latency, CPU per operation
     Bench(Box<bench::BenchArgs>),
+    /// Make, build, check and measure plugins, on this machine
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
     /// Make a key file for a new cluster
     Keygen(key::KeygenArgs),
     /// The configuration file
@@ -114,6 +118,7 @@ fn run(common: &Common, command: Command, output: &Output) -> Result<(), Failure
         Command::Start(args) => return start::start(&args),
         Command::Config(command) => return start::config(&command, output),
         Command::Keygen(args) => return key::keygen(&args, output),
+        Command::Plugin(command) => return plugin::plugin(&command, output),
         Command::BenchFloorNode(args) => return Ok(bench::floor_node(&args)?),
         _ => {}
     }
@@ -131,7 +136,11 @@ fn run(common: &Common, command: Command, output: &Output) -> Result<(), Failure
             Command::Scrub(args) => scrub::scrub(&client, &args, output).await,
             Command::Keyspace(command) => admin::keyspace(&client, &command, output).await,
             Command::Bench(args) => bench::bench(&client, &args, output).await,
-            Command::Start(_) | Command::Config(_) | Command::Keygen(_) | Command::BenchFloorNode(_) => Ok(()),
+            Command::Start(_)
+            | Command::Config(_)
+            | Command::Keygen(_)
+            | Command::Plugin(_)
+            | Command::BenchFloorNode(_) => Ok(()),
         }
     })
 }
