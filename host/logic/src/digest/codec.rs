@@ -89,6 +89,10 @@ pub(super) fn encode_page(page: &Page, last_commit: u64) -> Vec<u8> {
     put_varint(&mut out, parts.len() as u64);
     for (epoch, sums) in parts {
         put_varint(&mut out, epoch.0);
+        if sums.is_empty() {
+            // Nothing was folded yet: as if all of it were zero.
+            out.put_bytes(0, BITMAP_BYTES);
+        }
         for eight in sums.chunks(8) {
             out.put_u8(eight.iter().rev().fold(0, |bits, sum| bits << 1 | u8::from(*sum != 0)));
         }

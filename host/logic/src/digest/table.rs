@@ -105,7 +105,11 @@ impl Page {
         if parts.is_empty() || parts.len() > 3 {
             return None;
         }
-        let (_, base) = parts.remove(0);
+        let (_, mut base) = parts.remove(0);
+        if base.iter().all(|sum| *sum == 0) {
+            base.clear();
+            base.shrink_to_fit();
+        }
         Some(Self { base, epochs: parts, dirty: None })
     }
 }
@@ -166,7 +170,8 @@ impl DigestTable {
         }
         let Some(mut table) = recompute_watched(store, copies, watch)? else { return Ok(None) };
         (table.next, table.trimmed) = (1, 1);
-        if !table.pages.is_empty() {
+        // Where there are no records, what was not believed must go all the same: later commits would stand beside it.
+        if !table.pages.is_empty() || store.get(Table::Digests, codec::MARK)?.is_some() {
             table.rewrite(store)?;
         }
         Ok(Some(table))
@@ -185,7 +190,7 @@ impl DigestTable {
             intact = page.is_some();
             page.map_or(ControlFlow::Break(()), |(id, (page, commit))| {
                 table.pages.insert(id, page);
-                table.next = table.next.max(commit + 1);
+                table.next = table.next.max(commit.saturating_add(1));
                 last.insert(id, commit);
                 ControlFlow::Continue(())
             })
@@ -201,7 +206,7 @@ impl DigestTable {
                     |delta: &&Delta| last.get(&(delta.partition, delta.copies)).is_none_or(|last| *last < commit);
                 table.apply(commit, deltas.iter().filter(missing));
                 table.trimmed = if table.trimmed == 0 { commit } else { table.trimmed };
-                table.next = table.next.max(commit + 1);
+                table.next = table.next.max(commit.saturating_add(1));
                 ControlFlow::Continue(())
             })
         })?;

@@ -61,6 +61,30 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+/// With no record behind them: sums that were made anew would be zero.
+#[test]
+fn what_was_kept_is_read_back_and_not_made_anew() {
+    for epochs in 1..=4 {
+        let disk = Disk::default();
+        let mut table = DigestTable::open(&disk, [(FIRST, 3)]).unwrap();
+        for number in 0..3 * FLUSH_EVERY as u64 {
+            let delta = Delta {
+                partition: PartitionId((number % 3) as u16),
+                copies: 3,
+                bucket: (number % 1_000) as u16,
+                epoch: Epoch(5 + number * epochs / (3 * FLUSH_EVERY as u64)),
+                sum: 1 << (number % 100),
+            };
+            let batch = table.stage(vec![delta]);
+            disk.apply(batch, Durability::Os).unwrap();
+            table.settle(true);
+        }
+        let again = DigestTable::open(&disk, [(FIRST, 3)]).unwrap();
+        assert!(all(&table, 10) == all(&again, 10), "{epochs} epochs");
+        assert!(all(&table, 10).iter().any(|(_, sums)| sums.as_ref().is_some_and(|sums| root(sums) != 0)));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
