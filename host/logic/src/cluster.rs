@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 mod change;
 mod history;
 mod parts;
+mod plain;
 mod plan;
 mod refusal;
 #[cfg(test)]
@@ -179,6 +180,7 @@ pub enum Entry {
         /// By the clock there, milliseconds since 1970.
         at_ms: u64,
         /// Not itself signed.
+        #[serde(deserialize_with = "plain::entry")]
         entry: Box<Entry>,
     },
 }
