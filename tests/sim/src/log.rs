@@ -33,7 +33,12 @@ pub fn open(node: NodeId, opening: u128) -> Entry {
 /// Formed clusters by their number of nodes: solving a ring takes longer than many a run.
 static FORMED: Mutex<[Option<State>; 8]> = Mutex::new([const { None }; 8]);
 
-fn form(nodes: u64) -> State {
+/// What the log says when a cluster of so many nodes is formed.
+///
+/// # Panics
+/// When there can be no such cluster.
+#[must_use]
+pub fn form(nodes: u64) -> State {
     let mut state = State::default();
     let mut apply = |entry: &Entry| state.apply(entry).map(drop).expect("a cluster can be formed");
     let resolver = "lww".to_string();

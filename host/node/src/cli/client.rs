@@ -210,12 +210,14 @@ impl Client {
             let detail = detail_of(&status);
             if is_elsewhere(&detail) {
                 tries.push((address.clone(), detail.message));
+            } else if is_another_port(&status) {
+                tries.push((address.clone(), ANOTHER_PORT.to_owned()));
             } else if !is_connection_lost(&status) {
                 return Err(Failure::Refused(Box::new(detail)));
             } else if retry == Retry::Write {
-                return Err(Failure::Lost { address: address.clone(), reason: status.message().to_owned() });
+                return Err(Failure::Lost { address: address.clone(), reason: innermost(&status) });
             } else {
-                tries.push((address.clone(), status.message().to_owned()));
+                tries.push((address.clone(), innermost(&status)));
             }
         }
         Err(Failure::Unreachable(tries))
@@ -227,6 +229,13 @@ fn is_connection_lost(status: &Status) -> bool {
     use std::error::Error as _;
     mks_proto::detail_of(status).is_none() && (status.code() == Code::Unavailable || status.source().is_some())
 }
+
+/// Somebody there speaks gRPC, and does not know what was asked: nothing happened.
+fn is_another_port(status: &Status) -> bool {
+    mks_proto::detail_of(status).is_none() && status.code() == Code::Unimplemented
+}
+
+const ANOTHER_PORT: &str = "it does not serve clients; it may be a node's port for other nodes, or an older node";
 
 /// A `Kv` client that takes answers of any size.
 pub(crate) fn kv_client(channel: Channel) -> KvClient<Channel> {

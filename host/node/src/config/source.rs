@@ -89,6 +89,16 @@ impl Config {
         }
         layers.finish()
     }
+
+    /// What a file with this `text` says, checked as [`Self::load`] does; errors call it `name`.
+    ///
+    /// # Errors
+    /// As of [`Self::load`].
+    pub fn of_text(name: &str, text: &str) -> Result<Self, ConfigError> {
+        let mut layers = Layers::default();
+        layers.add_file(name, text)?;
+        layers.finish()
+    }
 }
 
 /// `MKS_NODE__ID` sets `node.id`. Names without `__` are no settings: `MKS_ADDR`, or what Kubernetes injects.

@@ -83,6 +83,25 @@ impl TryFrom<u32> for Kind {
     }
 }
 
+/// Reads `body` as a call of this kind and forgets it: for those who try bytes that nobody would send.
+///
+/// # Errors
+/// [`ServeError::Malformed`].
+#[doc(hidden)]
+pub fn try_read(kind: Kind, body: &[u8]) -> Result<(), ServeError> {
+    fn read<T: DeserializeOwned>(body: &[u8]) -> Result<(), ServeError> {
+        Ok(decode::<T>("control message", body).map(drop)?)
+    }
+    match kind {
+        Kind::Append => read::<Sealed<AppendEntriesRequest<TypeConfig>>>(body),
+        Kind::Vote => read::<Sealed<VoteRequest<u64>>>(body),
+        Kind::Snapshot => read::<Sealed<InstallSnapshotRequest<TypeConfig>>>(body),
+        Kind::Propose => read::<Propose>(body),
+        Kind::Join => read::<Join>(body),
+        Kind::Status => Ok(()),
+    }
+}
+
 /// Why a call was not served. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServeError {

@@ -4,7 +4,7 @@
 
 mod answer;
 mod keys;
-mod params;
+pub mod params;
 
 use crate::handle::Handle;
 use crate::metrics::{Metrics, Surface};

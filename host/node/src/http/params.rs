@@ -8,12 +8,15 @@ use std::str::FromStr;
 
 /// What stands in a query string or form.
 #[derive(Debug, Default)]
-pub(super) struct Params(Vec<(String, Bytes)>);
+pub struct Params(Vec<(String, Bytes)>);
 
 impl Params {
     /// Reads `name=value&...`. A name that is not in `known`, or there twice, is an error: a mistyped `w` must not
     /// silently become the default.
-    pub(super) fn parse(text: &[u8], known: &[&str]) -> Result<Self, Fault> {
+    ///
+    /// # Errors
+    /// The first parameter that is unknown or there twice.
+    pub fn parse(text: &[u8], known: &[&str]) -> Result<Self, Fault> {
         let mut params: Vec<(String, Bytes)> = Vec::new();
         for pair in text.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
@@ -31,7 +34,8 @@ impl Params {
     }
 
     /// Takes the bytes of a parameter out.
-    pub(super) fn take(&mut self, name: &str) -> Option<Bytes> {
+    #[must_use]
+    pub fn take(&mut self, name: &str) -> Option<Bytes> {
         let position = self.0.iter().position(|(other, _)| other == name)?;
         Some(self.0.swap_remove(position).1)
     }
@@ -67,7 +71,10 @@ impl Params {
     }
 
     /// What a write may choose, beside the context that its headers may have.
-    pub(super) fn write_options(&mut self, context: Bytes) -> Result<WriteOptions, Fault> {
+    ///
+    /// # Errors
+    /// The first one that does not read.
+    pub fn write_options(&mut self, context: Bytes) -> Result<WriteOptions, Fault> {
         Ok(WriteOptions {
             w: self.number("w")?,
             durability: self.durability()?.into(),
@@ -79,13 +86,19 @@ impl Params {
     }
 
     /// What a read may choose.
-    pub(super) fn read_options(&mut self) -> Result<ReadOptions, Fault> {
+    ///
+    /// # Errors
+    /// The first one that does not read.
+    pub fn read_options(&mut self) -> Result<ReadOptions, Fault> {
         Ok(ReadOptions { r: self.number("r")?, deadline_ms: self.number("deadline_ms")? })
     }
 }
 
 /// Keyspace and key of a path `/v1/keyspaces/{keyspace}/keys/{key}`. The key may be any bytes, percent-encoded.
-pub(super) fn keyspace_and_key(path: &str) -> Result<(String, Bytes), Fault> {
+///
+/// # Errors
+/// Another path, or a name of a keyspace that is no text.
+pub fn keyspace_and_key(path: &str) -> Result<(String, Bytes), Fault> {
     let parts = path.strip_prefix("/v1/keyspaces/").and_then(|rest| rest.split_once("/keys/"));
     let (keyspace, key) = parts.ok_or_else(|| Fault::invalid("the path is not /v1/keyspaces/KEYSPACE/keys/KEY"))?;
     let keyspace = percent_decode(keyspace.as_bytes())

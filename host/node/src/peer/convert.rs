@@ -17,9 +17,11 @@ use mks_proto::v1::{self as wire, PeerKey, PeerMessage, found, written};
 /// Bytes that a peer should not have sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("a peer sent {0}")]
-pub(super) struct Malformed(&'static str);
+pub struct Malformed(&'static str);
 
-pub(super) fn to_wire(message: Message) -> PeerMessage {
+/// The wire form of a message.
+#[must_use]
+pub fn to_wire(message: Message) -> PeerMessage {
     let (tag, body) = match message {
         Message::Write { tag, key, version, past, fresh, durability } => {
             let (record, sync) = (Record::of(version).with_past(&past).encode(), durability == Durability::Sync);
@@ -59,7 +61,11 @@ pub(super) fn to_wire(message: Message) -> PeerMessage {
     PeerMessage { tag: tag.0, body: Some(body) }
 }
 
-pub(super) fn from_wire(message: PeerMessage) -> Result<Message, Malformed> {
+/// The message behind its wire form; values share its bytes. Whatever `logic` indexes with was checked.
+///
+/// # Errors
+/// When it makes no sense.
+pub fn from_wire(message: PeerMessage) -> Result<Message, Malformed> {
     let tag = Tag(message.tag);
     match message.body.ok_or(Malformed("a message of an unknown kind"))? {
         Body::Write(write) => {

@@ -3,7 +3,7 @@
 //! A frame is whatever lies in the outbox when the wire is free, never a wait. The pump gets whole frames; the codec
 //! between protobuf and `logic::message` is in `convert`.
 
-mod convert;
+pub mod convert;
 mod link;
 mod server;
 mod wire;

@@ -75,6 +75,9 @@ impl Wire for PeerWire {
 
 /// The innermost cause: "connection refused" says more than "transport error".
 fn reason(status: &tonic::Status) -> String {
+    if status.code() == Code::Unimplemented {
+        return "it is not a port for other nodes (listen.peer); perhaps it is one for clients".to_owned();
+    }
     let mut error: &dyn std::error::Error = status;
     while let Some(source) = error.source() {
         error = source;
