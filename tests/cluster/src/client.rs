@@ -128,12 +128,24 @@ impl Client {
     /// # Panics
     /// When there are siblings or the value is not text: callers expect neither.
     pub async fn get_with(&self, request: GetRequest) -> Result<Option<String>, Failure> {
+        Ok(self.get_stamped(request).await?.map(|(value, _)| value))
+    }
+
+    /// Gets value and stamp as the request says.
+    ///
+    /// # Errors
+    /// See [`Client::put`].
+    ///
+    /// # Panics
+    /// See [`Client::get_with`].
+    pub async fn get_stamped(&self, request: GetRequest) -> Result<Option<(String, u64)>, Failure> {
         match self.kv.clone().get(request).await {
             Ok(response) => {
                 let response = response.into_inner();
                 assert!(response.siblings.is_empty(), "unexpected siblings: {response:?}");
                 let version = response.version.expect("a found key has a version");
-                Ok(Some(String::from_utf8(version.value.to_vec()).expect("tests store text")))
+                let value = String::from_utf8(version.value.to_vec()).expect("tests store text");
+                Ok(Some((value, version.written)))
             }
             Err(status) if is_absence(&status) => Ok(None),
             Err(status) => Err(status.into()),

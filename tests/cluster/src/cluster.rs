@@ -1,5 +1,6 @@
 //! A handful of nodes with one key, on a loopback network of their own.
 
+use crate::hosts::Hosts;
 use crate::node::{Node, PATIENCE};
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
@@ -67,7 +68,9 @@ pub struct Cluster {
     // Fields drop in this order: processes end before their files go and before the next cluster's turn.
     nodes: Vec<Node>,
     directory: TempDir,
-    network: [u8; 2],
+    hosts: Option<Hosts>,
+    /// The first three bytes of all addresses.
+    network: [u8; 3],
     _turn: Turn,
 }
 
@@ -76,10 +79,30 @@ impl Cluster {
     #[must_use]
     pub fn empty() -> Self {
         let turn = Turn::wait();
+        Self::on(free_network(), None, turn)
+    }
+
+    /// A cluster of `count` nodes that serve, each on a host of its own: see [`Hosts`].
+    ///
+    /// # Errors
+    /// Why there are no such hosts here.
+    pub fn on_hosts(count: u8, setup: impl Fn(NodeSetup) -> NodeSetup) -> Result<Self, String> {
+        let turn = Turn::wait();
+        let hosts = Hosts::make(count)?;
+        let mut cluster = Self::on(hosts.network(), Some(hosts), turn);
+        for id in 1..=u64::from(count) {
+            let first = if id == 1 { NodeSetup::founder(count.into()) } else { NodeSetup::joiner(&[1]) };
+            cluster.add(id, &setup(first)).start();
+        }
+        cluster.wait_ready();
+        Ok(cluster)
+    }
+
+    fn on(network: [u8; 3], hosts: Option<Hosts>, turn: Turn) -> Self {
         let directory = TempDir::with_prefix("mks-test-").expect("there is a writable temporary directory");
-        let cluster = Self { nodes: Vec::new(), directory, network: free_network(), _turn: turn };
+        let cluster = Self { nodes: Vec::new(), directory, hosts, network, _turn: turn };
         let key: String =
-            (0..32_u8).map(|byte| format!("{:02x}", byte.wrapping_mul(37) ^ cluster.network[1])).collect();
+            (0..32_u8).map(|byte| format!("{:02x}", byte.wrapping_mul(37) ^ cluster.network[2])).collect();
         std::fs::write(cluster.key_path(), key).expect("the test's directory is writable");
         make_private(&cluster.key_path());
         cluster
@@ -122,12 +145,16 @@ impl Cluster {
         let listed = directory == format!("node-{id}");
         let host = u8::try_from(id).expect("tests have small node ids") + if listed { 0 } else { 100 };
         let mut node = Node::new(id, self.host(host), self.directory.path().join(directory));
+        if let Some(hosts) = &self.hosts {
+            node.set_namespace(hosts.namespace(host));
+        }
         node.configure(&self.config(&node, setup));
         node
     }
 
     fn host(&self, host: u8) -> Ipv4Addr {
-        Ipv4Addr::new(127, self.network[0], self.network[1], host)
+        let [a, b, c] = self.network;
+        Ipv4Addr::new(a, b, c, host)
     }
 
     /// Another setup for a node that exists; counts from its next start.
@@ -159,6 +186,15 @@ impl Cluster {
             setup.adapter,
             setup.more,
         )
+    }
+
+    /// The cables between its nodes.
+    ///
+    /// # Panics
+    /// When they share this machine's loopback.
+    #[must_use]
+    pub fn hosts(&self) -> &Hosts {
+        self.hosts.as_ref().expect("the cluster was made with `on_hosts`")
     }
 
     /// The file with the cluster's key.
@@ -234,14 +270,14 @@ fn make_private(path: &Path) {
     std::fs::set_permissions(path, private).expect("the file was just written");
 }
 
-/// Two middle bytes of a network in 127.0.0.0/8 that nobody uses: parallel tests and test runs must not meet.
-fn free_network() -> [u8; 2] {
+/// A network in 127.0.0.0/8 that nobody uses: parallel tests and test runs must not meet.
+fn free_network() -> [u8; 3] {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         assert!(number < 250, "no free loopback network is left");
-        let network = [1 + (std::process::id() % 250) as u8, 1 + number as u8];
-        let probe = (Ipv4Addr::new(127, network[0], network[1], 1), 7401);
+        let network = [127, 1 + (std::process::id() % 250) as u8, 1 + number as u8];
+        let probe = (Ipv4Addr::new(network[0], network[1], network[2], 1), 7401);
         if TcpListener::bind(probe).is_ok() {
             return network;
         }

@@ -43,6 +43,8 @@ pub struct Node {
     address: Ipv4Addr,
     directory: PathBuf,
     arguments: Vec<String>,
+    /// The network namespace that it runs in; `None`: this process's own.
+    namespace: Option<String>,
     child: Option<Child>,
 }
 
@@ -50,7 +52,7 @@ impl Node {
     /// A node that listens on `address` and keeps config, log and data in `directory`; nothing is started.
     pub(crate) fn new(id: u64, address: Ipv4Addr, directory: PathBuf) -> Self {
         std::fs::create_dir_all(&directory).expect("the test's directory is writable");
-        Self { id, address, directory, arguments: Vec::new(), child: None }
+        Self { id, address, directory, arguments: Vec::new(), namespace: None, child: None }
     }
 
     /// Its id.
@@ -118,12 +120,25 @@ impl Node {
         self.arguments = arguments.iter().map(ToString::to_string).collect();
     }
 
+    /// From its next start on it runs in this network namespace.
+    pub(crate) fn set_namespace(&mut self, name: String) {
+        self.namespace = Some(name);
+    }
+
     /// Starts the process and returns at once.
     pub fn start(&mut self) {
         assert!(!self.running(), "node {} runs already", self.id);
         let log = OpenOptions::new().create(true).append(true).open(self.log_path());
         let log: File = log.expect("the test's directory is writable");
-        let mut command = Command::new(mks_binary());
+        let mut command = match &self.namespace {
+            // `ip` becomes the command: signals reach the node itself.
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(mks_binary());
+                command
+            }
+            None => Command::new(mks_binary()),
+        };
         command.arg("start").arg("--config").arg(self.config_path()).args(&self.arguments);
         // Settings of the person who runs the tests must not leak in.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MKS_")) {

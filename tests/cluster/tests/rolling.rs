@@ -1,0 +1,48 @@
+//! An operator restarts every node, one after the other, while clients go on.
+
+use mks_tests_cluster::{Client, Cluster, Contest};
+use std::time::{Duration, Instant};
+
+const KEYS: u64 = 60;
+/// Requests that began later than this after a node went or came are served by the others.
+const NOTICED: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_under_load_fails_no_request_of_other_nodes_and_loses_nothing() {
+    let mut cluster = Cluster::of(3);
+    let clients: Vec<Client> = (1..=3).map(|id| cluster.node(id).client()).collect();
+    let contest = Contest::start(&clients, 2, KEYS);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    let mut away = Vec::new();
+    for id in 1..=3 {
+        let stopped = Instant::now();
+        assert!(cluster.node_mut(id).terminate().success(), "node {id} stops well");
+        cluster.node_mut(id).start();
+        cluster.node_mut(id).wait_ready();
+        away.push((id, stopped, Instant::now()));
+        // What an operator waits for: the node is back in the eyes of all others.
+        cluster
+            .eventually("the node is back", async |cluster| {
+                let other = 1 + id % 3;
+                let members = cluster.node(other).client().members().await;
+                members.is_ok_and(|members| members.iter().all(|m| m.node == other || (m.alive && m.linked)))
+            })
+            .await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let history = contest.stop().await;
+
+    let unexplained = history.failures.iter().filter(|(moment, client, _)| {
+        !away.iter().any(|(id, stopped, back)| {
+            // Whoever asks the node itself is turned away until it is back; everybody else only for a moment.
+            let own = *client as u64 + 1 == *id && (*stopped..*back + NOTICED).contains(moment);
+            own || (*stopped - NOTICED..*stopped + NOTICED).contains(moment)
+        })
+    });
+    let unexplained: Vec<_> = unexplained.collect();
+    assert!(unexplained.is_empty(), "{} requests failed: {unexplained:#?}", unexplained.len());
+    let acknowledged = history.acknowledged_between(begun, Instant::now());
+    assert!(acknowledged > 100, "only {acknowledged} writes were acknowledged: that proves nothing");
+    history.assert_settled(&cluster, &clients).await;
+}
