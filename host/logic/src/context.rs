@@ -223,7 +223,8 @@ pub(crate) fn get_varint(bytes: &mut Bytes) -> Result<u64, MalformedContext> {
         }
         value |= part << shift;
         if byte & 0x80 == 0 {
-            return Ok(value);
+            // A last byte of nothing makes a second form of a number that has one already.
+            return if byte == 0 && shift > 0 { Err(MalformedContext) } else { Ok(value) };
         }
     }
     Err(MalformedContext)

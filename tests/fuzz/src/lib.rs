@@ -45,10 +45,12 @@ macro_rules! targets {
 
 targets! {
     member,
+    context,
     record,
     stored,
     log,
     #[cfg(feature = "node")] seal,
+    #[cfg(feature = "node")] token,
     #[cfg(feature = "node")] frame,
     #[cfg(feature = "node")] node,
     #[cfg(feature = "node")] request,

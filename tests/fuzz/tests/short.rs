@@ -37,10 +37,12 @@ macro_rules! survive {
 
 survive! {
     no_datagram_of_a_member_confuses_the_membership: "member",
+    a_causal_context_has_one_form: "context",
     bytes_of_a_record_are_that_record_or_an_error: "record",
     hints_and_sums_on_disk_read_or_are_found_damaged: "stored",
     entries_and_states_of_the_epoch_log_apply_or_are_refused: "log",
     a_sealed_datagram_is_what_was_sealed_or_nothing: "seal",
+    a_context_token_is_what_was_given_or_nothing: "token",
     a_message_of_a_peer_reads_back_or_is_refused: "frame",
     no_frame_of_a_peer_stops_a_node: "node",
     a_request_of_a_client_is_within_limits_or_refused: "request",

@@ -1,8 +1,9 @@
 //! Frames between nodes: every message reads to what it would be written as, or is refused.
 
-use super::{request_of, version};
+use super::{past, request_of, version};
 use bytes::Bytes;
 use mks::peer::convert::{from_wire, to_wire};
+use mks_logic::context::Context;
 use mks_logic::digest::{Age, Range};
 use mks_logic::event::{Answer, OpError, Operation};
 use mks_logic::exchange::{List, Prints, Sketch, SyncAnswer, SyncAsk, SyncRefused};
@@ -42,10 +43,18 @@ pub(super) fn messages() -> Vec<Message> {
             tag,
             key: key("a"),
             version: version(2, 1, Some(b"value")),
+            past: past(),
             fresh: true,
             durability: Durability::Sync,
         },
-        Message::Write { tag, key: key("a"), version: version(2, 2, None), fresh: false, durability: Durability::Os },
+        Message::Write {
+            tag,
+            key: key("a"),
+            version: version(2, 2, None),
+            past: Context::default(),
+            fresh: false,
+            durability: Durability::Os,
+        },
         Message::Written { tag, outcome: WriteOutcome::Held },
         Message::Written { tag, outcome: WriteOutcome::StaleStamp { latest: Hlc(9) } },
         Message::Written { tag, outcome: WriteOutcome::StaleEpoch { current: Epoch(9) } },
@@ -55,7 +64,10 @@ pub(super) fn messages() -> Vec<Message> {
         Message::Found { tag, outcome: ReadOutcome::Digest(1) },
         Message::Forward { tag, request, remaining_ms: 77 },
         Message::Forwarded { tag, reply: Err(OpError::NoOwner) },
-        Message::Forwarded { tag, reply: Ok(Answer::Found { versions: vec![version(3, 4, Some(b"other"))] }) },
+        Message::Forwarded {
+            tag,
+            reply: Ok(Answer::Found { versions: vec![version(3, 4, Some(b"other"))], context: Some(past()) }),
+        },
     ];
     messages.extend(asks().map(|ask| Message::Sync { tag, ask }));
     messages.extend(answers().map(|answer| Message::Synced { tag, answer }));

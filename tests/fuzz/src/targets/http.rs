@@ -1,5 +1,6 @@
 //! What stands in the path and query of an HTTP request: a path and a query, apart by a newline.
 
+use bytes::Bytes;
 use mks::http::params::{Params, keyspace_and_key};
 
 const KNOWN: [&str; 9] = ["key", "value", "sort", "r", "w", "durability", "ttl_ms", "deadline_ms", "request_id"];
@@ -20,7 +21,7 @@ pub fn run(input: &[u8]) {
         Ok(mut params) => {
             let sizes = ["key", "value", "sort"].map(|name| params.take(name).map_or(0, |bytes| bytes.len()));
             assert!(sizes.iter().sum::<usize>() <= query.len(), "decoding never grows");
-            if let Ok(options) = params.write_options() {
+            if let Ok(options) = params.write_options(Bytes::new()) {
                 assert!(matches!(options.request_id.len(), 0 | 16), "{options:?}");
             }
             let _ = params.read_options();

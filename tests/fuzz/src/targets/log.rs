@@ -78,6 +78,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         ttl_ms: 0,
         resolver: "lww".into(),
         resolver_hash,
+        causal: false,
     };
     life.push(Entry::CreateKeyspace { keyspace: keyspace.clone() });
     life.push(Entry::AlterKeyspace { keyspace: Keyspace { ttl_ms: 9, ..keyspace } });

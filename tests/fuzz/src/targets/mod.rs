@@ -8,6 +8,7 @@ pub mod config;
 pub mod frame;
 #[cfg(feature = "node")]
 pub mod http;
+pub mod context;
 pub mod log;
 pub mod member;
 #[cfg(feature = "node")]
@@ -18,8 +19,11 @@ pub mod request;
 #[cfg(feature = "node")]
 pub mod seal;
 pub mod stored;
+#[cfg(feature = "node")]
+pub mod token;
 
 use bytes::Bytes;
+use mks_logic::context::Context;
 #[cfg(feature = "node")]
 use mks_logic::event::{Operation, Request};
 use mks_logic::id::{Dot, Epoch, Incarnation, NodeId};
@@ -51,6 +55,12 @@ fn story<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = (u8, P)>) -> Vec<u8> {
     out
 }
 
+/// Two actors, one of them with a gap.
+fn past() -> Context {
+    let dot = |node, counter| Dot { node: NodeId(node), incarnation: Incarnation(1), counter };
+    [dot(1, 1), dot(1, 2), dot(1, 7), dot(2, 300)].into_iter().collect()
+}
+
 /// A version that node `node` wrote.
 fn version(node: u64, counter: u64, value: Option<&'static [u8]>) -> Version {
     Version {
@@ -66,5 +76,13 @@ fn version(node: u64, counter: u64, value: Option<&'static [u8]>) -> Version {
 /// A request as a client's, with some of what it may choose.
 #[cfg(feature = "node")]
 fn request_of(operation: Operation) -> Request {
-    Request { operation, quorum: Some(2), durability: None, deadline_ms: Some(800), ttl_ms: None, request_id: Some(9) }
+    Request {
+        operation,
+        quorum: Some(2),
+        durability: None,
+        deadline_ms: Some(800),
+        ttl_ms: None,
+        request_id: Some(9),
+        context: None,
+    }
 }

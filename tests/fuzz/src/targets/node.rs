@@ -12,6 +12,7 @@ use mks_logic::id::NodeId;
 use mks_logic::limits::Limits;
 use mks_logic::member::GossipSettings;
 use mks_logic::message::{Message, Tag};
+use mks_logic::mint::Mints;
 use mks_logic::node::{Node, NodeOptions};
 use mks_logic::replica::{self, Ports};
 use mks_logic::sync;
@@ -37,6 +38,7 @@ struct Play {
     node: Node,
     disk: Disk,
     sums: Sums,
+    mints: Mints,
     mono_us: u64,
     /// Questions that the node asked: an answer names one of them, or nothing answers anything.
     asked: Vec<Tag>,
@@ -60,8 +62,15 @@ impl Play {
         let disk = Disk::default();
         let keyspaces = FORMED.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n));
         let sums = Sums::open(&disk, keyspaces).expect("an empty disk reads");
-        let mut play =
-            Self { node: Node::new(options), disk, sums, mono_us: 5_000_000, asked: Vec::new(), effects: Vec::new() };
+        let mut play = Self {
+            node: Node::new(options),
+            disk,
+            sums,
+            mints: Mints::default(),
+            mono_us: 5_000_000,
+            asked: Vec::new(),
+            effects: Vec::new(),
+        };
         play.step(Input::Cluster(Arc::clone(&FORMED)));
         for peer in [NodeId(2), NodeId(3)] {
             play.step(Input::Link { peer, up: true });
@@ -95,6 +104,7 @@ impl Play {
             store: &self.disk,
             outlines: &self.disk,
             digests: &self.sums,
+            mints: &self.mints,
             resolve: &Rules::Work,
             partition_bits: PARTITION_BITS,
         };

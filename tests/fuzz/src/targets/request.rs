@@ -1,9 +1,10 @@
 //! Requests of clients: what passes the checks is within the limits, and a request or reply that is handed on arrives as
 //! it was.
 
-use super::{request_of, version};
+use super::{past, request_of, version};
 use bytes::Bytes;
 use mks::grpc::convert::{Checker, decode_reply, decode_request, encode_reply, encode_request};
+use mks::token::Tokens;
 use mks_logic::cluster::State;
 use mks_logic::event::{Answer, OpError, Operation, Request};
 use mks_logic::id::Key;
@@ -15,6 +16,7 @@ use prost::Message;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+static TOKENS: LazyLock<Tokens> = LazyLock::new(|| Tokens::new(&[7; 32]));
 static FORMED: LazyLock<State> = LazyLock::new(|| form(3));
 /// Small ones, so that inputs reach them.
 static LIMITS: LazyLock<Limits> = LazyLock::new(|| Limits {
@@ -27,7 +29,8 @@ static LIMITS: LazyLock<Limits> = LazyLock::new(|| Limits {
 
 pub fn run(input: &[u8]) {
     let Some((&kind, body)) = input.split_first() else { return };
-    let checker = Checker::new(&LIMITS, &FORMED).within((kind & 0x80 != 0).then_some(Duration::from_millis(3)));
+    let checker =
+        Checker::new(&LIMITS, &FORMED, &TOKENS).within((kind & 0x80 != 0).then_some(Duration::from_millis(3)));
     let checked = match kind % 7 {
         0 => v1::PutRequest::decode(body).ok().map(|request| checker.put(request)),
         1 => v1::GetRequest::decode(body).ok().map(|request| checker.get(request)),
@@ -101,9 +104,11 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let session = v1::SessionOperation { id: 9, operation: Some(v1::session_operation::Operation::Put(put.clone())) };
     let forwarded = request_of(Operation::Put { key: super::frame::key("b"), value: "forwarded".into() });
     let replies = [
-        Ok(Answer::Written { written: Hlc(7), acks: 2 }),
-        Ok(Answer::Found { versions: vec![version(1, 2, Some(b"value"))] }),
-        Ok(Answer::Batch { replies: vec![Err(OpError::NoOwner), Ok(Answer::Written { written: Hlc(7), acks: 2 })] }),
+        Ok(Answer::Written { written: Hlc(7), acks: 2, context: None }),
+        Ok(Answer::Found { versions: vec![version(1, 2, Some(b"value"))], context: Some(past()) }),
+        Ok(Answer::Batch {
+            replies: vec![Err(OpError::NoOwner), Ok(Answer::Written { written: Hlc(7), acks: 2, context: None })],
+        }),
         Err(OpError::Timeout { write: true, acks: 1, needed: 2, owners: 3 }),
         Err(OpError::TooLarge { what: "the value", bytes: 9, max: 8 }),
     ];

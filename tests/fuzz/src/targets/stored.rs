@@ -1,6 +1,6 @@
 //! What else lies on a disk: hints, keys and the sums over the records. It reads, or is known as damaged.
 
-use super::version;
+use super::{past, version};
 use bytes::Bytes;
 use mks_logic::digest::{Age, Delta, DigestTable, Range};
 use mks_logic::event::{Hint, HintId};
@@ -115,7 +115,7 @@ fn written(commits: u64) -> Vec<Vec<u8>> {
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
     let key = Key { keyspace: KeyspaceId(1), partition_key: "a\0b".into(), sort_key: "sort".into() };
-    let hint = Hint { id: id(), key: key.clone(), version: version(1, 7, Some(b"value")) };
+    let hint = Hint { id: id(), key: key.clone(), version: version(3, 7, Some(b"value")), past: past() };
     let encoded = hint.encode();
     let head = 5 + 4 + 3 + 4 + 4;
     let bare = [&[0], &encoded[..head], &encoded[head + 8..]].concat();
