@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn replies_stand_in_the_order_of_the_items() {
         let mut batch = BatchOp::new(3);
-        let good = |n| Ok(Answer::Written { written: Hlc(n), acks: 2, context: None });
+        let good = |n| Ok(Answer::Written { written: Hlc(n), acks: 2, hints: 0, context: None });
         assert_eq!(batch.replied(2, good(2)), None);
         assert_eq!(batch.replied(0, Err(OpError::NoOwner)), None);
         assert_eq!(batch.replied(0, good(9)), None, "an item is answered once");

@@ -3,7 +3,7 @@
 use crate::cluster::State;
 use crate::context::Context;
 use crate::exchange::{Found, Work};
-use crate::id::{Epoch, Incarnation, Key, NodeId, PartitionId};
+use crate::id::{Dot, Epoch, Incarnation, Key, NodeId, PartitionId};
 use crate::message::{Message, ReadOutcome, Refused, Want, WriteOutcome};
 use crate::port::{Durability, Policy};
 use crate::record::Record;
@@ -127,10 +127,8 @@ pub struct HintId {
     pub epoch: Epoch,
     /// The version's clock.
     pub written: Hlc,
-    /// The opening of this node that made the version, and its number there: tells equal clocks apart.
-    pub incarnation: Incarnation,
-    /// See [`Self::incarnation`].
-    pub counter: u64,
+    /// The version's dot: tells equal clocks apart.
+    pub dot: Dot,
 }
 
 /// A write kept for an owner that did not take it.
@@ -144,6 +142,8 @@ pub struct Hint {
     pub version: Version,
     /// Dots that the version supersedes.
     pub past: Context,
+    /// It counts towards the quorum of a write: it is there until the owner holds the version.
+    pub counted: bool,
 }
 
 /// See [`Effect::Hint`].
@@ -160,8 +160,8 @@ pub struct HintJob {
 pub enum HintWork {
     /// Say how many there are: asked once, before anything else.
     Count,
-    /// Keep one. A power cut may take it.
-    Keep(Hint),
+    /// Keep one, as durable as that.
+    Keep(Hint, Durability),
     /// Read the next ones of an owner.
     Load {
         /// Whose.
@@ -214,6 +214,8 @@ pub struct HintCount {
     pub bytes: u64,
     /// No hint is older than this clock. It moves on when all that was owed is paid.
     pub oldest: Hlc,
+    /// Hints among them that counted towards the quorum of a write.
+    pub counted: u64,
 }
 
 /// See [`Effect::Scrub`].

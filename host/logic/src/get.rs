@@ -9,10 +9,11 @@ use crate::id::{Key, NodeId};
 use crate::message::{ReadOutcome, Refused, Want};
 use crate::port::{Policy, Resolve};
 use crate::put::reasons;
-use crate::quorum::{Tally, Verdict};
+use crate::quorum::{Spread, Tally, Verdict};
 use crate::record::Record;
 use crate::replica;
 use crate::request::{Answer, OpError, Reply};
+use crate::time::MonoUs;
 use crate::version::Version;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -89,6 +90,8 @@ pub struct ReadOp {
     needed: u8,
     owners: Vec<Owner>,
     refusals: BTreeSet<Refused>,
+    spread: Spread,
+    began_us: MonoUs,
 }
 
 /// What one owner lacks, found by a read.
@@ -127,7 +130,46 @@ impl ReadOp {
         };
         let owner = |(i, node)| Owner { node, heard: Heard::Nothing, asked: want(i), lost: false, mended: None };
         let owners = owners.into_iter().enumerate().map(owner).collect();
-        Self { key, policy, needed, owners, refusals: BTreeSet::new() }
+        let (refusals, spread) = (BTreeSet::new(), Spread::default());
+        Self { key, policy, needed, owners, refusals, spread, began_us: 0 }
+    }
+
+    /// The same, answered by owners that lie so far apart.
+    #[must_use]
+    pub fn spread(self, spread: Spread) -> Self {
+        let mut op = Self { spread, ..self };
+        if spread.zones_min > 1 {
+            // Those in zones of their own first; they are asked for their digests when the first owner has answered.
+            while let Some(i) = op.lacking() {
+                op.owners[i].asked = Some(Want::Digest);
+            }
+        }
+        op
+    }
+
+    /// The same, begun at that moment.
+    #[must_use]
+    pub fn began(self, began_us: MonoUs) -> Self {
+        Self { began_us, ..self }
+    }
+
+    /// When it began.
+    #[must_use]
+    pub fn began_us(&self) -> MonoUs {
+        self.began_us
+    }
+
+    /// The owner to ask next, if those who were asked and may answer are too few, or too close together.
+    fn lacking(&self) -> Option<usize> {
+        let in_play = |o: &Owner| o.asked.is_some() && !o.lost && !matches!(o.heard, Heard::Refused);
+        let seats = self.owners.iter().enumerate().fold(0, |seats, (i, o)| seats | u16::from(in_play(o)) << i);
+        if self.tally().suffices(seats, &self.spread) {
+            return None;
+        }
+        let zone = |i: usize| self.spread.zones[i];
+        let known = |i: usize| (0..self.owners.len()).any(|j| seats & 1 << j != 0 && zone(j) == zone(i));
+        let fresh = (0..self.owners.len()).filter(|i| self.owners[*i].asked.is_none());
+        fresh.min_by_key(|i| self.spread.zones_min > 1 && known(*i))
     }
 
     /// Who owes an answer, and to which question.
@@ -181,7 +223,7 @@ impl ReadOp {
 
     /// Owners whose record we hold, or whose digest equals a record that we hold, count.
     fn tally(&self) -> Tally {
-        let mut tally = Tally::new(self.owners.len(), self.needed);
+        let mut tally = Tally::new(self.owners.len(), self.needed).spread(self.spread);
         for (i, owner) in self.owners.iter().enumerate() {
             match &owner.heard {
                 Heard::Record(..) => tally.ack(i),
@@ -206,6 +248,7 @@ impl ReadOp {
                 acks: tally.acks(),
                 needed: tally.needed(),
                 owners: tally.owners(),
+                hints: 0,
                 refused: reasons(&self.refusals),
             })),
             Verdict::Pending => self.ask(false),
@@ -238,10 +281,14 @@ impl ReadOp {
                 .filter(|o| o.asked != Some(Want::Record))
                 .for_each(|o| put(o, Want::Record));
         }
-        let in_play = |o: &&Owner| o.asked.is_some() && !o.lost && !matches!(o.heard, Heard::Refused);
-        let in_play = self.owners.iter().filter(in_play).count();
-        let missing = if everybody { usize::MAX } else { usize::from(self.needed).saturating_sub(in_play) };
-        self.owners.iter_mut().filter(|o| o.asked.is_none()).take(missing).for_each(|o| put(o, Want::Digest));
+        if everybody {
+            self.owners.iter_mut().filter(|o| o.asked.is_none()).for_each(|o| put(o, Want::Digest));
+        }
+        while let Some(i) = self.lacking() {
+            let owner = &mut self.owners[i];
+            owner.asked = Some(Want::Digest);
+            asks.push((owner.node, Want::Digest));
+        }
         if asks.is_empty() { Next::Wait } else { Next::Ask(asks) }
     }
 
@@ -296,6 +343,7 @@ impl ReadOp {
             acks: self.owners.iter().filter(heard).count() as u8,
             needed: self.needed,
             owners: self.owners.len() as u8,
+            hints: 0,
         }
     }
 }
@@ -394,7 +442,7 @@ mod tests {
         assert_eq!(refuses(&mut op, N2), Next::Ask(vec![(N3, Want::Digest)]));
         let Next::Done(Err(error)) = refuses(&mut op, N3) else { panic!("one of three can't make two") };
         let expected =
-            OpError::QuorumLost { write: false, acks: 0, needed: 2, owners: 3, refused: "it is busy".into() };
+            OpError::QuorumLost { write: false, acks: 0, needed: 2, owners: 3, hints: 0, refused: "it is busy".into() };
         assert_eq!(error, expected);
     }
 

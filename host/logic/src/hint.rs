@@ -1,15 +1,16 @@
 //! How hints lie in the store: the one rule by which they are kept, read and removed.
 //!
 //! ```text
-//! key   = u64 owner | u16 partition | u64 epoch | u64 clock | u64 incarnation | u64 counter, all big-endian
-//! value = 1 | u32 keyspace | u32 length, partition key | u32 length, sort key | u64 hash of key and all this | record
+//! key   = u64 owner | u16 partition | u64 epoch | u64 clock | u64 node, u64 incarnation, u64 counter, all big-endian
+//! value = 1 or, where it counted towards a quorum, 2 | u32 keyspace | u32 length, partition key | u32 length, sort key | u64 hash of key and all this | record
 //! ```
 //!
-//! The record is [`crate::record`]'s stored form of the one version and what it supersedes, which checks itself. Hints ask for no fsync: one
-//! that a power cut takes leaves a difference that anti-entropy finds, and one that it brings back is held already.
+//! The record is [`crate::record`]'s stored form of the one version and what it supersedes, which checks itself. A hint
+//! that counted is as durable as the write was to be. The others ask for no fsync: one that a power cut takes leaves a
+//! difference that anti-entropy finds, and one that it brings back is held already.
 
 use crate::event::{Hint, HintCount, HintId, HintJob, HintOutcome, HintWork};
-use crate::id::{Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
+use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
 use crate::port::{Batch, Change, Durability, Store, StoreError, Table};
 use crate::record::Record;
 use crate::replica::refusal;
@@ -20,11 +21,13 @@ use bytes::{Buf, BufMut, Bytes};
 use core::ops::ControlFlow;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// The format that this code writes, and the only one there has been.
+/// The first byte of a hint that no client was told of.
 pub const FORMAT: u8 = 1;
+/// The first byte of a hint that counted towards the quorum of a write.
+pub const FORMAT_COUNTED: u8 = 2;
 
 /// Bytes of an engine key.
-const KEY_BYTES: usize = 42;
+const KEY_BYTES: usize = 50;
 
 /// Hints that one [`HintWork::Forget`] removes.
 const FORGET_MAX: usize = 4_096;
@@ -38,8 +41,9 @@ impl HintId {
         out.put_u16(self.partition.0);
         out.put_u64(self.epoch.0);
         out.put_u64(self.written.0);
-        out.put_u64(self.incarnation.0);
-        out.put_u64(self.counter);
+        out.put_u64(self.dot.node.0);
+        out.put_u64(self.dot.incarnation.0);
+        out.put_u64(self.dot.counter);
         out.into()
     }
 
@@ -54,8 +58,11 @@ impl HintId {
             partition: PartitionId(bytes.get_u16()),
             epoch: Epoch(bytes.get_u64()),
             written: Hlc(bytes.get_u64()),
-            incarnation: Incarnation(bytes.get_u64()),
-            counter: bytes.get_u64(),
+            dot: Dot {
+                node: NodeId(bytes.get_u64()),
+                incarnation: Incarnation(bytes.get_u64()),
+                counter: bytes.get_u64(),
+            },
         })
     }
 }
@@ -75,7 +82,7 @@ impl Hint {
         let Key { keyspace, partition_key, sort_key } = &self.key;
         let record = Record::of(self.version.clone()).with_past(&self.past).encode();
         let mut out = Vec::with_capacity(21 + partition_key.len() + sort_key.len() + record.len());
-        out.put_u8(FORMAT);
+        out.put_u8(if self.counted { FORMAT_COUNTED } else { FORMAT });
         out.put_u32(keyspace.0);
         for part in [partition_key, sort_key] {
             out.put_u32(part.len() as u32);
@@ -91,9 +98,11 @@ impl Hint {
     #[must_use]
     pub fn decode(id: HintId, bytes: &Bytes) -> Option<Self> {
         let mut rest = bytes.clone();
-        if rest.try_get_u8().ok()? != FORMAT {
-            return None;
-        }
+        let counted = match rest.try_get_u8().ok()? {
+            FORMAT => false,
+            FORMAT_COUNTED => true,
+            _ => return None,
+        };
         let keyspace = KeyspaceId(rest.try_get_u32().ok()?);
         let mut part = || {
             let size = rest.try_get_u32().ok()? as usize;
@@ -106,7 +115,7 @@ impl Hint {
         }
         let (mut versions, past) = Record::decode(&rest).ok()?.into_parts();
         let version = versions.pop().filter(|_| versions.is_empty())?;
-        Some(Self { id, key: Key { keyspace, partition_key, sort_key }, version, past })
+        Some(Self { id, key: Key { keyspace, partition_key, sort_key }, version, past, counted })
     }
 }
 
@@ -119,23 +128,24 @@ impl HintId {
 /// Does the jobs in order, neighbours that change something as one batch. One outcome per job.
 pub fn work(store: &dyn Store, jobs: &[HintJob]) -> Vec<HintOutcome> {
     let mut outcomes = Vec::with_capacity(jobs.len());
-    // Changes that wait for `flush`, and how many jobs they are of.
-    let (mut batch, mut waiting) = (Batch::new(), 0);
+    let mut waiting = Waiting::default();
     for HintJob { work, .. } in jobs {
         match work {
-            HintWork::Keep(hint) => {
-                batch.push(Change::Put { table: Table::Hints, key: hint.id.engine_key(), value: hint.encode() });
+            HintWork::Keep(hint, durability) => {
+                let (key, value) = (hint.id.engine_key(), hint.encode());
+                waiting.batch.push(Change::Put { table: Table::Hints, key, value });
+                waiting.sync |= *durability == Durability::Sync;
             }
-            HintWork::Drop(ids) => batch.extend(ids.iter().map(removal)),
+            HintWork::Drop(ids) => waiting.batch.extend(ids.iter().map(removal)),
             HintWork::Count | HintWork::Load { .. } | HintWork::Forget { .. } => {
-                flush(store, &mut batch, &mut waiting, &mut outcomes);
+                flush(store, &mut waiting, &mut outcomes);
                 outcomes.push(look(store, work).unwrap_or_else(|error| HintOutcome::Refused(refusal(&error))));
                 continue;
             }
         }
-        waiting += 1;
+        waiting.jobs += 1;
     }
-    flush(store, &mut batch, &mut waiting, &mut outcomes);
+    flush(store, &mut waiting, &mut outcomes);
     outcomes
 }
 
@@ -143,23 +153,31 @@ fn removal(id: &HintId) -> Change {
     Change::Delete { table: Table::Hints, key: id.engine_key() }
 }
 
-fn flush(store: &dyn Store, batch: &mut Batch, waiting: &mut usize, outcomes: &mut Vec<HintOutcome>) {
-    let waiting = core::mem::take(waiting);
-    if waiting == 0 {
+/// Changes that wait for [`flush`].
+#[derive(Default)]
+struct Waiting {
+    batch: Batch,
+    jobs: usize,
+    sync: bool,
+}
+
+fn flush(store: &dyn Store, waiting: &mut Waiting, outcomes: &mut Vec<HintOutcome>) {
+    let Waiting { batch, jobs, sync } = core::mem::take(waiting);
+    if jobs == 0 {
         return;
     }
-    let outcome = match store.apply(core::mem::take(batch), Durability::Os) {
+    let outcome = match store.apply(batch, if sync { Durability::Sync } else { Durability::Os }) {
         Ok(()) => HintOutcome::Done,
         Err(error) => HintOutcome::Refused(refusal(&error)),
     };
-    outcomes.extend(core::iter::repeat_n(outcome, waiting));
+    outcomes.extend(core::iter::repeat_n(outcome, jobs));
 }
 
 fn look(store: &dyn Store, work: &HintWork) -> Result<HintOutcome, StoreError> {
     match work {
         HintWork::Load { owner, after, count_max, bytes_max } => load(store, *owner, *after, *count_max, *bytes_max),
         HintWork::Forget { owner } => forget(store, *owner),
-        HintWork::Count | HintWork::Keep(_) | HintWork::Drop(_) => count(store),
+        HintWork::Count | HintWork::Keep(..) | HintWork::Drop(_) => count(store),
     }
 }
 
@@ -177,6 +195,7 @@ fn count(store: &dyn Store) -> Result<HintOutcome, StoreError> {
             of.count += 1;
             of.bytes += (key.len() + value.len()) as u64;
             of.oldest = of.oldest.min(id.written);
+            of.counted += u64::from(value.first() == Some(&FORMAT_COUNTED));
         }
         ControlFlow::Continue(())
     })?;
@@ -238,9 +257,13 @@ mod tests {
         let version = version(1, counter, Hlc(counter), Some(value));
         let Version { dot, written, epoch, .. } = version.clone();
         let (owner, partition) = (NodeId(owner), PartitionId(3));
-        let id = HintId { owner, partition, epoch, written, incarnation: dot.incarnation, counter };
         let past = (1..counter % 4).map(|i| Dot { node: NodeId(7), counter: 2 * i, ..dot }).collect();
-        Hint { id, key: key("k"), version, past }
+        let id = HintId { owner, partition, epoch, written, dot };
+        Hint { id, key: key("k"), version, past, counted: false }
+    }
+
+    fn keep(hint: Hint) -> HintWork {
+        HintWork::Keep(hint, Durability::Os)
     }
 
     fn done(disk: &Disk, work_: HintWork) -> HintOutcome {
@@ -256,8 +279,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_hint_reads_back(owner: u64, counter in 0u64..1 << 40, value: String) {
-            let hint = hint(owner, counter, &value);
+        fn a_hint_reads_back(owner: u64, counter in 0u64..1 << 40, value: String, counted: bool) {
+            let hint = Hint { counted, ..hint(owner, counter, &value) };
             prop_assert_eq!(HintId::from_engine_key(&hint.id.engine_key()), Some(hint.id));
             prop_assert_eq!(Hint::decode(hint.id, &hint.encode()), Some(hint));
         }
@@ -310,8 +333,8 @@ mod tests {
         let disk = Disk::default();
         let job = |work| HintJob { job: JobId(1), work };
         let jobs = [
-            job(HintWork::Keep(hint(3, 1, "a"))),
-            job(HintWork::Keep(hint(3, 2, "b"))),
+            job(keep(hint(3, 1, "a"))),
+            job(keep(hint(3, 2, "b"))),
             job(HintWork::Count),
             job(HintWork::Drop(vec![hint(3, 1, "a").id])),
         ];
@@ -323,11 +346,23 @@ mod tests {
     }
 
     #[test]
+    fn a_hint_that_counted_survives_a_power_cut_and_shows_in_the_count() {
+        let disk = Disk::default();
+        let counted = Hint { counted: true, ..hint(3, 1, "a") };
+        done(&disk, HintWork::Keep(counted.clone(), Durability::Sync));
+        done(&disk, keep(hint(3, 2, "b")));
+        disk.lose_power();
+        assert_eq!(loaded(&disk, None, 10, 1 << 20), [counted]);
+        let HintOutcome::Counted(counts) = done(&disk, HintWork::Count) else { panic!("a count is asked for") };
+        assert_eq!((counts[&NodeId(3)].count, counts[&NodeId(3)].counted), (1, 1));
+    }
+
+    #[test]
     fn hints_are_read_in_order_in_parts_and_per_owner() {
         let disk = Disk::default();
         for counter in [2, 1, 3] {
-            assert_eq!(done(&disk, HintWork::Keep(hint(3, counter, "value"))), HintOutcome::Done);
-            done(&disk, HintWork::Keep(hint(4, counter, "other")));
+            assert_eq!(done(&disk, keep(hint(3, counter, "value"))), HintOutcome::Done);
+            done(&disk, keep(hint(4, counter, "other")));
         }
         let all = loaded(&disk, None, 10, 1 << 20);
         assert_eq!(all, [1, 2, 3].map(|counter| hint(3, counter, "value")));
@@ -343,6 +378,6 @@ mod tests {
         let disk = Disk::default();
         disk.fail(Some(StoreError::Full("no room".into())));
         let full = HintOutcome::Refused(crate::message::Refused::DiskFull);
-        assert_eq!(done(&disk, HintWork::Keep(hint(3, 1, "a"))), full);
+        assert_eq!(done(&disk, keep(hint(3, 1, "a"))), full);
     }
 }

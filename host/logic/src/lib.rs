@@ -19,6 +19,7 @@ pub mod record;
 pub mod ring;
 pub mod cluster;
 pub mod quorum;
+pub mod latency;
 pub mod outline;
 pub mod mint;
 pub mod digest;

@@ -19,8 +19,14 @@ pub struct Limits {
     pub deadline_default_ms: u64,
     /// Longest deadline that a request may ask for, milliseconds.
     pub deadline_max_ms: u64,
-    /// A read that has no quorum after this asks all owners, milliseconds.
+    /// A read that has no quorum after the time in which 99 of 100 recent reads had theirs asks all owners. It never
+    /// waits longer than this, which is also what it waits before there are recent reads, milliseconds.
     pub hedge_after_ms: u64,
+    /// And never less than this, milliseconds.
+    pub hedge_after_min_ms: u64,
+    /// An owner that has not answered a sloppy write after this is taken for absent: another node is asked to stand in
+    /// for it, milliseconds.
+    pub stand_in_after_ms: u64,
     /// Request ids remembered by a coordinator, so that a retry is answered and not applied again.
     pub request_ids_max: usize,
     /// A stamp further ahead of our clock than this is refused, milliseconds.
@@ -89,6 +95,8 @@ impl Default for Limits {
             deadline_default_ms: 5_000,
             deadline_max_ms: 60_000,
             hedge_after_ms: 20,
+            hedge_after_min_ms: 1,
+            stand_in_after_ms: 100,
             request_ids_max: 65_536,
             clock_offset_max_ms: 500,
             disk_jobs_max: 65_536,

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::exchange::{SyncAnswer, SyncAsk};
-use crate::id::{Epoch, Key};
+use crate::id::{Epoch, Key, NodeId};
 use crate::port::Durability;
 use crate::record::Record;
 use crate::request::{Reply, Request};
@@ -31,11 +31,26 @@ pub enum Message {
         /// What the answer must promise.
         durability: Durability,
     },
+    /// Coordinator to a node that does not own the key: keep this write for an owner that is away, and hand it over.
+    Keep {
+        /// Comes back in [`Message::Written`].
+        tag: Tag,
+        /// Who shall have it in the end.
+        owner: NodeId,
+        /// Which record.
+        key: Key,
+        /// What to merge.
+        version: Version,
+        /// Dots that the version supersedes.
+        past: Context,
+        /// What the answer must promise.
+        durability: Durability,
+    },
     /// The answer.
     Written {
         /// From the question.
         tag: Tag,
-        /// What the owner did.
+        /// What the owner, or the node that stands in for it, did.
         outcome: WriteOutcome,
     },
     /// Coordinator to owner: what do you hold?
@@ -94,7 +109,8 @@ impl Message {
     pub const fn is_answer(&self) -> bool {
         match self {
             Self::Written { .. } | Self::Found { .. } | Self::Forwarded { .. } | Self::Synced { .. } => true,
-            Self::Write { .. } | Self::Read { .. } | Self::Forward { .. } | Self::Sync { .. } => false,
+            Self::Write { .. } | Self::Keep { .. } | Self::Read { .. } => false,
+            Self::Forward { .. } | Self::Sync { .. } => false,
         }
     }
 }
@@ -184,6 +200,9 @@ pub enum Refused {
     /// The disk has damaged what it held of the key. The other owners' record will take its place.
     #[error("its record of the key is damaged")]
     DamagedRecord,
+    /// It keeps as many writes for other nodes as it may.
+    #[error("it keeps as many writes for other nodes as it may")]
+    HintsFull,
 }
 
 impl Refused {
@@ -191,12 +210,8 @@ impl Refused {
     #[must_use]
     pub fn passes(self) -> bool {
         match self {
-            Self::UnknownKeyspace
-            | Self::StampFromFuture
-            | Self::Busy
-            | Self::DiskFull
-            | Self::Store
-            | Self::DamagedRecord => true,
+            Self::UnknownKeyspace | Self::StampFromFuture | Self::Busy => true,
+            Self::DiskFull | Self::Store | Self::DamagedRecord | Self::HintsFull => true,
             Self::NotOwner | Self::Damaged | Self::TooManySiblings | Self::ContextTooLarge => false,
         }
     }

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::id::{Epoch, Key, NodeId};
 use crate::message::{Refused, WriteOutcome};
 use crate::port::{Durability, Policy};
-use crate::quorum::{Tally, Verdict};
+use crate::quorum::{OWNERS_MAX, Spread, Tally, Verdict};
 use crate::replica::SIBLINGS_MAX;
 use crate::request::{Answer, OpError, Reply};
 use crate::time::Hlc;
@@ -12,6 +12,16 @@ use crate::version::Version;
 use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+
+/// A node outside the owner list that may keep a write for an owner (the Dynamo paper, 4.6).
+#[derive(Clone, Debug)]
+struct StandIn {
+    node: NodeId,
+    zone: u8,
+    /// The owner it was asked to stand in for, as a position; `None`: not asked.
+    seat: Option<usize>,
+    answer: Option<bool>,
+}
 
 /// A write under way.
 #[derive(Clone, Debug)]
@@ -35,6 +45,10 @@ pub struct WriteOp {
     refusals: BTreeSet<Refused>,
     /// Owners that refused for a reason that does not pass, one bit each.
     never: u16,
+    /// Of a sloppy quorum only, in the order in which they are asked.
+    stand_ins: Vec<StandIn>,
+    spread: Spread,
+    late: bool,
 }
 
 /// What an answer leads to.
@@ -67,8 +81,23 @@ impl WriteOp {
         durability: Durability,
         policy: Policy,
     ) -> Self {
-        let (tally, refusals) = (Tally::new(owners.len(), needed), BTreeSet::new());
-        Self { key, version, past, naming: false, owners, durability, policy, tally, refusals, never: 0 }
+        let (tally, spread) = (Tally::new(owners.len(), needed), Spread::default());
+        let (refusals, stand_ins) = (BTreeSet::new(), Vec::new());
+        Self {
+            key,
+            version,
+            past,
+            naming: false,
+            owners,
+            durability,
+            policy,
+            tally,
+            refusals,
+            never: 0,
+            stand_ins,
+            spread,
+            late: false,
+        }
     }
 
     /// True while the version has no name: our own disk has not taken it.
@@ -77,22 +106,91 @@ impl WriteOp {
         self.version.dot.counter == 0
     }
 
+    /// The same, held by nodes that lie so far apart.
+    #[must_use]
+    pub fn spread(self, spread: Spread) -> Self {
+        Self { tally: self.tally.spread(spread), spread, ..self }
+    }
+
+    /// The same as a sloppy write: these nodes, with their zones, may stand in for owners, the first before the others.
+    #[must_use]
+    pub fn sloppy(mut self, stand_ins: impl IntoIterator<Item = (NodeId, u8)>) -> Self {
+        let stand_in = |(node, zone)| StandIn { node, zone, seat: None, answer: None };
+        self.stand_ins = stand_ins.into_iter().filter(|(node, _)| !self.owners.contains(node)).map(stand_in).collect();
+        self.stand_ins.truncate(OWNERS_MAX);
+        self.tally.spare(self.stand_ins.len());
+        self
+    }
+
+    /// True when other nodes may stand in for owners.
+    #[must_use]
+    pub fn is_sloppy(&self) -> bool {
+        !self.stand_ins.is_empty()
+    }
+
+    /// From now on owners that have not answered are taken for absent.
+    pub fn is_late(&mut self) {
+        self.late = true;
+    }
+
+    /// Asks as many nodes to stand in for owners that are away, late or not willing as the quorum lacks, and no more:
+    /// pairs of such a node and the owner.
+    pub fn call_stand_ins(&mut self, is_there: impl Fn(NodeId) -> bool) -> Vec<(NodeId, NodeId)> {
+        let mut called = Vec::new();
+        let nobody = self.stand_ins.is_empty() || self.is_nameless();
+        if nobody || self.tally.verdict() != Verdict::Pending {
+            return called;
+        }
+        let (mut seats, mut spread) = (0u16, self.spread);
+        for (i, owner) in self.owners.iter().enumerate() {
+            let comes = !self.tally.answered(i) && !self.late && is_there(*owner);
+            seats |= u16::from(comes || self.tally.acked(i)) << i;
+        }
+        for StandIn { node, zone, seat, answer } in &self.stand_ins {
+            let Some(seat) = seat.filter(|seat| seats & 1 << seat == 0) else { continue };
+            if *answer == Some(true) || answer.is_none() && is_there(*node) {
+                seats |= 1 << seat;
+                spread.zones[seat] = *zone;
+            }
+        }
+        while !self.tally.suffices(seats, &spread) {
+            let seat = (0..self.owners.len()).find(|i| seats & 1 << i == 0);
+            let known = |zone: u8| (0..self.owners.len()).any(|i| seats & 1 << i != 0 && spread.zones[i] == zone);
+            let free = |s: &&mut StandIn| s.seat.is_none() && is_there(s.node);
+            // Where zones count, one that is not there yet comes first; `min_by_key` keeps the order otherwise.
+            let next = self.stand_ins.iter_mut().filter(free).min_by_key(|s| spread.zones_min > 1 && known(s.zone));
+            let (Some(seat), Some(next)) = (seat, next) else { break };
+            next.seat = Some(seat);
+            seats |= 1 << seat;
+            spread.zones[seat] = next.zone;
+            called.push((next.node, self.owners[seat]));
+        }
+        called
+    }
+
+    /// Nodes that were asked to stand in for an owner and have not answered, and that owner.
+    pub fn unanswered_stand_ins(&self) -> impl Iterator<Item = (NodeId, NodeId)> + '_ {
+        let open = |s: &StandIn| s.seat.filter(|_| s.answer.is_none()).map(|seat| (s.node, self.owners[seat]));
+        self.stand_ins.iter().filter_map(open)
+    }
+
     /// Owners that have not answered this attempt.
     pub fn unanswered(&self) -> impl Iterator<Item = NodeId> + '_ {
         let open = |(i, node): (usize, &NodeId)| (!self.tally.answered(i)).then_some(*node);
         self.owners.iter().enumerate().filter_map(open)
     }
 
-    /// Owners that are not known to hold this attempt's version and may take it yet.
+    /// Owners that are not known to hold this attempt's version, may take it yet, and whom nobody stands in for.
     pub fn owed(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let owed = |(i, node): (usize, &NodeId)| (!self.tally.acked(i) && self.never & 1 << i == 0).then_some(*node);
-        self.owners.iter().enumerate().filter_map(owed)
+        let settled = |i| self.tally.acked(i) || self.tally.kept(i) || self.never & 1 << i != 0;
+        self.owners.iter().enumerate().filter(move |(i, _)| !settled(*i)).map(|(_, node)| *node)
     }
 
-    /// Owners that certainly hold this attempt's version, or one that supersedes it.
+    /// Nodes that certainly hold this attempt's version, or one that supersedes it: owners, and those that stand in for
+    /// others.
     #[must_use]
-    pub fn acks(&self) -> u8 {
-        self.tally.acks()
+    pub fn holders(&self) -> u8 {
+        self.tally.acks() + self.tally.hints()
     }
 
     /// Takes in an owner's answer that came after the reply. True when the owner would take the version if it did not
@@ -101,9 +199,9 @@ impl WriteOp {
         matches!(self.answered(owner, outcome), Next::Restamp { .. } | Next::AwaitEpoch { .. })
     }
 
-    /// Takes in one owner's answer to this attempt.
-    pub fn answered(&mut self, owner: NodeId, outcome: &WriteOutcome) -> Next {
-        let Some(i) = self.owners.iter().position(|o| *o == owner) else { return Next::Wait };
+    /// Takes in the answer to this attempt of an owner, or of a node that stands in for one.
+    pub fn answered(&mut self, node: NodeId, outcome: &WriteOutcome) -> Next {
+        let Some(i) = self.owners.iter().position(|o| *o == node) else { return self.stood_in(node, outcome) };
         match outcome {
             WriteOutcome::Held => self.tally.ack(i),
             WriteOutcome::Minted { counter } => {
@@ -124,6 +222,30 @@ impl WriteOp {
                 self.refusals.insert(*refused);
             }
         }
+        self.next()
+    }
+
+    fn stood_in(&mut self, node: NodeId, outcome: &WriteOutcome) -> Next {
+        let asked = self.stand_ins.iter_mut().find(|s| s.node == node);
+        let Some((stand_in, seat)) = asked.and_then(|s| s.seat.map(|seat| (s, seat))) else { return Next::Wait };
+        match outcome {
+            WriteOutcome::Held => {
+                stand_in.answer = Some(true);
+                self.tally.keep(seat, stand_in.zone);
+            }
+            WriteOutcome::StaleEpoch { current } => return Next::AwaitEpoch { epoch: *current },
+            WriteOutcome::Refused(refused) => {
+                stand_in.answer.get_or_insert(false);
+                self.refusals.insert(*refused);
+                self.tally.spare(self.stand_ins.iter().filter(|s| s.answer.is_none()).count());
+            }
+            // It holds no record that a write could be later than.
+            WriteOutcome::StaleStamp { .. } | WriteOutcome::Minted { .. } => {}
+        }
+        self.next()
+    }
+
+    fn next(&self) -> Next {
         match self.tally.verdict() {
             Verdict::Pending => Next::Wait,
             Verdict::Won => Next::Done(Ok(self.answer())),
@@ -137,13 +259,16 @@ impl WriteOp {
             context.add(self.version.dot);
             context
         });
-        Answer::Written { written: self.version.written, acks: self.tally.acks(), context }
+        let (acks, hints) = (self.tally.acks(), self.tally.hints());
+        Answer::Written { written: self.version.written, acks, hints, context }
     }
 
     /// Starts over with another version: answers to the one before no longer count.
     pub fn again(&mut self, version: Version) {
         self.version = version;
-        self.tally = Tally::new(self.owners.len(), self.tally.needed());
+        self.tally = Tally::new(self.owners.len(), self.tally.needed()).spread(self.spread);
+        self.tally.spare(self.stand_ins.len());
+        self.stand_ins.iter_mut().for_each(|s| (s.seat, s.answer) = (None, None));
         self.refusals.clear();
         self.never = 0;
     }
@@ -156,6 +281,7 @@ impl WriteOp {
             acks: self.tally.acks(),
             needed: self.tally.needed(),
             owners: self.tally.owners(),
+            hints: self.tally.hints(),
         }
     }
 
@@ -181,6 +307,7 @@ impl WriteOp {
             acks: self.tally.acks(),
             needed: self.tally.needed(),
             owners: self.tally.owners(),
+            hints: self.tally.hints(),
             refused: reasons(&self.refusals),
         }
     }
@@ -228,7 +355,7 @@ mod tests {
         assert_eq!(op.answered(NodeId(1), &WriteOutcome::Held), Next::Wait);
         assert_eq!(op.answered(NodeId(9), &WriteOutcome::Held), Next::Wait);
         let done = op.answered(NodeId(3), &WriteOutcome::Held);
-        assert_eq!(done, Next::Done(Ok(Answer::Written { written: Hlc(9), acks: 2, context: None })));
+        assert_eq!(done, Next::Done(Ok(Answer::Written { written: Hlc(9), acks: 2, hints: 0, context: None })));
     }
 
     #[test]
@@ -251,5 +378,61 @@ mod tests {
         };
         let text = error.to_string();
         assert!(text.contains("only 1 of the 3") && text.contains("disk is full"), "{text}");
+    }
+    fn sloppy() -> WriteOp {
+        op(2).sloppy([(NodeId(4), 16), (NodeId(5), 17), (NodeId(1), 0)])
+    }
+
+    fn away(node: NodeId) -> bool {
+        ![2, 3].contains(&node.0)
+    }
+
+    #[test]
+    fn a_stand_in_is_called_only_for_what_the_quorum_lacks() {
+        let mut op = sloppy();
+        assert_eq!(op.call_stand_ins(|_| true), [], "all owners are there");
+        assert_eq!(op.call_stand_ins(away), [(NodeId(4), NodeId(2))]);
+        assert_eq!(op.call_stand_ins(away), [], "it is on its way");
+        assert_eq!(op.unanswered_stand_ins().collect::<Vec<_>>(), [(NodeId(4), NodeId(2))]);
+        assert_eq!(op.answered(NodeId(4), &WriteOutcome::Held), Next::Wait);
+        let done = op.answered(NodeId(1), &WriteOutcome::Held);
+        assert_eq!(done, Next::Done(Ok(Answer::Written { written: Hlc(9), acks: 1, hints: 1, context: None })));
+        assert_eq!(op.owed().collect::<Vec<_>>(), [NodeId(3)], "whoever is stood in for is owed nothing more");
+    }
+
+    #[test]
+    fn late_and_unwilling_owners_are_stood_in_for_until_nobody_is_left() {
+        let mut op = sloppy();
+        op.is_late();
+        op.answered(NodeId(1), &WriteOutcome::Held);
+        assert_eq!(op.call_stand_ins(|_| true), [(NodeId(4), NodeId(2))]);
+        let full = WriteOutcome::Refused(Refused::HintsFull);
+        assert_eq!(op.answered(NodeId(4), &full), Next::Wait);
+        assert_eq!(op.call_stand_ins(|_| true), [(NodeId(5), NodeId(2))]);
+        assert_eq!(op.answered(NodeId(5), &full), Next::Wait, "the owners may answer yet");
+        assert_eq!(op.call_stand_ins(|_| true), []);
+        op.answered(NodeId(2), &WriteOutcome::Refused(Refused::Busy));
+        let Next::Done(Err(error)) = op.answered(NodeId(3), &WriteOutcome::Refused(Refused::Busy)) else {
+            panic!("nobody is left");
+        };
+        assert!(error.to_string().contains("keeps as many writes"), "{error}");
+    }
+
+    #[test]
+    fn the_owner_itself_takes_its_stand_ins_place_and_does_not_count_beside_it() {
+        let mut op = sloppy();
+        op.call_stand_ins(away);
+        assert_eq!(op.answered(NodeId(4), &WriteOutcome::Held), Next::Wait);
+        assert_eq!(op.answered(NodeId(2), &WriteOutcome::Held), Next::Wait, "one seat");
+        assert_eq!(op.holders(), 1);
+    }
+
+    #[test]
+    fn a_node_that_was_not_asked_stands_in_for_nobody() {
+        let mut op = sloppy();
+        for node in [4, 5, 9] {
+            assert_eq!(op.answered(NodeId(node), &WriteOutcome::Held), Next::Wait);
+        }
+        assert_eq!(op.holders(), 0);
     }
 }

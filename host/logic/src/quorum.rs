@@ -1,4 +1,4 @@
-//! The tally of a quorum, and the one place that compares a count with W or R.
+//! The tally of a quorum, and the one place that compares a count with W or R, and zones with how many are wanted.
 
 /// Owners of one key, at most: the ring is never wider.
 pub const OWNERS_MAX: usize = 16;
@@ -8,19 +8,47 @@ pub const OWNERS_MAX: usize = 16;
 pub enum Verdict {
     /// Neither yet.
     Pending,
-    /// Enough distinct owners did it.
+    /// Enough distinct nodes did it.
     Won,
     /// So many refused that enough never will.
     Lost,
 }
 
+/// How far apart those must be who did it. Zones are small numbers, the same for nodes of the same zone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Spread {
+    /// Distinct zones; zero and one ask for nothing.
+    pub zones_min: u8,
+    /// The zone of each owner, below [`Self::ZONES_MAX`].
+    pub zones: [u8; OWNERS_MAX],
+}
+
+impl Spread {
+    /// Zones that are told apart.
+    pub const ZONES_MAX: u8 = 32;
+
+    /// Distinct zones of these owners.
+    #[must_use]
+    pub fn zones_of(&self, owners: impl Iterator<Item = usize>) -> u8 {
+        owners.fold(0u32, |seen, owner| seen | 1 << self.zones[owner]).count_ones() as u8
+    }
+}
+
 /// Who of a key's owners did it, and who refused. Owners are positions in the owner list.
+///
+/// In a sloppy quorum another node may stand in for an owner. Owner and stand-in are one seat, and a seat counts once:
+/// when the hint is delivered the owner holds the write in the stand-in's place, and no fewer nodes than before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tally {
     owners: u8,
     needed: u8,
     acked: u16,
     refused: u16,
+    /// Owners that another node stands in for.
+    kept: u16,
+    /// Stand-ins that may still take an owner's place.
+    spare: u8,
+    spread: Spread,
 }
 
 impl Tally {
@@ -28,7 +56,19 @@ impl Tally {
     #[must_use]
     pub fn new(owners: usize, needed: u8) -> Self {
         assert!(owners <= OWNERS_MAX, "a ring is never wider than {OWNERS_MAX}");
-        Self { owners: owners as u8, needed, acked: 0, refused: 0 }
+        let spread = Spread::default();
+        Self { owners: owners as u8, needed, acked: 0, refused: 0, kept: 0, spare: 0, spread }
+    }
+
+    /// The same, and so far apart.
+    #[must_use]
+    pub fn spread(self, spread: Spread) -> Self {
+        Self { spread, ..self }
+    }
+
+    /// So many other nodes may still stand in for owners.
+    pub fn spare(&mut self, nodes: usize) {
+        self.spare = nodes.min(OWNERS_MAX) as u8;
     }
 
     /// This owner did it. Saying so twice counts once; an ack after a refusal counts.
@@ -36,6 +76,15 @@ impl Tally {
         debug_assert!(owner < usize::from(self.owners));
         self.acked |= 1 << owner;
         self.refused &= !(1 << owner);
+    }
+
+    /// Another node, of that zone, did it in this owner's place.
+    pub fn keep(&mut self, owner: usize, zone: u8) {
+        debug_assert!(owner < usize::from(self.owners) && zone < Spread::ZONES_MAX);
+        self.kept |= 1 << owner;
+        if !self.acked(owner) {
+            self.spread.zones[owner] = zone;
+        }
     }
 
     /// This owner refused. An ack of the same owner stands.
@@ -56,13 +105,25 @@ impl Tally {
         self.acked & (1 << owner) != 0
     }
 
+    /// True when another node certainly did it in this owner's place.
+    #[must_use]
+    pub fn kept(&self, owner: usize) -> bool {
+        self.kept & (1 << owner) != 0
+    }
+
     /// Owners that certainly did it.
     #[must_use]
     pub fn acks(&self) -> u8 {
         self.acked.count_ones() as u8
     }
 
-    /// Owners that must do it.
+    /// Owners that have not done it, and that another node certainly stands in for.
+    #[must_use]
+    pub fn hints(&self) -> u8 {
+        (self.kept & !self.acked).count_ones() as u8
+    }
+
+    /// Nodes that must do it.
     #[must_use]
     pub fn needed(&self) -> u8 {
         self.needed
@@ -74,16 +135,30 @@ impl Tally {
         self.owners
     }
 
+    /// Whether these seats, given that they are taken or will be, are enough.
+    #[must_use]
+    pub fn suffices(&self, seats: u16, spread: &Spread) -> bool {
+        let positions = (0..usize::from(self.owners)).filter(|i| seats & 1 << i != 0);
+        let zones = if spread.zones_min > 1 { spread.zones_of(positions) } else { spread.zones_min };
+        seats.count_ones() as u8 >= self.needed && zones >= spread.zones_min
+    }
+
     /// What it amounts to.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        let refused = self.refused.count_ones() as u8;
-        if self.acks() >= self.needed {
+        let taken = self.acked | self.kept;
+        let hopeless = self.refused & !taken;
+        let open = u16::MAX.checked_shr(16 - u32::from(self.owners)).unwrap_or(0) & !hopeless;
+        // Zones of stand-ins that are not known yet may be any.
+        let spread = if self.spare > 0 { Spread::default() } else { self.spread };
+        let spare = (hopeless.count_ones() as u8).min(self.spare);
+        let reachable = Self { needed: self.needed.saturating_sub(spare), ..*self };
+        if self.suffices(taken, &self.spread) {
             Verdict::Won
-        } else if self.owners - refused < self.needed {
-            Verdict::Lost
-        } else {
+        } else if reachable.suffices(open, &spread) {
             Verdict::Pending
+        } else {
+            Verdict::Lost
         }
     }
 }
@@ -124,6 +199,43 @@ mod tests {
             prop_assert_eq!(tally.verdict(), verdict);
             prop_assert_eq!(usize::from(tally.acks()), acks);
         }
+    }
+
+    #[test]
+    fn an_owner_and_its_stand_in_count_once() {
+        let mut tally = Tally::new(3, 2);
+        tally.spare(2);
+        tally.keep(1, 16);
+        tally.ack(1);
+        assert_eq!((tally.verdict(), tally.acks(), tally.hints()), (Verdict::Pending, 1, 0));
+        tally.keep(2, 17);
+        assert_eq!((tally.verdict(), tally.acks(), tally.hints()), (Verdict::Won, 1, 1));
+    }
+
+    #[test]
+    fn a_quorum_is_lost_only_when_stand_ins_are_used_up() {
+        let mut tally = Tally::new(3, 2);
+        tally.spare(1);
+        tally.refuse(0);
+        tally.refuse(1);
+        assert_eq!(tally.verdict(), Verdict::Pending);
+        tally.spare(0);
+        assert_eq!(tally.verdict(), Verdict::Lost);
+    }
+
+    #[test]
+    fn those_who_did_it_must_be_as_far_apart_as_was_asked() {
+        let mut zones = [0; OWNERS_MAX];
+        zones[2] = 2;
+        let mut tally = Tally::new(3, 2).spread(Spread { zones_min: 2, zones });
+        tally.ack(0);
+        tally.ack(1);
+        assert_eq!(tally.verdict(), Verdict::Pending, "both lie in one zone");
+        let mut lost = tally;
+        lost.refuse(2);
+        assert_eq!(lost.verdict(), Verdict::Lost, "no other zone is left");
+        tally.ack(2);
+        assert_eq!(tally.verdict(), Verdict::Won);
     }
 
     #[test]

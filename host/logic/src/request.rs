@@ -27,6 +27,11 @@ pub struct Request {
     /// For a put or a delete in a causal keyspace: what its writer has seen, and supersedes. Items of a batch have their
     /// own. `None`: nothing.
     pub context: Option<Context>,
+    /// For writes: other nodes may stand in for owners that are away, and count towards W (a sloppy quorum). Until they
+    /// have handed the write over, a quorum read may miss it.
+    pub sloppy: bool,
+    /// Distinct zones that those who answer must lie in; a node without a zone is one by itself. `None`: any.
+    pub node_confirms: Option<u8>,
 }
 
 /// The operations.
@@ -59,7 +64,7 @@ pub type Reply = Result<Answer, OpError>;
 /// A good answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// The write is on `acks` owners at least.
+    /// The write is on `acks` owners at least, and `hints` other nodes keep it for owners that do not have it.
     Written {
         /// Its stamp.
         written: Hlc,
@@ -67,6 +72,8 @@ pub enum Answer {
         acks: u8,
         /// In causal keyspaces what its writer knows now: what it had seen, and this write.
         context: Option<Context>,
+        /// Other nodes that certainly keep it for an owner: zero, unless the request was sloppy.
+        hints: u8,
     },
     /// What R owners agree on. No version: the key is absent. Several: siblings that no resolver settled.
     Found {
@@ -105,17 +112,19 @@ pub enum OpError {
     Busy { operations: u64 },
     /// Not enough owners answered in time.
     #[error(
-        "{acks} of the {needed} owners needed (of {owners}) answered in time; {}",
+        "{acks} of the {needed} owners needed (of {owners}) answered in time{}; {}",
+        stand_ins(*.hints),
         if *.write { "a write may be on more of them, sending it again with the same request id to this node is safe" }
         else { "nothing was changed" }
     )]
-    Timeout { write: bool, acks: u8, needed: u8, owners: u8 },
+    Timeout { write: bool, acks: u8, needed: u8, owners: u8, hints: u8 },
     /// So many owners refused that the quorum cannot be reached.
     #[error(
-        "only {acks} of the {needed} owners needed (of {owners}) did it, the others refused ({refused}); {}",
+        "only {acks} of the {needed} owners needed (of {owners}) did it{}, the others refused ({refused}); {}",
+        stand_ins(*.hints),
         if *.write { "the write is on those" } else { "nothing was changed" }
     )]
-    QuorumLost { write: bool, acks: u8, needed: u8, owners: u8, refused: String },
+    QuorumLost { write: bool, acks: u8, needed: u8, owners: u8, hints: u8, refused: String },
     /// A write that says nothing of what it has seen, where it must.
     #[error(
         "a delete in this keyspace removes what its writer has seen and nothing else: read the key, and send the \
@@ -147,4 +156,13 @@ pub enum OpError {
         "this node's clock is {offset_ms} ms off the other nodes' clocks; nothing was written, ask another node and mend the clock"
     )]
     ClockOff { offset_ms: i64 },
+}
+
+/// What an error says of nodes that stand in for owners.
+fn stand_ins(hints: u8) -> String {
+    match hints {
+        0 => String::new(),
+        1 => ", and 1 other node keeps it for an owner".into(),
+        hints => alloc::format!(", and {hints} other nodes keep it for owners"),
+    }
 }

@@ -132,7 +132,7 @@ mod tests {
         let mut memory = Memory::new(10);
         assert_eq!(memory.begin(KEY, 1), Seen::New);
         assert_eq!(memory.begin(KEY, 1), Seen::UnderWay);
-        let reply = Ok(Answer::Written { written: Hlc(1), acks: 2, context: None });
+        let reply = Ok(Answer::Written { written: Hlc(1), acks: 2, hints: 0, context: None });
         memory.end(KEY, name(1), &reply);
         assert_eq!(memory.begin(KEY, 1), Seen::Done(reply));
         assert_eq!(memory.begin(KEY, 2), Seen::Different);
@@ -142,7 +142,7 @@ mod tests {
     fn an_unknown_outcome_is_tried_again_under_the_same_name() {
         let mut memory = Memory::new(10);
         memory.begin(KEY, 1);
-        memory.end(KEY, name(5), &Err(OpError::Timeout { write: true, acks: 1, needed: 2, owners: 3 }));
+        memory.end(KEY, name(5), &Err(OpError::Timeout { write: true, acks: 1, needed: 2, owners: 3, hints: 0 }));
         assert_eq!(memory.begin(KEY, 1), Seen::Again(name(5)));
         assert_eq!(memory.begin(KEY, 1), Seen::UnderWay);
     }

@@ -313,6 +313,8 @@ pub(crate) fn request(operation: Operation) -> Request {
         ttl_ms: None,
         request_id: None,
         context: None,
+        sloppy: false,
+        node_confirms: None,
     }
 }
 

@@ -9,7 +9,7 @@ mod scrub;
 use crate::metrics::Metrics;
 use crate::pump::Event;
 use mks_logic::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums};
-use mks_logic::event::{HintJob, HintWork, JobId, ReadJob, ScrubJob, WriteJob};
+use mks_logic::event::{HintJob, HintOutcome, HintWork, JobId, ReadJob, ScrubJob, WriteJob};
 use mks_logic::exchange;
 use mks_logic::hint;
 use mks_logic::id::{Epoch, KeyspaceId, PartitionId};
@@ -37,7 +37,7 @@ impl Work {
     fn value_bytes(&self) -> usize {
         let version = match self {
             Self::Write(job) => &job.version,
-            Self::Hint(HintJob { work: HintWork::Keep(hint), .. }) => &hint.version,
+            Self::Hint(HintJob { work: HintWork::Keep(hint, _), .. }) => &hint.version,
             Self::Hint(_) | Self::Scrub(_) => return 0,
         };
         version.value.as_ref().map_or(0, bytes::Bytes::len)
@@ -212,7 +212,7 @@ fn write_jobs(parts: &DiskParts, queue: &Receiver<Work>) {
             let full = writes.len() + hints.len() + scrubs.len() >= GROUP_JOBS_MAX || bytes >= GROUP_BYTES_MAX;
             next = if full { None } else { queue.try_recv().ok() };
         }
-        // Somebody waits for the writes, nobody for the rest.
+        // Somebody waits for the writes; for hints only where a sloppy write counts on them; for the rest nobody.
         let scrub = |parts: &DiskParts| scrubs.into_iter().all(|job| scrub::job(parts, job));
         if !(commit(parts, &writes) && settle_hints(parts, &hints) && scrub(parts)) {
             return;
@@ -250,14 +250,22 @@ fn commit(parts: &DiskParts, group: &[WriteJob]) -> bool {
     true
 }
 
-/// The same for work on the hints. What the store can't do is the logic's business; a dead store shows at a write.
+/// The same for work on the hints. What the store can't do is the logic's business, unless it can't go on.
 fn settle_hints(parts: &DiskParts, jobs: &[HintJob]) -> bool {
     if jobs.is_empty() {
         return true;
     }
     let outcomes = hint::work(&*parts.store, jobs);
+    let failed = outcomes.contains(&HintOutcome::Refused(Refused::Store));
+    let broken = failed.then(|| fatal(&*parts.store)).flatten();
     let done = jobs.iter().map(|job| job.job).zip(outcomes).collect();
-    parts.events.blocking_send(Event::Hinted(done)).is_ok()
+    if parts.events.blocking_send(Event::Hinted(done)).is_err() {
+        return false;
+    }
+    broken.is_none_or(|reason| {
+        drop(parts.events.blocking_send(Event::StoreBroken(reason)));
+        false
+    })
 }
 
 /// The reason, if the store has given up for good.

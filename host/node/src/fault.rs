@@ -136,12 +136,14 @@ pub struct Fault {
     pub owners: u8,
     /// The context token of an absent key; empty otherwise.
     pub context: Bytes,
+    /// Other nodes that certainly keep it for an owner.
+    pub hints: u8,
 }
 
 impl Fault {
     /// A fault that left nothing behind.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), acks: 0, needed: 0, owners: 0, context: Bytes::new() }
+        Self { reason, message: message.into(), acks: 0, needed: 0, owners: 0, hints: 0, context: Bytes::new() }
     }
 
     /// The request makes no sense.
@@ -175,6 +177,9 @@ impl From<&OpError> for Fault {
             OpError::NotNamed { .. } => Reason::OwnerRefused,
         };
         let mut fault = Self::new(reason, error.to_string());
+        if let OpError::Timeout { hints, .. } | OpError::QuorumLost { hints, .. } = error {
+            fault.hints = *hints;
+        }
         if let OpError::Timeout { acks, needed, owners, .. }
         | OpError::QuorumLost { acks, needed, owners, .. }
         | OpError::TooManySiblings { acks, needed, owners, .. } = error
@@ -201,6 +206,7 @@ impl From<Fault> for ErrorDetail {
             needed: fault.needed.into(),
             owners: fault.owners.into(),
             context: fault.context,
+            hints: fault.hints.into(),
         }
     }
 }
@@ -218,11 +224,11 @@ mod tests {
     #[test]
     fn a_lost_quorum_says_who_holds_the_version() {
         let refused = "2 disks are full".to_owned();
-        let error = OpError::QuorumLost { write: true, acks: 1, needed: 2, owners: 3, refused };
+        let error = OpError::QuorumLost { write: true, acks: 1, needed: 2, owners: 3, hints: 1, refused };
         let status = Status::from(Fault::from(&error));
         assert_eq!(status.code(), Code::Unavailable);
         let detail = mks_proto::detail_of(&status).unwrap();
-        assert_eq!((detail.acks, detail.needed, detail.owners), (1, 2, 3));
+        assert_eq!((detail.acks, detail.needed, detail.owners, detail.hints), (1, 2, 3, 1));
         assert_eq!(detail.reason, "QUORUM_LOST");
         assert_eq!(detail.message, error.to_string());
     }

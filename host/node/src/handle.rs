@@ -89,6 +89,8 @@ pub struct PeerView {
     pub clock_offset_ms: i64,
     /// Writes that this node keeps for it.
     pub owed: HintCount,
+    /// Partitions of both that need a comparison, because writes are missing that no hint stands for.
+    pub needs_sync: u32,
 }
 
 /// What the pump publishes about itself.

@@ -360,9 +360,11 @@ impl Pump {
         }
         let node = &self.parts.node;
         let owed: BTreeMap<NodeId, HintCount> = node.hints().collect();
+        let needs_sync = node.needs_comparison();
         let peer = |(node, alive, linked, clock_offset_ms)| {
             let owed = owed.get(&node).copied().unwrap_or_default();
-            PeerView { node, alive, linked, clock_offset_ms, owed }
+            let needs_sync = needs_sync.get(&node).copied().unwrap_or_default();
+            PeerView { node, alive, linked, clock_offset_ms, owed, needs_sync }
         };
         self.parts.view.store(Arc::new(PumpView {
             incarnation: node.incarnation(),

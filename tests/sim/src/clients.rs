@@ -40,6 +40,8 @@ pub struct Asked {
 #[derive(Debug)]
 pub struct Clients {
     dice: Dice,
+    /// Says which writes are sloppy.
+    sloppy: Dice,
     /// What each client shall ask once more, because the outcome was unknown.
     again: Vec<Option<Asked>>,
     /// What each client knows of each key; the last one is the run itself.
@@ -57,7 +59,8 @@ impl Clients {
     pub fn new(plan: &Plan) -> Self {
         let dice = Dice::new(plan.seed, part::CLIENTS);
         let (again, known) = (vec![None; plan.clients], vec![BTreeMap::new(); plan.clients + 1]);
-        Self { dice, again, known, open: BTreeMap::new(), tickets: 0, serial: 0, asked: 0 }
+        let sloppy = Dice::new(plan.seed, part::SLOPPY + 1);
+        Self { dice, sloppy, again, known, open: BTreeMap::new(), tickets: 0, serial: 0, asked: 0 }
     }
 
     /// How long a client waits before it asks again, microseconds.
@@ -98,6 +101,8 @@ impl Clients {
             ttl_ms: None,
             request_id: writes.then(|| u128::from(self.dice.draw())),
             context: context.map(|context| carried(context, &site.plan)),
+            sloppy: writes && self.sloppy.chance(site.plan.sloppy_percent),
+            node_confirms: None,
         };
         let ticket = self.ask(Some(client), node, (request.clone(), saw), site);
         Some((node, ticket, request))
@@ -228,6 +233,8 @@ fn heard(history: &mut History, at: usize, reply: &Reply, now_us: u64, counts: b
             event.act = Act::Read(if versions.is_empty() { vec![None] } else { seen.collect() });
             event.ended = Some(now_us);
         }
+        // Until its hints are delivered a quorum read may miss it, and its stamp may be below or above others'.
+        Ok(Answer::Written { hints: 1.., .. }) => {}
         Ok(_) if counts => event.ended = Some(now_us),
         Ok(_) | Err(_) => {}
     }

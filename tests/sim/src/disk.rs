@@ -1,6 +1,7 @@
 //! A disk in memory: what was not synced is gone after a power cut, and it fails when it is told to.
 
 use bytes::Bytes;
+use mks_logic::event::HintId;
 use mks_logic::outline::{Outline, OutlineTable, Outlines};
 use mks_logic::port::{Batch, Change, Durability, Read, Store, StoreError, StoreStats, Table, Visit};
 use mks_logic::record::Record;
@@ -180,6 +181,17 @@ impl Disk {
         let platter = self.platter();
         let synced = platter.unsynced[Table::Records as usize].get(key).cloned();
         decoded(synced.unwrap_or_else(|| platter.rows[Table::Records as usize].get(key).cloned()))
+    }
+
+    /// The hints that it keeps, or that a power cut would leave.
+    #[must_use]
+    pub fn hints(&self, synced: bool) -> Vec<HintId> {
+        let platter = self.platter();
+        let (rows, unsynced) = (&platter.rows[Table::Hints as usize], &platter.unsynced[Table::Hints as usize]);
+        let lasts = |key: &&Bytes| !synced || !matches!(unsynced.get(*key), Some(None));
+        // Removed, but not for good.
+        let back = unsynced.iter().filter(|(_, before)| synced && before.is_some()).map(|(key, _)| key);
+        rows.keys().filter(lasts).chain(back).filter_map(|key| HintId::from_engine_key(key)).collect()
     }
 
     /// The digest that the process remembers of a record.

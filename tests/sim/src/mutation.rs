@@ -56,4 +56,14 @@ mutations! {
     OldName, "old-name";
     /// The scrub looks away.
     NoScrub, "no-scrub";
+    /// Hints count towards W although nobody asked for it.
+    HintsCount, "hints-count";
+    /// A hint that counts is kept without being synced, and a power cut takes it.
+    HintNotSynced, "hint-not-synced";
+    /// A node says that it keeps a hint, and does not.
+    HintNotKept, "hint-not-kept";
+    /// A node that starts again does not look for the hints that it kept.
+    HintsForgotten, "hints-forgotten";
+    /// A hint is removed although its owner did not take it.
+    HintDroppedEarly, "hint-dropped-early";
 }

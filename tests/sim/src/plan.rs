@@ -20,6 +20,7 @@ pub(crate) mod part {
     pub(crate) const NODES: u64 = 3;
     pub(crate) const CLIENTS: u64 = 4;
     pub(crate) const CAUSAL: u64 = 5;
+    pub(crate) const SLOPPY: u64 = 6;
     /// And one part per class of faults from here on.
     pub(crate) const FAULTS: u64 = 100;
 }
@@ -48,6 +49,8 @@ pub struct Plan {
     pub durability: Durability,
     /// Writes that ask for less, percent.
     pub weak_percent: u64,
+    /// Writes that are sloppy, percent.
+    pub sloppy_percent: u64,
     /// What may go wrong, and the mean time between two faults of one class, microseconds.
     pub faults: FaultSet,
     /// See [`Plan::faults`].
@@ -92,6 +95,12 @@ fn quorums(dice: &mut Dice, nodes: u64) -> (u8, u8, u8) {
 fn workload(seed: u64, dice: &mut Dice) -> Kind {
     let (plain, mut causal) = (dice.pick(Kind::PLAIN), Dice::new(seed, part::CAUSAL));
     if causal.chance(35) { causal.pick(Kind::CAUSAL) } else { plain }
+}
+
+/// From dice of its own, so that seeds of before say what they said. Without other nodes nobody can stand in.
+fn sloppy(seed: u64, nodes: u64) -> u64 {
+    let share = Dice::new(seed, part::SLOPPY).pick(&[0, 0, 0, 10, 30, 60]);
+    if nodes > 3 { share } else { 0 }
 }
 
 fn limits(dice: &mut Dice) -> Limits {
@@ -148,6 +157,7 @@ impl Plan {
             quorums: quorums(&mut dice, nodes),
             durability: if dice.chance(80) { Durability::Sync } else { Durability::Os },
             weak_percent: dice.pick(&[0, 0, 0, 20]),
+            sloppy_percent: sloppy(seed, nodes),
             faults,
             every_us: dice.between(load_us / 30, load_us / 2),
             lasting_us: dice.between(20 * MS, load_us / 3),
@@ -177,6 +187,7 @@ impl Plan {
             quorums: (3, 2, 2),
             durability: Durability::Sync,
             weak_percent: 0,
+            sloppy_percent: 0,
             faults,
             every_us: 2_000 * MS,
             lasting_us: 1_000 * MS,

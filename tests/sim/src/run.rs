@@ -117,6 +117,7 @@ fn liveness(world: &mut World) {
     let gossip = &world.site.plan.gossip;
     let settle_ms = DEADLINE_MS + gossip.announce_period_ms + if jumped { JUMP_MS } else { world.site.plan.skew_ms };
     world.advance((settle_ms + 500) * MS);
+    world.settled();
     world.site.phase = Phase::Liveness;
     let (nodes, keys) = (world.site.plan.nodes, world.site.keys.clone());
     for (i, key) in keys.iter().enumerate() {
@@ -150,6 +151,8 @@ fn request(operation: Operation) -> Request {
         ttl_ms: None,
         request_id: None,
         context: None,
+        sloppy: false,
+        node_confirms: None,
     }
 }
 

@@ -55,7 +55,7 @@ impl Trace {
 
 /// What is the same on every line is left out.
 fn short(line: &str) -> String {
-    const NOISE: [(&str, &str); 9] = [
+    const NOISE: [(&str, &str); 11] = [
         ("Key { keyspace: k2, partition_key: b", ""),
         (", sort_key: b\"\" }", ""),
         (", sort_key: b\"sorted\" }", "/sorted"),
@@ -64,6 +64,8 @@ fn short(line: &str) -> String {
         (", deadline_ms: None", ""),
         (", ttl_ms: None", ""),
         (", request_id: None", ""),
+        (", sloppy: false", ""),
+        (", node_confirms: None", ""),
         (", expires_ms: 0", ""),
     ];
     NOISE.iter().fold(line.to_owned(), |line, (long, short)| line.replace(long, short))

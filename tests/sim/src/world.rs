@@ -17,17 +17,20 @@ use crate::trace::{Keep, Trace};
 use crate::trouble::End;
 use bytes::Bytes;
 use mks_logic::cluster::Entry;
-use mks_logic::event::{Effect, Input, Looked, ReadJob, ScrubJob, ScrubOutcome, ScrubWork, Ticket, WriteJob};
+use mks_logic::event::{
+    Effect, HintJob, HintOutcome, HintWork, Input, Looked, ReadJob, ScrubJob, ScrubOutcome, ScrubWork, Ticket, WriteJob,
+};
 use mks_logic::hint;
 use mks_logic::id::{Incarnation, Key, NodeId};
 use mks_logic::message::{Message, ReadOutcome, Refused, WriteOutcome};
+use mks_logic::port::Durability;
 use mks_logic::replica;
-use mks_logic::request::{Reply, Request};
+use mks_logic::request::{Operation, Reply, Request};
 use mks_logic::scrub;
 use mks_logic::sync;
 use mks_logic::time::Hlc;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 /// How often a frame is sent when there is nothing to say, microseconds.
@@ -235,6 +238,13 @@ impl World {
         self.advance_while(end, |world| world.clients.waits(ticket));
     }
 
+    /// Everybody has had time to hand over what they keep for others; nothing new was asked.
+    pub fn settled(&mut self) {
+        if self.violation.is_none() {
+            self.check(|invariant, site| invariant.settled(site));
+        }
+    }
+
     /// The last look.
     pub fn end(&mut self) {
         self.site.waiting = self.clients.waiting();
@@ -380,13 +390,7 @@ impl World {
                     self.local(id, delay, Local::Read(Box::new(job)));
                 }
             }
-            Effect::Hint(job) => {
-                let outcomes = hint::work(&self.machine(id).disk, std::slice::from_ref(&job));
-                let delay = self.dice.between(20, MS) * self.machine(id).slow;
-                for outcome in outcomes {
-                    self.local(id, delay, Local::Input(Box::new(Input::Hinted { job: job.job, outcome })));
-                }
-            }
+            Effect::Hint(job) => self.hint(id, job),
             Effect::Compare { job, work } => {
                 let bytes_max = self.site.plan.limits.sync_message_bytes_max;
                 let found = sync::found(self.machine(id).ports(), &work, bytes_max);
@@ -402,6 +406,37 @@ impl World {
                 }
             }
         }
+    }
+
+    fn hint(&mut self, id: NodeId, mut job: HintJob) {
+        let mutation = self.site.plan.mutation;
+        let fake = match (&mut job.work, mutation) {
+            (HintWork::Keep(_, durability), Some(Mutation::HintNotSynced)) => {
+                *durability = Durability::Os;
+                None
+            }
+            (HintWork::Keep(..), Some(Mutation::HintNotKept)) => Some(HintOutcome::Done),
+            (HintWork::Count, Some(Mutation::HintsForgotten)) => Some(HintOutcome::Counted(BTreeMap::new())),
+            _ => None,
+        };
+        let machine = self.machine(id);
+        let outcome = fake.unwrap_or_else(|| hint::work(&machine.disk, std::slice::from_ref(&job)).remove(0));
+        if let (HintOutcome::Loaded { hints, .. }, Some(Mutation::HintDroppedEarly)) = (&outcome, mutation) {
+            let work = HintWork::Drop(hints.iter().map(|hint| hint.id).collect());
+            hint::work(&machine.disk, &[HintJob { job: job.job, work }]);
+        }
+        let (stopped, slow) = (machine.disk.is_stopped(), machine.slow);
+        let delay = self.dice.between(20, MS) * slow;
+        self.local(id, delay, Local::Input(Box::new(Input::Hinted { job: job.job, outcome })));
+        if stopped {
+            self.die_soon(id, delay);
+        }
+    }
+
+    /// The pump ends the process once it hears of it; the answers before that may still get out.
+    fn die_soon(&mut self, id: NodeId, delay: u64) {
+        let after = self.dice.between(delay, delay + 5 * MS);
+        self.local(id, after, Local::Die);
     }
 
     fn read(&mut self, id: NodeId, job: &ReadJob, delay: u64) {
@@ -457,16 +492,16 @@ impl World {
             }
         }
         if stopped {
-            // The pump ends the process once it hears of it; the answers before that may still get out.
-            let after = self.dice.between(delay, delay + 5 * MS);
-            self.local(id, after, Local::Die);
+            self.die_soon(id, delay);
         }
         self.commit_soon(id);
     }
 
     fn client(&mut self, client: usize) {
         match self.clients.next(client, &mut self.site) {
-            Some((node, ticket, request)) => {
+            Some((node, ticket, mut request)) => {
+                let writes = !matches!(request.operation, Operation::Get { .. });
+                request.sloppy |= writes && self.site.plan.mutation == Some(Mutation::HintsCount);
                 let until = self.machine(node).paused_until.saturating_sub(self.site.now_us);
                 let input = Input::Client { ticket, request };
                 if until > 0 {

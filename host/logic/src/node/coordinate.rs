@@ -96,6 +96,11 @@ impl Node {
             return Err(OpError::Invalid("the key is empty".into()));
         }
         let n = self.keyspace(key.keyspace)?.n;
+        if let Some(confirms) = request.node_confirms.filter(|confirms| *confirms == 0 || *confirms > n) {
+            return Err(OpError::Invalid(format!(
+                "node_confirms of {confirms} is impossible: this keyspace keeps {n} copies, so ask for 1 to {n}"
+            )));
+        }
         match request.quorum {
             Some(quorum) if quorum == 0 || quorum > n => Err(OpError::Invalid(format!(
                 "a quorum of {quorum} is impossible: this keyspace keeps {n} copies, so ask for 1 to {n}"
@@ -123,13 +128,20 @@ impl Node {
         let keyspace = self.keyspace(key.keyspace)?;
         let needed = request.quorum.unwrap_or(if reads { keyspace.r } else { keyspace.w });
         let owners = self.state.owners(key.place(self.state.partition_bits).partition, keyspace.n);
-        if owners.contains(&self.me) {
+        let handed_on = matches!(waiter, Waiter::Peer { .. });
+        // Where no owner is in reach, others may take a sloppy write; this node coordinates it. Not in a causal keyspace,
+        // where an owner names each write.
+        let without = request.sloppy && !reads && !handed_on && !keyspace.policy().causal;
+        let without = without && !owners.iter().any(|owner| self.is_there(*owner));
+        if owners.contains(&self.me) || without {
             let owners = owners.to_vec();
             match request.operation {
-                Operation::Get { key } => self.start_read(step, waiter, deadline, key, &owners, needed),
+                Operation::Get { key } => {
+                    self.start_read(step, waiter, deadline, key, &owners, (needed, request.node_confirms))
+                }
                 _ => self.start_write(step, waiter, deadline, request, owners, needed),
             }
-        } else if matches!(waiter, Waiter::Peer { .. }) {
+        } else if handed_on {
             // Handed on once already: the two nodes disagree about the ring, and a third hop would not mend that.
             Err(OpError::NoOwner)
         } else {
@@ -165,7 +177,7 @@ impl Node {
         deadline: MonoUs,
         key: Key,
         owners: &[NodeId],
-        needed: u8,
+        (needed, zones_min): (u8, Option<u8>),
     ) -> Result<(), OpError> {
         let policy = self.keyspace(key.keyspace)?.policy();
         let me = self.me;
@@ -174,16 +186,28 @@ impl Node {
         let turn = self.serial as usize % others.len().max(1);
         others.rotate_left(turn);
         others.sort_by_key(|o| (!self.is_linked(*o), !self.is_alive(*o)));
-        let op = ReadOp::new(key, core::iter::once(me).chain(others), needed, policy);
+        others.insert(0, me);
+        let (spread, _) = self.spread(&others, &[], zones_min)?;
+        let op = ReadOp::new(key, others, needed, policy).spread(spread).began(step.now.mono_us);
         let tag = self.tag();
         let asks: Vec<_> = op.unanswered().collect();
         let key = op.key.clone();
         self.insert(tag, Op { waiter, deadline, bytes: 0, kind: Kind::Read(op) });
-        self.hedges.push_back((step.now.mono_us + self.limits.hedge_after_ms * 1_000, tag));
+        self.hedges.insert((step.now.mono_us + self.hedge_after_us(), tag));
         for (owner, want) in asks {
             self.read_from(step, tag, owner, key.clone(), want);
         }
         Ok(())
+    }
+
+    /// How long a read waits before it asks everybody, microseconds: what 99 of 100 recent ones took, within bounds.
+    ///
+    /// Reads that asked everybody count as long as they took, so an owner that never answers in time moves the figure
+    /// up to its bound, and no further.
+    #[must_use]
+    pub fn hedge_after_us(&self) -> u64 {
+        let (least, most) = (self.limits.hedge_after_min_ms * 1_000, self.limits.hedge_after_ms * 1_000);
+        self.latencies.p99_us().map_or(most, |p99| p99.max(least).min(most))
     }
 
     fn read_from(&mut self, step: &mut Step<'_>, tag: Tag, owner: NodeId, key: Key, want: Want) {
@@ -244,11 +268,23 @@ impl Node {
         }
         let value_bytes = version.value.as_ref().map_or(0, Bytes::len);
         let bytes = key.partition_key.len() + key.sort_key.len() + value_bytes + past.bytes();
-        let op = WriteOp::new(key, (version, past), owners, needed, durability, policy);
+        let stand_ins = if request.sloppy { self.stand_ins(&owners) } else { Vec::new() };
+        let (spread, zones) = self.spread(&owners, &stand_ins, request.node_confirms)?;
+        let op = WriteOp::new(key, (version, past), owners, needed, durability, policy).spread(spread);
+        let op = op.sloppy(stand_ins.into_iter().zip(zones));
         let tag = self.tag();
         self.insert(tag, Op { waiter, deadline, bytes, kind: Kind::Write { op, request: remembered } });
-        self.send_write(step, tag, None);
+        self.begin_write(step, tag);
         Ok(())
+    }
+
+    /// Sends a write out, or out again under a new tag.
+    fn begin_write(&mut self, step: &mut Step<'_>, tag: Tag) {
+        if matches!(&self.ops[&tag].kind, Kind::Write { op, .. } if op.is_sloppy()) {
+            self.hedges.insert((step.now.mono_us + self.limits.stand_in_after_ms * 1_000, tag));
+        }
+        self.send_write(step, tag, None);
+        self.call_stand_ins(step, tag);
     }
 
     /// A new version of this moment. In a causal keyspace its dot has no counter yet: our own disk will say.
@@ -333,7 +369,7 @@ impl Node {
             self.send_write(step, tag, None);
         }
         match next {
-            put::Next::Wait => {}
+            put::Next::Wait => self.call_stand_ins(step, tag),
             put::Next::Restamp { above } => self.restamp(step, tag, above),
             put::Next::AwaitEpoch { epoch } if epoch > self.state.epoch => {
                 self.awaiting_epoch.insert(tag);
@@ -366,7 +402,7 @@ impl Node {
         self.figures.restamps += 1;
         let tag = self.tag();
         self.insert(tag, taken);
-        self.send_write(step, tag, None);
+        self.begin_write(step, tag);
     }
 
     /// An owner answered a read.
@@ -383,7 +419,12 @@ impl Node {
     fn read_on(&mut self, step: &mut Step<'_>, tag: Tag, next: get::Next) {
         match next {
             get::Next::Wait => {}
-            get::Next::Done(reply) => self.finish(step, tag, reply),
+            get::Next::Done(reply) => {
+                if let (true, Some(Op { kind: Kind::Read(op), .. })) = (reply.is_ok(), self.ops.get(&tag)) {
+                    self.latencies.note(step.now.mono_us.saturating_sub(op.began_us()));
+                }
+                self.finish(step, tag, reply);
+            }
             get::Next::Ask(asks) => {
                 let Some(Op { kind: Kind::Read(op), .. }) = self.ops.get(&tag) else { return };
                 let key = op.key.clone();
@@ -444,7 +485,10 @@ impl Node {
         let tags: Vec<Tag> = self.ops.keys().copied().collect();
         for tag in tags {
             match self.ops.get(&tag).map(|op| &op.kind) {
-                Some(Kind::Write { .. }) => self.send_write(step, tag, Some(peer)),
+                Some(Kind::Write { .. }) => {
+                    self.send_write(step, tag, Some(peer));
+                    self.ask_stand_ins_again(step, tag, peer);
+                }
                 Some(Kind::Read(op)) => {
                     let ask = op.unanswered().find(|(owner, _)| *owner == peer).map(|(_, want)| (op.key.clone(), want));
                     if let Some((key, want)) = ask {
@@ -456,8 +500,8 @@ impl Node {
         }
     }
 
-    /// The link broke: answers under way are lost. Reads look elsewhere; a forwarded write may or may not have
-    /// happened.
+    /// The link broke: answers under way are lost. Reads and sloppy writes look elsewhere; a forwarded write may or may
+    /// not have happened.
     pub(super) fn link_lost(&mut self, step: &mut Step<'_>, peer: NodeId) {
         let tags: Vec<Tag> = self.ops.keys().copied().collect();
         for tag in tags {
@@ -466,6 +510,7 @@ impl Node {
                     let next = op.lost(peer);
                     self.read_on(step, tag, next);
                 }
+                Some(Kind::Write { .. }) => self.call_stand_ins(step, tag),
                 Some(Kind::Forward { to, .. }) if *to == peer => self.forward_lost(step, tag),
                 _ => {}
             }
@@ -499,7 +544,7 @@ impl Node {
         };
         let (n, r, w) = self.keyspace(key.keyspace).map_or((0, 0, 0), |k| (k.n, k.r, k.w));
         let needed = request.quorum.unwrap_or(if write { w } else { r });
-        OpError::Timeout { write, acks: 0, needed, owners: n }
+        OpError::Timeout { write, acks: 0, needed, owners: n, hints: 0 }
     }
 
     pub(super) fn timed_out(&mut self, step: &mut Step<'_>, at: MonoUs, tag: Tag) {
@@ -522,15 +567,22 @@ impl Node {
         self.finish(step, tag, Err(error));
     }
 
-    /// Reads whose answers are late ask everybody.
+    /// Reads whose answers are late ask everybody; sloppy writes take whoever is late for absent.
     pub(super) fn hedge(&mut self, step: &mut Step<'_>) {
-        while let Some((_, tag)) = self.hedges.front().copied().filter(|(at, _)| *at <= step.now.mono_us) {
-            self.hedges.pop_front();
+        while let Some((at, tag)) = self.hedges.first().copied().filter(|(at, _)| *at <= step.now.mono_us) {
+            self.hedges.remove(&(at, tag));
             let waited_for = self.ops.get_mut(&tag).filter(|op| op.waiter != Waiter::Nobody);
-            if let Some(Op { kind: Kind::Read(op), .. }) = waited_for {
-                let next = op.hedge();
-                self.figures.hedges += 1;
-                self.read_on(step, tag, next);
+            match waited_for.map(|op| &mut op.kind) {
+                Some(Kind::Read(op)) => {
+                    let next = op.hedge();
+                    self.figures.hedges += 1;
+                    self.read_on(step, tag, next);
+                }
+                Some(Kind::Write { op, .. }) => {
+                    op.is_late();
+                    self.call_stand_ins(step, tag);
+                }
+                _ => {}
             }
         }
     }

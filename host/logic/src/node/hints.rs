@@ -3,13 +3,13 @@
 //!
 //! The hints lie in the store ([`crate::hint`]); here are only counts, and the window of those that are on their way.
 //! A hint is paid when the owner holds it durably. One that can't be kept, or that can't be paid, is dropped: the place
-//! is remembered as needing sync, and anti-entropy mends it.
+//! is remembered as needing sync, and anti-entropy mends it. A hint that counted towards a quorum is a promise: it is
+//! refused where there is no room, and otherwise stays until an owner of the key holds it.
 
 use super::linger::After;
-use super::{Kind, Node, Op, Step};
-use crate::context::Context;
+use super::{Cause, Kind, Node, Op, Step};
 use crate::event::{Effect, Hint, HintCount, HintId, HintJob, HintOutcome, HintWork, JobId};
-use crate::id::{Epoch, Key, NodeId, PartitionId};
+use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, Refused, Tag, WriteOutcome};
 use crate::port::Durability;
 use crate::time::{Hlc, MonoUs};
@@ -72,6 +72,25 @@ enum Phase {
     Forgetting,
 }
 
+/// What is remembered of a hint while the store or the owner has it in hand.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    id: HintId,
+    bytes: u64,
+    counted: bool,
+}
+
+/// Who waits for a hint to be kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum KeepFor {
+    /// Nobody: what can't be kept is dropped.
+    Nobody,
+    /// A write of this node, which stands in for the owner.
+    Own(Tag),
+    /// A write of that node, for which this node stands in for the owner.
+    Peer { node: NodeId, tag: Tag },
+}
+
 /// One owner's hints.
 #[derive(Debug, Default)]
 struct Debt {
@@ -81,9 +100,9 @@ struct Debt {
     at: MonoUs,
     /// Where the pass through the hints is.
     after: Option<HintId>,
-    sent: BTreeMap<Tag, (HintId, u64)>,
+    sent: BTreeMap<Tag, Kept>,
     /// Answered, to be removed from the store.
-    settled: Vec<(HintId, u64)>,
+    settled: Vec<Kept>,
     /// Something of this window was refused or lost: the next pass starts over, after a pause.
     pause: bool,
     /// Changes that the store has not confirmed.
@@ -94,9 +113,9 @@ struct Debt {
 #[derive(Debug)]
 enum For {
     Count,
-    Keep(HintId, u64),
+    Keep(Kept, KeepFor),
     Load(NodeId),
-    Drop(NodeId, Vec<(HintId, u64)>),
+    Drop(NodeId, Vec<Kept>),
     Forget(NodeId),
 }
 
@@ -117,16 +136,15 @@ pub(super) struct Hints {
     bytes: u64,
     counted: Counted,
     jobs: BTreeMap<JobId, For>,
-    /// Whose hint went out under which tag.
-    tags: BTreeMap<Tag, NodeId>,
+    /// Whose hint went out under which tag, and to whom: the same, unless it owns the key no more.
+    tags: BTreeMap<Tag, (NodeId, NodeId)>,
     needs_sync: NeedsSync,
 }
 
 impl Hints {
-    /// When something is due, given who can be reached.
-    pub(super) fn next_wake(&self, linked: impl Fn(NodeId) -> bool) -> Option<MonoUs> {
+    fn next_wake(&self, is_payable: impl Fn(NodeId, &HintCount) -> bool) -> Option<MonoUs> {
         let due = |(owner, debt): (&NodeId, &Debt)| match debt.phase {
-            Phase::Idle => (debt.owed.count > 0 && linked(*owner)).then_some(debt.at),
+            Phase::Idle => is_payable(*owner, &debt.owed).then_some(debt.at),
             Phase::Sent => Some(debt.at),
             Phase::Loading | Phase::Forgetting => None,
         };
@@ -139,9 +157,10 @@ impl Hints {
         self.jobs.len()
     }
 
-    fn forget(&mut self, owner: NodeId, bytes: u64) {
+    fn forget(&mut self, owner: NodeId, Kept { bytes, counted, .. }: Kept) {
         let Some(debt) = self.debts.get_mut(&owner) else { return };
         debt.owed.count = debt.owed.count.saturating_sub(1);
+        debt.owed.counted = debt.owed.counted.saturating_sub(u64::from(counted)).min(debt.owed.count);
         let bytes = if debt.owed.count == 0 { debt.owed.bytes } else { bytes.min(debt.owed.bytes) };
         debt.owed.bytes -= bytes;
         self.bytes -= bytes;
@@ -185,7 +204,7 @@ impl Node {
     pub(super) fn owe(&mut self, step: &mut Step<'_>, tag: Tag, after: After) {
         let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get(&tag) else { return };
         // Without an ack the version may be nowhere, and the client was told so, unless it was told that nobody knows.
-        let unacked = op.acks() == 0 && after != After::Deadline;
+        let unacked = op.holders() == 0 && after != After::Deadline;
         if unacked || op.is_nameless() || op.owed().next().is_none() {
             return;
         }
@@ -194,44 +213,64 @@ impl Node {
         let still = op.unanswered().any(|o| o == self.me);
         let owed: Vec<NodeId> = op.owed().filter(|o| *o != self.me || !still).collect();
         for owner in owed {
-            self.keep_hint(step, owner, &key, (&version, &past));
+            let id = self.hint_id(owner, &key, &version);
+            let hint = Hint { id, key: key.clone(), version: version.clone(), past: past.clone(), counted: false };
+            if owner == self.me {
+                self.hint_dropped(&id, HintDropped::Store);
+            } else if self.keep_hint(step, hint, Durability::Os, KeepFor::Nobody).is_err() {
+                self.hint_dropped(&id, HintDropped::NoRoom);
+            }
         }
     }
 
-    fn keep_hint(&mut self, step: &mut Step<'_>, owner: NodeId, key: &Key, (version, past): (&Version, &Context)) {
-        let (partition, epoch, written) =
-            (key.place(self.state.partition_bits).partition, version.epoch, version.written);
-        let id = HintId {
-            owner,
-            partition,
-            epoch,
-            written,
-            incarnation: version.dot.incarnation,
-            counter: version.dot.counter,
-        };
-        if owner == self.me {
-            self.hint_dropped(&id, HintDropped::Store);
-            return;
+    /// Keeps a hint, if there is room.
+    pub(super) fn keep_hint(
+        &mut self,
+        step: &mut Step<'_>,
+        hint: Hint,
+        durability: Durability,
+        whose: KeepFor,
+    ) -> Result<(), Refused> {
+        let Hint { id, counted, .. } = hint;
+        let kept = Kept { id, bytes: hint.bytes(), counted };
+        let total = self.hints.bytes + kept.bytes;
+        let (max, of_one_max) = (self.limits.hint_bytes_max, self.limits.hint_bytes_per_owner_max);
+        let owed_bytes = self.hints.debts.get(&id.owner).map_or(0, |debt| debt.owed.bytes);
+        if owed_bytes + kept.bytes > of_one_max || total > max {
+            return Err(Refused::HintsFull);
         }
-        let hint = Hint { id, key: key.clone(), version: version.clone(), past: past.clone() };
-        let bytes = hint.bytes();
-        let total = self.hints.bytes + bytes;
-        let debt = self.hints.debts.entry(owner).or_default();
-        let full = debt.owed.bytes + bytes > self.limits.hint_bytes_per_owner_max || total > self.limits.hint_bytes_max;
-        if full || self.hints.jobs.len() >= self.limits.disk_jobs_max {
-            self.hint_dropped(&id, HintDropped::NoRoom);
-            return;
+        if self.hints.jobs.len() >= self.limits.disk_jobs_max {
+            return Err(Refused::Busy);
         }
+        let debt = self.hints.debts.entry(id.owner).or_default();
         if debt.owed.count == 0 {
-            debt.owed.oldest = written;
+            debt.owed.oldest = id.written;
             debt.at = debt.at.max(step.now.mono_us + self.limits.hint_retry_ms * 1_000);
         }
         debt.owed.count += 1;
-        debt.owed.bytes += bytes;
-        debt.owed.oldest = debt.owed.oldest.min(written);
+        debt.owed.counted += u64::from(counted);
+        debt.owed.bytes += kept.bytes;
+        debt.owed.oldest = debt.owed.oldest.min(id.written);
         debt.changing += 1;
         self.hints.bytes = total;
-        self.hint_job(step, For::Keep(id, bytes), HintWork::Keep(hint));
+        self.hint_job(step, For::Keep(kept, whose), HintWork::Keep(hint, durability));
+        Ok(())
+    }
+
+    fn kept(&mut self, step: &mut Step<'_>, kept: Kept, whose: KeepFor, outcome: &HintOutcome) {
+        self.changed(kept.id.owner);
+        if *outcome == HintOutcome::Done {
+            self.figures.hints_kept += 1;
+            self.figures.hints_counted += u64::from(kept.counted);
+            self.answer_keep(step, whose, WriteOutcome::Held);
+            return;
+        }
+        self.hints.forget(kept.id.owner, kept);
+        match (whose, outcome) {
+            (KeepFor::Nobody, _) => self.hint_dropped(&kept.id, HintDropped::Store),
+            (_, HintOutcome::Refused(refused)) => self.answer_keep(step, whose, WriteOutcome::Refused(*refused)),
+            _ => self.answer_keep(step, whose, WriteOutcome::Refused(Refused::Store)),
+        }
     }
 
     /// Work on the hints is done.
@@ -242,22 +281,14 @@ impl Node {
             (For::Count, _) => {
                 self.hints.counted = Counted::Again(step.now.mono_us + self.limits.hint_retry_ms * 1_000);
             }
-            (For::Keep(id, bytes), outcome) => {
-                self.changed(id.owner);
-                if outcome == HintOutcome::Done {
-                    self.figures.hints_kept += 1;
-                } else {
-                    self.hints.forget(id.owner, bytes);
-                    self.hint_dropped(&id, HintDropped::Store);
-                }
-            }
+            (For::Keep(kept, whose), outcome) => self.kept(step, kept, whose, &outcome),
             (For::Load(owner), HintOutcome::Loaded { hints, damaged }) => self.loaded(step, owner, hints, damaged),
             (For::Load(owner), _) => self.rest(step, owner),
             (For::Drop(owner, ids), outcome) => {
                 self.changed(owner);
                 // Where the store could not, they are there still, and go out once more.
                 if outcome == HintOutcome::Done {
-                    ids.into_iter().for_each(|(_, bytes)| self.hints.forget(owner, bytes));
+                    ids.into_iter().for_each(|kept| self.hints.forget(owner, kept));
                 }
             }
             (For::Forget(owner), HintOutcome::Forgotten { more: false }) => self.forgotten(step, owner),
@@ -282,24 +313,26 @@ impl Node {
     /// What the store holds from the process before: whatever was kept since came after it was counted.
     fn hints_counted(&mut self, step: &mut Step<'_>, counts: BTreeMap<NodeId, HintCount>) {
         self.hints.counted = Counted::Yes;
-        for (owner, HintCount { count, bytes, oldest }) in counts {
+        for (owner, HintCount { count, bytes, oldest, counted }) in counts {
             let owed = &mut self.hints.debts.entry(owner).or_default().owed;
             owed.oldest = if owed.count == 0 { oldest } else { owed.oldest.min(oldest) };
             owed.count += count;
             owed.bytes += bytes;
+            owed.counted += counted;
             self.hints.bytes += bytes;
         }
         self.hints_of_members(step);
     }
 
-    /// The roster is known, or changed: hints of nodes that left are removed.
+    /// The roster is known, or changed: hints of nodes that left are removed, once those of them that counted are paid.
     pub(super) fn hints_of_members(&mut self, step: &mut Step<'_>) {
         if self.hints.counted == Counted::No {
             self.hints.counted = Counted::Asked;
             self.hint_job(step, For::Count, HintWork::Count);
         }
         let gone = |(owner, debt): (&NodeId, &Debt)| {
-            let gone = !self.state.members.contains_key(owner) && matches!(debt.phase, Phase::Idle | Phase::Sent);
+            let gone = !self.state.members.contains_key(owner) && debt.owed.counted == 0;
+            let gone = gone && matches!(debt.phase, Phase::Idle | Phase::Sent);
             gone.then_some(*owner)
         };
         let gone: Vec<NodeId> = self.hints.debts.iter().filter_map(gone).collect();
@@ -321,11 +354,37 @@ impl Node {
         }
     }
 
+    /// Whether it makes sense to read an owner's hints now. Those of an owner that left go to others, if they counted.
+    fn is_payable(&self, owner: NodeId, owed: &HintCount) -> bool {
+        if self.state.members.contains_key(&owner) {
+            owed.count > 0 && self.is_linked(owner)
+        } else {
+            owed.counted > 0 && self.peers.values().any(|peer| peer.linked)
+        }
+    }
+
+    /// When something is due.
+    pub(super) fn hints_wake(&self) -> Option<MonoUs> {
+        self.hints.next_wake(|owner, owed| self.is_payable(owner, owed))
+    }
+
+    /// To whom a hint goes: to its owner; but where that owns the key no more, and the hint counted, to one that does.
+    /// `None`: to nobody, now.
+    fn hint_receiver(&self, hint: &Hint) -> Option<NodeId> {
+        let owner = hint.id.owner;
+        let n = self.state.keyspaces.get(&hint.key.keyspace).map_or(0, |keyspace| keyspace.n);
+        let owners = self.state.owners(hint.id.partition, n);
+        if !hint.counted || owners.is_empty() || owners.contains(&owner) {
+            return self.state.members.contains_key(&owner).then_some(owner);
+        }
+        owners.iter().copied().find(|other| self.is_linked(*other))
+    }
+
     /// Goes on with an owner's hints, if it can be reached and it is time.
     fn pay(&mut self, step: &mut Step<'_>, owner: NodeId) {
-        let linked = self.is_linked(owner) && self.state.members.contains_key(&owner);
+        let payable = self.hints.debts.get(&owner).is_some_and(|debt| self.is_payable(owner, &debt.owed));
         let Some(debt) = self.hints.debts.get_mut(&owner) else { return };
-        if debt.phase != Phase::Idle || debt.owed.count == 0 || debt.at > step.now.mono_us || !linked {
+        if debt.phase != Phase::Idle || debt.at > step.now.mono_us || !payable {
             return;
         }
         debt.phase = Phase::Loading;
@@ -335,7 +394,7 @@ impl Node {
     }
 
     fn loaded(&mut self, step: &mut Step<'_>, owner: NodeId, hints: Vec<Hint>, damaged: Vec<HintId>) {
-        if !self.state.members.contains_key(&owner) || !self.is_linked(owner) {
+        if !self.hints.debts.get(&owner).is_some_and(|debt| self.is_payable(owner, &debt.owed)) {
             self.rest(step, owner);
             return;
         }
@@ -346,20 +405,32 @@ impl Node {
         for id in &damaged {
             self.hint_dropped(id, HintDropped::Damaged);
         }
-        let tags: Vec<Tag> = hints.iter().map(|_| self.tag()).collect();
+        let routes: Vec<(Tag, Option<NodeId>)> =
+            hints.iter().map(|hint| (self.tag(), self.hint_receiver(hint))).collect();
         let Some(debt) = self.hints.debts.get_mut(&owner) else { return };
         debt.phase = Phase::Sent;
         debt.at = step.now.mono_us + self.limits.hint_retry_ms * 1_000;
         debt.after = hints.iter().map(|hint| &hint.id).chain(&damaged).max().copied();
-        debt.settled.extend(damaged.into_iter().map(|id| (id, 0)));
-        for (tag, hint) in tags.into_iter().zip(hints) {
-            debt.sent.insert(tag, (hint.id, hint.bytes()));
-            self.hints.tags.insert(tag, owner);
+        debt.settled.extend(damaged.into_iter().map(|id| Kept { id, bytes: 0, counted: false }));
+        for ((tag, to), hint) in routes.into_iter().zip(hints) {
+            let kept = Kept { id: hint.id, bytes: hint.bytes(), counted: hint.counted };
+            let Some(to) = to else {
+                if kept.counted {
+                    // No way now: the next pass starts over, after a pause.
+                    debt.pause = true;
+                } else {
+                    debt.settled.push(kept);
+                    self.figures.hints_dropped[HintDropped::Removed as usize] += 1;
+                }
+                continue;
+            };
+            debt.sent.insert(tag, kept);
+            self.hints.tags.insert(tag, (owner, to));
             // Its ack ends the debt: it must be as good as the disk.
             let (fresh, durability) = (false, Durability::Sync);
             let Hint { key, version, past, .. } = hint;
             let message = Message::Write { tag, key, version, past, fresh, durability };
-            step.out.push(Effect::Send { to: owner, message });
+            step.out.push(Effect::Send { to, message });
         }
         self.window_ends(step, owner);
     }
@@ -387,29 +458,30 @@ impl Node {
         from: NodeId,
         outcome: &WriteOutcome,
     ) -> bool {
-        if self.hints.tags.get(&tag) != Some(&from) {
-            return false;
-        }
+        let Some((owner, _)) = self.hints.tags.get(&tag).copied().filter(|(_, to)| *to == from) else { return false };
         self.hints.tags.remove(&tag);
-        let Some(debt) = self.hints.debts.get_mut(&from) else { return true };
-        let Some((id, bytes)) = debt.sent.remove(&tag) else { return true };
+        let Some(debt) = self.hints.debts.get_mut(&owner) else { return true };
+        let Some(kept) = debt.sent.remove(&tag) else { return true };
         match outcome {
             WriteOutcome::Held | WriteOutcome::Minted { .. } => {
-                debt.settled.push((id, bytes));
+                debt.settled.push(kept);
                 self.figures.hints_replayed += 1;
+                self.figures.repairs[Cause::Hint as usize] += 1;
             }
             WriteOutcome::Refused(refused) if refused.passes() => debt.pause = true,
+            // It was promised: whatever the reason, it stays, and shows as owed.
+            _ if kept.counted => debt.pause = true,
             WriteOutcome::Refused(Refused::NotOwner) => {
                 // Somebody else is the owner now, and got it otherwise: nothing needs sync here.
-                debt.settled.push((id, bytes));
+                debt.settled.push(kept);
                 self.figures.hints_dropped[HintDropped::Refused as usize] += 1;
             }
             WriteOutcome::Refused(_) | WriteOutcome::StaleStamp { .. } | WriteOutcome::StaleEpoch { .. } => {
-                debt.settled.push((id, bytes));
-                self.hint_dropped(&id, HintDropped::Refused);
+                debt.settled.push(kept);
+                self.hint_dropped(&kept.id, HintDropped::Refused);
             }
         }
-        self.window_ends(step, from);
+        self.window_ends(step, owner);
         true
     }
 
@@ -428,7 +500,7 @@ impl Node {
         let settled = core::mem::take(&mut debt.settled);
         if !settled.is_empty() {
             debt.changing += 1;
-            let ids = settled.iter().map(|(id, _)| *id).collect();
+            let ids = settled.iter().map(|kept| kept.id).collect();
             self.hint_job(step, For::Drop(owner, settled), HintWork::Drop(ids));
         }
         self.pay(step, owner);

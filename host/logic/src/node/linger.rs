@@ -38,7 +38,7 @@ impl Node {
             Kind::Write { op, .. } => {
                 // A link that comes up soon gets the write as well; without any, there is nothing to wait for.
                 let late = |o: NodeId| o == self.me || self.is_linked(o);
-                let stays = after != After::Deadline && op.acks() > 0 && op.unanswered().any(late);
+                let stays = after != After::Deadline && op.holders() > 0 && op.unanswered().any(late);
                 // What our own disk still names will be there, and its name must be known: for hints, and for a retry.
                 let stays = stays || op.naming;
                 (stays, self.limits.hint_after_ms, None)

@@ -2,7 +2,7 @@
 //!
 //! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give
 //! equal effects. `coordinate` is the side that serves clients, `linger` what is left to do after the reply, `repair`
-//! what reads mend, `hints` what owners are owed, `own` the side that holds partitions.
+//! what reads mend, `hints` what owners are owed, `sloppy` who stands in for them, `own` the side that holds partitions.
 
 mod budget;
 mod coordinate;
@@ -11,6 +11,7 @@ mod linger;
 mod own;
 mod repair;
 mod scrub;
+mod sloppy;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use crate::cluster::State;
 use crate::event::{Effect, Input, JobId, Ticket};
 use crate::get::ReadOp;
 use crate::id::{Dot, Incarnation, NodeId};
+use crate::latency::Latencies;
 use crate::limits::Limits;
 use crate::member::{Dropped, GossipSettings, Membership};
 use crate::message::{Message, Tag};
@@ -133,12 +135,16 @@ pub struct Figures {
     pub records_fetched: u64,
     /// Reads whose answers were late, so that everybody was asked.
     pub hedges: u64,
-    /// Owners that a read found behind and sent what they lack, by [`Cause`].
+    /// Records that owners lacked and were sent, by [`Cause`]: of a read, one for each owner.
     pub repairs: [u64; Cause::ALL.len()],
     /// The same, but left as they are, because as many repairs as are allowed were under way.
     pub repairs_dropped: u64,
     /// Hints kept for owners that did not take a write.
     pub hints_kept: u64,
+    /// Those of them that counted towards the quorum of a write.
+    pub hints_counted: u64,
+    /// Nodes that were asked to stand in for an owner.
+    pub stand_ins: u64,
     /// Hints that their owner holds now.
     pub hints_replayed: u64,
     /// Hints that nobody will get, by [`HintDropped`] reason.
@@ -166,7 +172,7 @@ pub struct Load {
     pub early: usize,
     /// Writes that wait for an epoch that other owners have reached.
     pub awaiting_epoch: usize,
-    /// Reads that may still ask everybody.
+    /// Reads that may still ask everybody, and sloppy writes that may still take owners for absent.
     pub hedges: usize,
     /// Repairs without an answer.
     pub repairs: usize,
@@ -193,8 +199,10 @@ pub struct Node {
     lingering: usize,
     lingering_bytes: usize,
     deadlines: BTreeSet<(MonoUs, Tag)>,
-    /// When reads ask everybody, in order: the delay is the same for all. Finished ones stay until their time.
-    hedges: VecDeque<(MonoUs, Tag)>,
+    /// When reads ask everybody, and sloppy writes take silent owners for absent. Finished ones stay until their time.
+    hedges: BTreeSet<(MonoUs, Tag)>,
+    /// How long recent reads took.
+    latencies: Latencies,
     jobs: BTreeMap<JobId, JobFor>,
     /// Those of `jobs` that are for comparisons and scrubbing: they take no client's place, and have bounds of their own.
     jobs_in_background: usize,
@@ -242,7 +250,8 @@ impl Node {
             lingering: 0,
             lingering_bytes: 0,
             deadlines: BTreeSet::new(),
-            hedges: VecDeque::new(),
+            hedges: BTreeSet::new(),
+            latencies: Latencies::default(),
             jobs: BTreeMap::new(),
             jobs_in_background: 0,
             peers: BTreeMap::new(),
@@ -303,8 +312,8 @@ impl Node {
     pub fn next_wake(&self) -> Option<MonoUs> {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let gossip = self.membership.as_ref().and_then(Membership::next_wake);
-        let hedge = self.hedges.front().map(|(at, _)| *at);
-        let hints = self.hints.next_wake(|owner| self.is_linked(owner) && self.state.members.contains_key(&owner));
+        let hedge = self.hedges.first().map(|(at, _)| *at);
+        let hints = self.hints_wake();
         let wakes = deadline.into_iter().chain(gossip).chain(hedge).chain(self.repairs.next_wake()).chain(hints);
         wakes.chain(self.sync_wake()).chain(self.scrub_wake()).min()
     }
@@ -417,7 +426,7 @@ impl Node {
         }
         self.clock_of(step.now, from, clock);
         match message {
-            Message::Write { .. } | Message::Read { .. } => self.asked(step, from, message),
+            Message::Write { .. } | Message::Keep { .. } | Message::Read { .. } => self.asked(step, from, message),
             Message::Written { tag, outcome } => self.written(step, tag, from, &outcome),
             Message::Found { tag, outcome } => {
                 if let Some(outcome) = self.scrub_found(step, tag, from, outcome) {

@@ -12,7 +12,7 @@ impl Node {
     /// A peer asks for a write or a read of a record of ours.
     pub(super) fn asked(&mut self, step: &mut Step<'_>, from: NodeId, message: Message) {
         let epoch = match &message {
-            Message::Write { version, .. } => version.epoch,
+            Message::Write { version, .. } | Message::Keep { version, .. } => version.epoch,
             Message::Read { epoch, .. } => *epoch,
             _ => return,
         };
@@ -36,6 +36,7 @@ impl Node {
                     self.send(step, from, Message::Found { tag, outcome });
                 }
             },
+            Message::Keep { .. } => self.keep_asked(step, from, message),
             _ => {}
         }
     }
@@ -46,7 +47,7 @@ impl Node {
             return;
         }
         match message {
-            Message::Write { tag, .. } => {
+            Message::Write { tag, .. } | Message::Keep { tag, .. } => {
                 let outcome = WriteOutcome::Refused(Refused::Busy);
                 self.send(step, from, Message::Written { tag, outcome });
             }

@@ -15,20 +15,24 @@ use crate::time::MonoUs;
 use alloc::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
-/// Why an owner was sent something by a read.
+/// Why an owner was given something that it lacked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cause {
-    /// A peer held other versions.
+    /// A read found that a peer held other versions.
     Stale,
-    /// A peer held nothing of the key.
+    /// A read found that a peer held nothing of the key.
     Absent,
-    /// This node's own disk was behind.
+    /// A read found that this node's own disk was behind.
     OwnDisk,
+    /// It was away when this node coordinated the write, or stood in for it.
+    Hint,
+    /// A comparison of this node's own found a difference, on either side.
+    Sync,
 }
 
 impl Cause {
     /// All causes, in the order of the figures.
-    pub const ALL: [Self; 3] = [Self::Stale, Self::Absent, Self::OwnDisk];
+    pub const ALL: [Self; 5] = [Self::Stale, Self::Absent, Self::OwnDisk, Self::Hint, Self::Sync];
 
     /// For people and metrics.
     #[must_use]
@@ -37,6 +41,8 @@ impl Cause {
             Self::Stale => "stale",
             Self::Absent => "absent",
             Self::OwnDisk => "own_disk",
+            Self::Hint => "hint",
+            Self::Sync => "sync",
         }
     }
 }

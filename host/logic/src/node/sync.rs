@@ -8,7 +8,7 @@ mod tests;
 
 use super::budget::Budget;
 use super::own::WriteAsked;
-use super::{JobFor, NeedsSync, Node, Step};
+use super::{Cause, JobFor, NeedsSync, Node, Step};
 use crate::digest::{Age, Range};
 use crate::event::Effect;
 use crate::exchange::{Found, SyncAnswer, SyncAsk, SyncRefused, Work};
@@ -76,6 +76,9 @@ enum Waits {
     Answer(SyncAsk),
 }
 
+/// See [`Comparing::missing`].
+const UNDER_WAY: MonoUs = MonoUs::MAX;
+
 /// The node's part of it.
 #[derive(Debug, Default)]
 pub(super) struct Comparing {
@@ -84,8 +87,9 @@ pub(super) struct Comparing {
     due: BTreeSet<(MonoUs, Pair)>,
     /// On demand, with the rounds that are left.
     demanded: VecDeque<(Pair, u8)>,
-    /// Where hints were dropped; on demand when the other owner can be reached.
-    missing: BTreeSet<Pair>,
+    /// Where hints were dropped: before all others, from that moment on, once the other owner can be reached. They stay
+    /// until a comparison of theirs has ended well; [`UNDER_WAY`] while one goes on.
+    missing: BTreeMap<Pair, MonoUs>,
     running: BTreeMap<Tag, Running>,
     served: BTreeMap<Tag, Served>,
     budget: Budget,
@@ -103,12 +107,23 @@ impl Node {
         SyncFigures { demanded, running: self.sync.running.len() as u64, ..self.sync.figures }
     }
 
+    /// Partitions that this node shares with each other owner and that need a comparison, because writes are missing
+    /// there that no hint stands for.
+    #[must_use]
+    pub fn needs_comparison(&self) -> BTreeMap<NodeId, u32> {
+        let mut counts = BTreeMap::new();
+        for (_, owner) in self.sync.missing.keys() {
+            *counts.entry(*owner).or_default() += 1;
+        }
+        counts
+    }
+
     /// When [`Self::sync_tick`] has something to do.
     pub(super) fn sync_wake(&self) -> Option<MonoUs> {
         let free = self.sync.running.len() < self.limits.sync_sessions_max;
         let due = self.sync.due.first().map(|(at, _)| *at).filter(|_| free);
         let demanded = (free && !self.sync.demanded.is_empty()).then_some(0);
-        let missing = self.sync.missing.iter().any(|pair| self.is_linked(pair.1)).then_some(0);
+        let missing = self.sync_missing_next().map(|(at, _)| at).filter(|_| free);
         let waits = self.sync.running.values().map(|running| match running.waits {
             Waits::Budget(_) => self.sync.budget.ready_at(self.limits.sync_bytes_per_second),
             Waits::Disk(_) | Waits::Answer(_) => running.deadline,
@@ -137,7 +152,7 @@ impl Node {
             return;
         }
         self.sync.due.retain(|(_, pair)| pairs.contains_key(pair));
-        self.sync.missing.retain(|pair| pairs.contains_key(pair));
+        self.sync.missing.retain(|pair, _| pairs.contains_key(pair));
         self.sync.wrote.retain(|partition, _| pairs.keys().any(|(p, _)| p == partition));
         let known: BTreeSet<Pair> = self.sync.pairs.keys().copied().collect();
         for pair in pairs.keys().filter(|pair| !known.contains(pair)) {
@@ -162,22 +177,32 @@ impl Node {
     /// Where writes are missing that no hint stands for: compared as soon as the other owner can be reached.
     ///
     /// Only places that this node owns a copy of; for others, the owners find the difference in their own period.
-    fn sync_missing(&mut self) {
+    fn sync_missing(&mut self, now: MonoUs) {
         let NeedsSync { places, everything } = self.take_needs_sync();
         if everything {
-            self.sync.missing.extend(self.sync.pairs.keys());
+            self.sync.missing.extend(self.sync.pairs.keys().map(|pair| (*pair, now)));
         }
         for (owner, partition, _) in places {
             // What our own disk refused, any other owner may have.
             let is_there = |pair: &&Pair| pair.0 == partition && (pair.1 == owner || owner == self.me);
-            self.sync.missing.extend(self.sync.pairs.keys().filter(is_there));
+            self.sync.missing.extend(self.sync.pairs.keys().filter(is_there).map(|pair| (*pair, now)));
         }
-        let missing = core::mem::take(&mut self.sync.missing);
-        for pair in missing {
-            if !self.is_linked(pair.1) {
-                self.sync.missing.insert(pair);
-            } else if self.sync.demanded.iter().all(|(known, _)| *known != pair) {
-                self.sync.demanded.push_back((pair, ROUNDS_MAX));
+    }
+
+    /// The place where writes are missing that comes next, and from when on.
+    fn sync_missing_next(&self) -> Option<(MonoUs, Pair)> {
+        let running = |pair: &Pair| self.sync.running.values().any(|running| running.pair == *pair);
+        let waits = self.sync.missing.iter().filter(|(pair, at)| **at != UNDER_WAY && self.is_linked(pair.1));
+        waits.filter(|(pair, _)| !running(pair)).map(|(pair, at)| (*at, *pair)).min()
+    }
+
+    /// A comparison has ended: what was missing is there, or it is looked at again after a pause.
+    fn sync_missing_ended(&mut self, now: MonoUs, pair: Pair, well: bool) {
+        let again = now + self.limits.hint_retry_ms * 1_000;
+        if let Some(at) = self.sync.missing.get_mut(&pair).filter(|at| **at == UNDER_WAY) {
+            *at = again;
+            if well {
+                self.sync.missing.remove(&pair);
             }
         }
     }
@@ -193,8 +218,8 @@ impl Node {
 
     /// Ends what waited too long, sends what may be sent, starts what is due.
     pub(super) fn sync_tick(&mut self, step: &mut Step<'_>) {
-        self.sync_missing();
         let now = step.now.mono_us;
+        self.sync_missing(now);
         let (rate, ready) = (self.limits.sync_bytes_per_second, |waits: &Waits| matches!(waits, Waits::Budget(_)));
         let tags: Vec<Tag> = self.sync.running.keys().copied().collect();
         for tag in tags {
@@ -209,11 +234,17 @@ impl Node {
         }
         while self.sync.running.len() < self.limits.sync_sessions_max {
             let is_free = |sync: &Comparing, pair: &Pair| sync.running.values().all(|running| running.pair != *pair);
+            if let Some((_, pair)) = self.sync_missing_next().filter(|(at, _)| *at <= now) {
+                self.sync.missing.insert(pair, UNDER_WAY);
+                self.sync_start(step, pair, Some(ROUNDS_MAX));
+                continue;
+            }
             if let Some((pair, rounds)) = self.sync.demanded.pop_front() {
                 if is_free(&self.sync, &pair) && self.is_linked(pair.1) {
                     self.sync_start(step, pair, Some(rounds));
                 } else {
                     self.sync.figures.failed += 1;
+                    self.sync_missing_ended(now, pair, false);
                 }
                 continue;
             }
@@ -249,6 +280,7 @@ impl Node {
 
     fn sync_age(&mut self, step: &mut Step<'_>, pair: Pair, mut ages: VecDeque<Age>, demanded: Option<u8>) {
         let (Some(age), Some(&copies_min)) = (ages.pop_front(), self.sync.pairs.get(&pair)) else {
+            self.sync_missing_ended(step.now.mono_us, pair, true);
             self.sync_later(step, pair);
             return;
         };
@@ -383,6 +415,7 @@ impl Node {
         figures.bytes += tally.bytes;
         figures.records_sent += tally.sent;
         figures.records_received += tally.received;
+        self.figures.repairs[Cause::Sync as usize] += tally.sent + tally.received;
         match end {
             End::Clean => figures.clean += 1,
             End::Mended => figures.mended += 1,
@@ -398,13 +431,17 @@ impl Node {
                 self.sync.demanded.push_back((running.pair, rounds - 1));
                 self.sync_later(step, running.pair);
             }
-            _ => self.sync_later(step, running.pair),
+            _ => {
+                self.sync_missing_ended(step.now.mono_us, running.pair, false);
+                self.sync_later(step, running.pair);
+            }
         }
     }
 
     fn sync_failed(&mut self, step: &Step<'_>, tag: Tag) {
         if let Some(running) = self.sync.running.remove(&tag) {
             self.sync.figures.failed += 1;
+            self.sync_missing_ended(step.now.mono_us, running.pair, false);
             self.sync_later(step, running.pair);
         }
     }

@@ -5,4 +5,5 @@ mod coordinator;
 mod hints;
 mod owner;
 mod repair;
+mod sloppy;
 mod solo;

@@ -37,6 +37,7 @@ pub(super) enum Phase {
 
 /// What a worker should do now.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made; a box would cost each operation")]
 pub(super) enum Next {
     /// Send this; it was due at this moment.
     Send(Op, Instant),

@@ -49,7 +49,8 @@ fn status_json(status: &StatusResponse, members: &[MemberStatus]) -> Value {
             "weight": member.weight, "alive": member.alive, "linked": member.linked,
             "clock_offset_ms": member.clock_offset_ms, "leader": member.leader, "voter": member.voter,
             "partitions": member.partitions, "hints": member.hints, "hint_bytes": member.hint_bytes,
-            "hints_since_ms": member.hints_since_ms,
+            "hints_since_ms": member.hints_since_ms, "hints_counted": member.hints_counted,
+            "needs_sync": member.needs_sync,
         })).collect::<Vec<_>>(),
     })
 }
@@ -99,7 +100,7 @@ fn members_text(members: &[MemberStatus]) -> String {
         "peers",
         "http",
         "clock",
-        "hints kept",
+        "owed to it",
     ]);
     for member in members {
         let state = match (member.alive, member.linked) {
@@ -123,14 +124,25 @@ fn members_text(members: &[MemberStatus]) -> String {
             member.peer_address.clone(),
             member.http_address.clone(),
             format!("{:+} ms", member.clock_offset_ms),
-            if member.hints == 0 {
-                "-".to_owned()
-            } else {
-                format!("{} ({})", member.hints, units::bytes(member.hint_bytes))
-            },
+            owed_text(member),
         ]);
     }
     rows.to_string()
+}
+
+/// What the answering node owes to a member.
+fn owed_text(member: &MemberStatus) -> String {
+    let mut parts = Vec::new();
+    if member.hints > 0 {
+        parts.push(format!("{} ({})", member.hints, units::bytes(member.hint_bytes)));
+    }
+    if member.hints_counted > 0 {
+        parts.push(format!("{} of them promised", member.hints_counted));
+    }
+    if member.needs_sync > 0 {
+        parts.push(format!("{} partitions to compare", member.needs_sync));
+    }
+    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
 }
 
 /// `mks ring`
@@ -320,9 +332,11 @@ mod tests {
 
     #[test]
     fn a_member_that_is_down_stands_out() {
-        let member = MemberStatus { node: 2, voter: true, clock_offset_ms: -3, hints: 71, ..MemberStatus::default() };
+        let owed = MemberStatus { hints: 71, hints_counted: 4, needs_sync: 9, ..MemberStatus::default() };
+        let member = MemberStatus { node: 2, voter: true, clock_offset_ms: -3, ..owed };
         let text = members_text(&[member]);
-        assert!(["DOWN", "voter", "-3 ms", "71 ("].iter().all(|part| text.contains(part)), "{text}");
+        let parts = ["DOWN", "voter", "-3 ms", "71 (", "4 of them promised", "9 partitions to compare"];
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
     }
 
     #[test]

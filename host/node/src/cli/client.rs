@@ -117,8 +117,10 @@ impl Failure {
 
 /// The parts of a refusal that scripts look at.
 pub(super) fn detail_json(detail: &ErrorDetail) -> serde_json::Value {
-    let ErrorDetail { reason, message, acks, needed, owners, .. } = detail;
-    json!({ "reason": reason, "message": message, "acks": acks, "needed": needed, "owners": owners })
+    let ErrorDetail { reason, message, acks, needed, owners, hints, .. } = detail;
+    json!({
+        "reason": reason, "message": message, "acks": acks, "needed": needed, "owners": owners, "hints": hints,
+    })
 }
 
 fn is_quorum_missed(detail: &ErrorDetail) -> bool {

@@ -58,6 +58,13 @@ pub(super) struct WriteArgs {
     /// 32 hex digits or a UUID: sent again to the same node, the write is not applied again
     #[arg(long, value_parser = units::request_id, value_name = "ID")]
     request_id: Option<[u8; 16]>,
+    /// Let other nodes stand in for owners that are away: they count, and until they have handed the write over a
+    /// quorum read may miss it
+    #[arg(long)]
+    sloppy: bool,
+    /// Distinct zones that must hold the write; a node without a zone is one by itself
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=255), value_name = "ZONES")]
+    node_confirms: Option<u32>,
 }
 
 /// For a write of one key.
@@ -77,6 +84,8 @@ impl WriteArgs {
             deadline_ms: self.deadline.map(millis),
             ttl_ms: ttl.map(millis),
             request_id: self.request_id.map(|id| Bytes::copy_from_slice(&id)).unwrap_or_default(),
+            sloppy: self.sloppy,
+            node_confirms: self.node_confirms.unwrap_or_default(),
         }
     }
 
@@ -159,8 +168,13 @@ pub(super) async fn delete(client: &Client, args: &DeleteArgs, output: &Output) 
 fn report_write(written: &WriteResponse, output: &Output) -> Result<(), Failure> {
     remark_context(&written.context, output);
     output.result(&write_json(written), |_| {
-        let WriteResponse { acks, .. } = written;
-        format!("OK, on {acks} owner{} at least", if *acks == 1 { "" } else { "s" })
+        let WriteResponse { acks, hints, .. } = written;
+        let owners = format!("OK, on {acks} owner{} at least", if *acks == 1 { "" } else { "s" });
+        match hints {
+            0 => owners,
+            1 => format!("{owners}, and 1 other node keeps it for an owner that is away"),
+            hints => format!("{owners}, and {hints} other nodes keep it for owners that are away"),
+        }
     })
 }
 
@@ -168,7 +182,7 @@ fn report_write(written: &WriteResponse, output: &Output) -> Result<(), Failure>
 fn write_json(written: &WriteResponse) -> Value {
     json!({
         "written": written.written, "written_ms": written.written >> 16, "acks": written.acks,
-        "context": context_json(&written.context),
+        "hints": written.hints, "context": context_json(&written.context),
     })
 }
 
@@ -192,13 +206,17 @@ pub(super) struct GetArgs {
     /// Owners that must answer
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=255))]
     r: Option<u32>,
+    /// Distinct zones that must answer; a node without a zone is one by itself
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=255), value_name = "ZONES")]
+    node_confirms: Option<u32>,
     /// How long to wait: 250ms, 2s
     #[arg(long, value_parser = units::duration, value_name = "TIME")]
     deadline: Option<Duration>,
 }
 
 pub(super) async fn get(client: &Client, args: &GetArgs, output: &Output) -> Result<(), Failure> {
-    let options = ReadOptions { r: args.r, deadline_ms: args.deadline.map(millis) };
+    let node_confirms = args.node_confirms.unwrap_or_default();
+    let options = ReadOptions { r: args.r, deadline_ms: args.deadline.map(millis), node_confirms };
     let request = GetRequest { key: Some(args.key.key()), options: Some(options) };
     let ask = |mut kv: super::client::Kv| {
         let request = request.clone();
@@ -274,7 +292,14 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_left_to_the_node() {
-        let args = WriteArgs { w: None, durability: None, deadline: None, request_id: None };
+        let args = WriteArgs {
+            w: None,
+            durability: None,
+            deadline: None,
+            request_id: None,
+            sloppy: false,
+            node_confirms: None,
+        };
         assert_eq!(args.options(None, None), WriteOptions::default());
         let args = WriteArgs { w: Some(2), deadline: Some(Duration::from_millis(7)), ..args };
         let options = args.options(Some(Duration::ZERO), Some(&Bytes::from_static(b"token")));

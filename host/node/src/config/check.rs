@@ -156,6 +156,8 @@ fn check_limits(limits: &Limits, out: &mut Vec<Complaint>) {
     in_range(out, &["limits.deadline_default_ms"], limits.deadline_default_ms, 1, all);
     in_range(out, &["limits.deadline_max_ms"], limits.deadline_max_ms, 1, 3_600_000);
     in_range(out, &["limits.hedge_after_ms"], limits.hedge_after_ms, 1, 60_000);
+    in_range(out, &["limits.hedge_after_min_ms"], limits.hedge_after_min_ms, 0, 60_000);
+    in_range(out, &["limits.stand_in_after_ms"], limits.stand_in_after_ms, 1, 60_000);
     in_range(out, &["limits.request_ids_max"], limits.request_ids_max as u64, 1, 1 << 24);
     in_range(out, &["limits.clock_offset_max_ms"], limits.clock_offset_max_ms, 1, 60_000);
     in_range(out, &["limits.disk_jobs_max"], limits.disk_jobs_max as u64, 16, 1 << 24);
@@ -168,7 +170,7 @@ fn check_limits(limits: &Limits, out: &mut Vec<Complaint>) {
     in_range(out, &["limits.hint_window_bytes_max"], limits.hint_window_bytes_max as u64, 1, 64 << 20);
     in_range(out, &["limits.hint_retry_ms"], limits.hint_retry_ms, 1, 3_600_000);
     check_sync(limits, out);
-    let pairs: [(&'static [&'static str], u64, u64); 4] = [
+    let pairs: [(&'static [&'static str], u64, u64); 5] = [
         (
             &["limits.value_bytes_max", "limits.batch_bytes_max"],
             limits.value_bytes_max as u64,
@@ -185,6 +187,7 @@ fn check_limits(limits: &Limits, out: &mut Vec<Complaint>) {
             limits.operations_max as u64,
         ),
         (&["limits.deadline_default_ms", "limits.deadline_max_ms"], limits.deadline_default_ms, limits.deadline_max_ms),
+        (&["limits.hedge_after_min_ms", "limits.hedge_after_ms"], limits.hedge_after_min_ms, limits.hedge_after_ms),
     ];
     for (fields, small, large) in pairs {
         at_most(out, fields, small, large);

@@ -284,6 +284,8 @@ struct LimitFields {
     deadline_default_ms: u64,
     deadline_max_ms: u64,
     hedge_after_ms: u64,
+    hedge_after_min_ms: u64,
+    stand_in_after_ms: u64,
     request_ids_max: usize,
     clock_offset_max_ms: u64,
     disk_jobs_max: usize,

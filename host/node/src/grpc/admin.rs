@@ -196,6 +196,8 @@ impl AdminService {
                 hints: owed.count,
                 hint_bytes: owed.bytes,
                 hints_since_ms: owed.oldest.ms(),
+                hints_counted: owed.counted,
+                needs_sync: peer.map_or(0, |peer| peer.needs_sync),
             }
         };
         state.members.iter().map(member).collect()

@@ -23,8 +23,8 @@ pub(super) struct Refusal {
     status: StatusCode,
     reason: &'static str,
     message: String,
-    /// Owners that certainly did it, that were needed, of all; where owners were asked.
-    tally: Option<[u8; 3]>,
+    /// Owners that certainly did it, that were needed, of all, and hints; where owners were asked.
+    tally: Option<[u8; 4]>,
     passes: bool,
     blames_input: bool,
     /// Of an absent key.
@@ -91,7 +91,7 @@ impl From<Fault> for Refusal {
             status,
             reason: fault.reason.word(),
             message: fault.message,
-            tally: (fault.needed > 0).then_some([fault.acks, fault.needed, fault.owners]),
+            tally: (fault.needed > 0).then_some([fault.acks, fault.needed, fault.owners, fault.hints]),
             passes: fault.reason.passes(),
             blames_input: fault.reason.blames_input(),
             context: fault.context,
@@ -102,10 +102,11 @@ impl From<Fault> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut error = json!({ "code": self.status.as_u16(), "reason": self.reason, "message": self.message });
-        if let Some([acks, needed, owners]) = self.tally {
+        if let Some([acks, needed, owners, hints]) = self.tally {
             error["acks"] = acks.into();
             error["needed"] = needed.into();
             error["owners"] = owners.into();
+            error["hints"] = hints.into();
         }
         let mut response = (self.status, Json(json!({ "error": error }))).into_response();
         if self.passes {

@@ -30,21 +30,24 @@ const SIBLINGS: HeaderName = HeaderName::from_static("mks-siblings");
 /// Browsers must not take a stored value for a page of ours.
 const NO_SNIFFING: (HeaderName, HeaderValue) = (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 
-/// `GET /v1/keyspaces/{keyspace}/keys/{key}?sort=&r=&deadline_ms=`
+/// What every write may choose.
+const WRITE_PARAMS: [&str; 6] = ["w", "durability", "sloppy", "node_confirms", "deadline_ms", "request_id"];
+
+/// `GET /v1/keyspaces/{keyspace}/keys/{key}?sort=&r=&node_confirms=&deadline_ms=`
 pub(super) async fn get(State(handle): State<Handle>, uri: Uri) -> Response {
     let found = async {
-        let mut params = Params::parse(query(&uri), &["sort", "r", "deadline_ms"])?;
+        let mut params = Params::parse(query(&uri), &["sort", "r", "node_confirms", "deadline_ms"])?;
         let key = key_of(&uri, &mut params)?;
         read(&handle, GetRequest { key: Some(key), options: Some(params.read_options()?) }).await
     };
     answer(&handle, found.await.map(|found| raw(found, "application/octet-stream")))
 }
 
-/// `PUT /v1/keyspaces/{keyspace}/keys/{key}?sort=&w=&durability=&ttl_ms=&deadline_ms=&request_id=`, the value as body.
+/// `PUT /v1/keyspaces/{keyspace}/keys/{key}?sort=&ttl_ms=` and [`WRITE_PARAMS`], the value as body.
 pub(super) async fn put(State(handle): State<Handle>, uri: Uri, headers: HeaderMap, body: Body) -> Response {
     let written = async {
         same_site(&headers)?;
-        let known = ["sort", "w", "durability", "ttl_ms", "deadline_ms", "request_id"];
+        let known = [&["sort", "ttl_ms"][..], &WRITE_PARAMS].concat();
         let mut params = Params::parse(query(&uri), &known)?;
         let (key, options) = (key_of(&uri, &mut params)?, params.write_options(context_of(&headers)?)?);
         let request = |value| PutRequest { key: Some(key.clone()), value, options: Some(options.clone()) };
@@ -56,11 +59,11 @@ pub(super) async fn put(State(handle): State<Handle>, uri: Uri, headers: HeaderM
     answer(&handle, written.await.map(written_json))
 }
 
-/// `DELETE /v1/keyspaces/{keyspace}/keys/{key}?sort=&w=&durability=&deadline_ms=&request_id=`
+/// `DELETE /v1/keyspaces/{keyspace}/keys/{key}?sort=` and [`WRITE_PARAMS`]
 pub(super) async fn delete(State(handle): State<Handle>, uri: Uri, headers: HeaderMap) -> Response {
     let written = async {
         same_site(&headers)?;
-        let mut params = Params::parse(query(&uri), &["sort", "w", "durability", "deadline_ms", "request_id"])?;
+        let mut params = Params::parse(query(&uri), &[&["sort"][..], &WRITE_PARAMS].concat())?;
         let (key, options) = (key_of(&uri, &mut params)?, params.write_options(context_of(&headers)?)?);
         let request = DeleteRequest { key: Some(key), options: Some(options) };
         write(&handle, |checker| checker.delete(request)).await
@@ -239,7 +242,9 @@ fn siblings(found: GetResponse) -> Response {
 
 /// The clock is a string: JSON numbers of many readers end at 2^53.
 fn written_json(written: WriteResponse) -> Response {
-    let mut response = Json(json!({ "written": written.written.to_string(), "acks": written.acks })).into_response();
+    let stamp = written.written.to_string();
+    let json = json!({ "written": stamp, "acks": written.acks, "hints": written.hints });
+    let mut response = Json(json).into_response();
     put_context(response.headers_mut(), &written.context);
     response
 }

@@ -50,6 +50,17 @@ impl Params {
         Ok(Some(number))
     }
 
+    fn flag(&mut self, name: &str) -> Result<bool, Fault> {
+        match self.take(name).as_deref() {
+            None | Some(b"false") => Ok(false),
+            Some(b"true" | b"") => Ok(true),
+            Some(other) => {
+                let other = String::from_utf8_lossy(other);
+                Err(Fault::invalid(format!("{name} is {other:?}; it must be true or false")))
+            }
+        }
+    }
+
     fn durability(&mut self) -> Result<Durability, Fault> {
         match self.take("durability").as_deref() {
             None => Ok(Durability::Unspecified),
@@ -82,6 +93,8 @@ impl Params {
             ttl_ms: self.number("ttl_ms")?,
             request_id: self.request_id()?,
             context,
+            sloppy: self.flag("sloppy")?,
+            node_confirms: self.number("node_confirms")?.unwrap_or_default(),
         })
     }
 
@@ -90,7 +103,11 @@ impl Params {
     /// # Errors
     /// The first one that does not read.
     pub fn read_options(&mut self) -> Result<ReadOptions, Fault> {
-        Ok(ReadOptions { r: self.number("r")?, deadline_ms: self.number("deadline_ms")? })
+        Ok(ReadOptions {
+            r: self.number("r")?,
+            deadline_ms: self.number("deadline_ms")?,
+            node_confirms: self.number("node_confirms")?.unwrap_or_default(),
+        })
     }
 }
 
@@ -142,14 +159,16 @@ mod tests {
 
     #[test]
     fn options_that_are_no_numbers_are_refused() {
-        let known = ["w", "durability", "deadline_ms", "ttl_ms", "request_id"];
-        for text in ["w=-1", "w=two", "w=", "w=4294967296", "durability=disk", "deadline_ms=1.5", "request_id=00"] {
+        let known = ["w", "durability", "deadline_ms", "ttl_ms", "request_id", "sloppy"];
+        for text in
+            ["sloppy=yes", "w=-1", "w=two", "w=", "w=4294967296", "durability=disk", "deadline_ms=1.5", "request_id=00"]
+        {
             let mut params = Params::parse(text.as_bytes(), &known).unwrap();
             assert!(params.write_options(Bytes::new()).is_err(), "{text}");
         }
-        let text = b"w=2&durability=os&request_id=000000000000000000000000000000ff";
+        let text = b"w=2&durability=os&request_id=000000000000000000000000000000ff&sloppy=true";
         let options = Params::parse(text, &known).unwrap().write_options(Bytes::new()).unwrap();
-        assert_eq!((options.w, options.durability()), (Some(2), Durability::Os));
+        assert_eq!((options.w, options.durability(), options.sloppy), (Some(2), Durability::Os, true));
         assert_eq!(options.request_id, &255u128.to_be_bytes()[..]);
     }
 }

@@ -5,6 +5,7 @@
 
 mod histogram;
 mod labels;
+mod mending;
 mod scrape;
 mod scrub;
 mod sync;
@@ -18,7 +19,7 @@ use histogram::Histogram;
 use labels::{Labels, each};
 use mks_logic::event::Reply;
 use mks_logic::member::Dropped;
-use mks_logic::node::{Cause, Figures, HintDropped, ScrubFigures, SyncFigures};
+use mks_logic::node::{Figures, ScrubFigures, SyncFigures};
 use mks_logic::port::Store;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
@@ -49,11 +50,7 @@ pub struct Metrics {
     forwards: Counter,
     records_fetched: Counter,
     hedges: Counter,
-    repairs: [Counter; Cause::ALL.len()],
-    repairs_dropped: Counter,
-    hints_kept: Counter,
-    hints_replayed: Counter,
-    hints_dropped: [Counter; HintDropped::ALL.len()],
+    mending: mending::Counters,
     sync: sync::Counters,
     scrub: scrub::Counters,
     peer_messages_dropped: Counter,
@@ -115,15 +112,7 @@ impl Metrics {
                 "Whole records fetched from other owners because digests differed",
             ),
             hedges: counter(r, "hedges", "Reads that asked all owners because the answers were late"),
-            repairs: family(r, "repairs", "Owners that a read found behind and mended", Cause::ALL, |c| {
-                [("cause", c.name())]
-            }),
-            repairs_dropped: counter(r, "repairs_dropped", "The same, left as they were: too many were under way"),
-            hints_kept: counter(r, "hints_kept", "Writes kept for owners that did not take them"),
-            hints_replayed: counter(r, "hints_replayed", "Kept writes that their owner holds now"),
-            hints_dropped: family(r, "hints_dropped", "Kept writes that nobody will get", HintDropped::ALL, |d| {
-                [("reason", d.name())]
-            }),
+            mending: mending::Counters::new(r),
             sync: sync::Counters::new(r),
             scrub: scrub::Counters::new(r),
             peer_messages_dropped: counter(
@@ -216,12 +205,8 @@ impl Metrics {
         self.records_fetched.inc_by(now.records_fetched - before.records_fetched);
         self.hedges.inc_by(now.hedges - before.hedges);
         self.malformed[Surface::Peer as usize].inc_by(now.nonsense - before.nonsense);
-        self.repairs_dropped.inc_by(now.repairs_dropped - before.repairs_dropped);
-        self.hints_kept.inc_by(now.hints_kept - before.hints_kept);
-        self.hints_replayed.inc_by(now.hints_replayed - before.hints_replayed);
         raise(&self.gossip_disbelieved, before.gossip_dropped, now.gossip_dropped);
-        raise(&self.repairs, before.repairs, now.repairs);
-        raise(&self.hints_dropped, before.hints_dropped, now.hints_dropped);
+        self.mending.add(before, now);
     }
 
     /// The same of comparisons with other owners.
@@ -393,7 +378,7 @@ mod tests {
     #[test]
     fn what_is_counted_is_shown() {
         let metrics = Metrics::new();
-        metrics.reply(Kind::Put, &Ok(Answer::Written { written: Hlc::ZERO, acks: 2, context: None }), 150);
+        metrics.reply(Kind::Put, &Ok(Answer::Written { written: Hlc::ZERO, acks: 2, hints: 0, context: None }), 150);
         metrics.reply(Kind::Get, &Ok(Answer::Found { versions: Vec::new(), context: None }), 90);
         metrics.reply(Kind::Get, &Err(OpError::NoOwner), 90);
         metrics.peer_sent(5);

@@ -5,7 +5,7 @@ mod sync;
 use crate::grpc::convert as forward;
 use bytes::Bytes;
 use mks_logic::context::Context;
-use mks_logic::id::{Epoch, Key, KeyspaceId};
+use mks_logic::id::{Epoch, Key, KeyspaceId, NodeId};
 use mks_logic::message::{Message, ReadOutcome, Refused, Tag, Want, WriteOutcome};
 use mks_logic::port::Durability;
 use mks_logic::record::Record;
@@ -26,6 +26,10 @@ pub fn to_wire(message: Message) -> PeerMessage {
         Message::Write { tag, key, version, past, fresh, durability } => {
             let (record, sync) = (Record::of(version).with_past(&past).encode(), durability == Durability::Sync);
             (tag, Body::Write(wire::Write { key: Some(key_to_wire(key)), record, fresh, sync }))
+        }
+        Message::Keep { tag, owner, key, version, past, durability } => {
+            let (record, sync) = (Record::of(version).with_past(&past).encode(), durability == Durability::Sync);
+            (tag, Body::Keep(wire::Keep { owner: owner.0, key: Some(key_to_wire(key)), record, sync }))
         }
         Message::Written { tag, outcome } => {
             let outcome = match outcome {
@@ -72,6 +76,12 @@ pub fn from_wire(message: PeerMessage) -> Result<Message, Malformed> {
             let durability = if write.sync { Durability::Sync } else { Durability::Os };
             let (key, (version, past)) = (key_from_wire(write.key)?, single(&write.record)?);
             Ok(Message::Write { tag, key, version, past, fresh: write.fresh, durability })
+        }
+        Body::Keep(keep) => {
+            let durability = if keep.sync { Durability::Sync } else { Durability::Os };
+            let (owner, key) = (NodeId(keep.owner), key_from_wire(keep.key)?);
+            let (version, past) = single(&keep.record)?;
+            Ok(Message::Keep { tag, owner, key, version, past, durability })
         }
         Body::Written(written) => {
             let outcome = match written.outcome.ok_or(Malformed("an answer without an outcome"))? {
@@ -127,7 +137,7 @@ fn key_from_wire(key: Option<PeerKey>) -> Result<Key, Malformed> {
 }
 
 /// The numbers are part of the contract between releases.
-const REFUSALS: [(Refused, u32); 10] = [
+const REFUSALS: [(Refused, u32); 11] = [
     (Refused::NotOwner, 1),
     (Refused::UnknownKeyspace, 2),
     (Refused::StampFromFuture, 3),
@@ -138,6 +148,7 @@ const REFUSALS: [(Refused, u32); 10] = [
     (Refused::TooManySiblings, 8),
     (Refused::ContextTooLarge, 9),
     (Refused::DamagedRecord, 10),
+    (Refused::HintsFull, 12),
 ];
 
 fn refused_to_wire(refused: Refused) -> u32 {
@@ -152,7 +163,7 @@ fn refused_from_wire(number: u32) -> Result<Refused, Malformed> {
 mod tests {
     use super::*;
     use mks_logic::event::{Operation, Request};
-    use mks_logic::id::{Dot, Incarnation, NodeId};
+    use mks_logic::id::{Dot, Incarnation};
     use mks_logic::version::value_digest;
 
     fn samples() -> Vec<Message> {
@@ -175,6 +186,8 @@ mod tests {
             ttl_ms: None,
             request_id: Some(7),
             context: None,
+            sloppy: true,
+            node_confirms: Some(2),
         };
         let past: Context = [4, 6, 7].map(|counter| Dot { counter, ..version.dot }).into_iter().collect();
         let mut samples = vec![
@@ -193,6 +206,14 @@ mod tests {
                 past: past.clone(),
                 fresh: false,
                 durability: Durability::Os,
+            },
+            Message::Keep {
+                tag,
+                owner: NodeId(3),
+                key: key.clone(),
+                version: version.clone(),
+                past: past.clone(),
+                durability: Durability::Sync,
             },
             Message::Written { tag, outcome: WriteOutcome::Held },
             Message::Written { tag, outcome: WriteOutcome::StaleStamp { latest: Hlc(9) } },

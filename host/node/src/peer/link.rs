@@ -110,7 +110,7 @@ fn weight(message: &Message) -> usize {
     use mks_logic::message::ReadOutcome;
     let value = |version: &mks_logic::version::Version| version.value.as_ref().map_or(0, bytes::Bytes::len);
     64 + match message {
-        Message::Write { version, .. } => value(version),
+        Message::Write { version, .. } | Message::Keep { version, .. } => value(version),
         Message::Found { outcome: ReadOutcome::Record(record), .. } => record.versions().iter().map(value).sum(),
         Message::Forward { request, .. } => match &request.operation {
             Operation::Put { value, .. } => value.len(),

@@ -87,6 +87,7 @@ impl FakeNode {
             linked: alive,
             clock_offset_ms,
             owed: HintCount::default(),
+            needs_sync: 0,
         };
         let view = PumpView {
             incarnation: Incarnation(incarnation),
@@ -276,7 +277,7 @@ impl Pump {
             Some(value) => drop(self.data.insert(key.clone(), value.clone())),
             None => drop(self.data.remove(key)),
         }
-        Ok(Answer::Written { written: Hlc(self.stamp), acks: 2, context: context(key, 9) })
+        Ok(Answer::Written { written: Hlc(self.stamp), acks: 2, hints: 0, context: context(key, 9) })
     }
 
     fn versions(&self, key: &Key) -> Result<Vec<Version>, OpError> {
@@ -307,8 +308,15 @@ pub(crate) fn context(key: &Key, upto: u64) -> Option<Context> {
 /// Keys that name a fault get it.
 fn fault(key: &Key) -> Result<(), OpError> {
     match &key.partition_key[..] {
-        b"timeout" => Err(OpError::Timeout { write: true, acks: 1, needed: 2, owners: 3 }),
-        b"lost" => Err(OpError::QuorumLost { write: true, acks: 1, needed: 2, owners: 3, refused: "disk full".into() }),
+        b"timeout" => Err(OpError::Timeout { write: true, acks: 1, needed: 2, owners: 3, hints: 0 }),
+        b"lost" => Err(OpError::QuorumLost {
+            write: true,
+            acks: 1,
+            needed: 2,
+            owners: 3,
+            hints: 0,
+            refused: "disk full".into(),
+        }),
         b"busy" => Err(OpError::Busy { operations: 9 }),
         b"no-owner" => Err(OpError::NoOwner),
         b"under-way" => Err(OpError::UnderWay),

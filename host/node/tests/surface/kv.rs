@@ -88,12 +88,15 @@ async fn the_options_of_a_request_reach_the_pump() {
         deadline_ms: Some(900),
         ttl_ms: Some(1_000),
         request_id: Bytes::copy_from_slice(&id.to_be_bytes()),
+        sloppy: true,
+        node_confirms: 2,
     };
     node.kv().await.put(put_with(options)).await.unwrap();
     let seen = node.seen().remove(0);
     assert_eq!(seen.quorum, Some(3));
     assert_eq!(seen.durability, Some(mks_logic::port::Durability::Sync));
     assert_eq!((seen.deadline_ms, seen.ttl_ms, seen.request_id), (Some(900), Some(1_000), Some(id)));
+    assert_eq!((seen.sloppy, seen.node_confirms), (true, Some(2)));
 }
 
 #[tokio::test]
@@ -103,7 +106,7 @@ async fn the_earlier_of_two_deadlines_counts() {
     for (header_ms, own_ms, expected_ms) in
         [(10_000, Some(700), 700), (20_000, None, 19_000), (4_000_000, None, 60_000)]
     {
-        let mut request = Request::new(get_with(ReadOptions { r: None, deadline_ms: own_ms }));
+        let mut request = Request::new(get_with(ReadOptions { deadline_ms: own_ms, ..ReadOptions::default() }));
         request.set_timeout(Duration::from_millis(header_ms));
         assert_eq!(kv.get(request).await.unwrap_err().code(), Code::NotFound);
         assert_eq!(node.seen().last().unwrap().deadline_ms, Some(expected_ms));
@@ -183,14 +186,16 @@ async fn bad_input_is_an_error_and_nothing_else() {
         ("an unknown durability", put_with(WriteOptions { durability: 9, ..none() })),
         ("no time at all", put_with(WriteOptions { deadline_ms: Some(0), ..none() })),
         ("all the time in the world", put_with(WriteOptions { deadline_ms: Some(u64::MAX), ..none() })),
+        ("more zones than owners", put_with(WriteOptions { node_confirms: 4, ..none() })),
         ("half a request id", put_with(WriteOptions { request_id: long(8), ..none() })),
     ] {
         check(what, kv.put(request).await.unwrap_err(), Code::InvalidArgument, "INVALID");
     }
     for (what, options) in [
-        ("r = 0", ReadOptions { r: Some(0), deadline_ms: None }),
-        ("r > n", ReadOptions { r: Some(4), deadline_ms: None }),
-        ("no time", ReadOptions { r: None, deadline_ms: Some(0) }),
+        ("r = 0", ReadOptions { r: Some(0), ..ReadOptions::default() }),
+        ("r > n", ReadOptions { r: Some(4), ..ReadOptions::default() }),
+        ("no time", ReadOptions { deadline_ms: Some(0), ..ReadOptions::default() }),
+        ("more zones than owners", ReadOptions { node_confirms: 4, ..ReadOptions::default() }),
     ] {
         check(what, kv.get(get_with(options)).await.unwrap_err(), Code::InvalidArgument, "INVALID");
     }

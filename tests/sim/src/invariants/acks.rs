@@ -1,5 +1,6 @@
-//! An acknowledgement is true at the moment it is given: the version, or one above it, is on that many owners' disks,
-//! as durable as was asked, and that many are W at least.
+//! An acknowledgement is true at the moment it is given: the version, or one above it, is on that many owners' disks, a
+//! hint of it on that many others', as durable as was asked; and that many are W at least. Hints count only where the
+//! client asked for that, and a node counts once.
 
 use super::{Invariant, Replied, Verdict};
 use crate::log::PARTITION_BITS;
@@ -19,9 +20,13 @@ impl Invariant for Acks {
         let Some(asked) = replied.asked else { return Ok(()) };
         let synced = asked.request.durability.unwrap_or(site.plan.durability) == Durability::Sync;
         for (_, key, reply) in &replied.parts {
-            let Ok(Answer::Written { written, acks, context }) = reply else { continue };
-            if *acks < site.plan.quorums.2 {
-                return Err(format!("{acks} acks, W is {}", site.plan.quorums.2));
+            let Ok(Answer::Written { written, acks, hints, context }) = reply else { continue };
+            let nodes = usize::from(acks + hints);
+            if nodes < usize::from(site.plan.quorums.2) {
+                return Err(format!("{acks} acks and {hints} hints, W is {}", site.plan.quorums.2));
+            }
+            if *hints > 0 && !asked.request.sloppy {
+                return Err(format!("{hints} hints count, and nobody asked for that"));
             }
             if !synced && site.plan.loses_power() {
                 continue;
@@ -37,9 +42,15 @@ impl Invariant for Acks {
                 // In a causal keyspace: it holds the write, or knows that it is superseded.
                 context.as_ref().map_or_else(|| record.latest() >= Some(*written), |c| record.context().includes(c))
             };
-            let holders = site.owners(key).iter().filter(|id| holds(&site.machine(**id).disk)).count();
-            if holders < usize::from(*acks) {
-                return Err(format!("{acks} acks from {}, {holders} holders of {written:?} of {key:?}", replied.node));
+            let owners = site.owners(key).iter().filter(|id| holds(&site.machine(**id).disk)).count();
+            let keeps = |disk: &crate::disk::Disk| disk.hints(synced).iter().any(|hint| hint.written == *written);
+            let others = site.machines.iter().filter(|machine| !site.owners(key).contains(&machine.id));
+            let keepers = if *hints > 0 { others.filter(|machine| keeps(&machine.disk)).count() } else { 0 };
+            if owners < usize::from(*acks) || owners + keepers < nodes {
+                return Err(format!(
+                    "{acks} acks and {hints} hints from {}, {owners} owners and {keepers} others hold {written:?} of {key:?}",
+                    replied.node
+                ));
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ mod bounds;
 mod convergence;
 mod dots;
 mod epochs;
+mod handover;
 mod leftovers;
 mod liveness;
 mod outlines;
@@ -75,6 +76,11 @@ pub trait Invariant {
         Ok(())
     }
 
+    /// Faults are over, and everybody has had time; nothing was asked since.
+    fn settled(&mut self, _site: &Site) -> Verdict {
+        Ok(())
+    }
+
     /// The run is over, and nothing was wrong before.
     fn ended(&mut self, _site: &Site) -> Verdict {
         Ok(())
@@ -90,6 +96,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<convergence::Convergence>::default(),
         Box::<dots::Dots>::default(),
         Box::<epochs::Epochs>::default(),
+        Box::<handover::Handover>::default(),
         Box::<leftovers::Leftovers>::default(),
         Box::<liveness::Liveness>::default(),
         Box::<outlines::Outlines>::default(),

@@ -1,5 +1,6 @@
 //! A write is stamped above every write of its key that was acknowledged before it began, and what an owner has synced
-//! never gets older. Where causality decides, stamps do not matter.
+//! never gets older. Where causality decides, stamps do not matter; and writes of a sloppy quorum that other nodes stood
+//! in for met no quorum of owners: clocks alone put them in order.
 
 use super::{Invariant, Replied, Verdict};
 use crate::log::PARTITION_BITS;
@@ -48,7 +49,7 @@ impl Invariant for Stamps {
             return Ok(());
         }
         for (at, key, reply) in &replied.parts {
-            let Ok(Answer::Written { written, .. }) = reply else { continue };
+            let Ok(Answer::Written { written, hints: 0, .. }) = reply else { continue };
             let event = &site.history.events[*at];
             let acked = self.acked.entry(*key).or_default();
             let before = acked.partition_point(|(when, _)| *when < event.began);

@@ -52,12 +52,24 @@ fn a_repair_on_demand_does_not_wait_for_the_schedule() {
     assert_eq!(left_over(&town), 0);
 }
 
-#[test]
-fn what_no_hint_stands_for_is_compared_when_its_owner_is_back() {
-    let mut town = Town::new(&Limits { sync_period_ms: 1 << 40, hint_bytes_max: 0, ..Limits::default() });
-    for peer in [(1, 3), (3, 1), (2, 3), (3, 2)] {
-        town.feed(NodeId(peer.0), Input::Link { peer: NodeId(peer.1), up: false });
+impl Town {
+    fn third(&mut self, up: bool) {
+        for (id, peer) in [(1, 3), (3, 1), (2, 3), (3, 2)] {
+            self.feed(NodeId(id), Input::Link { peer: NodeId(peer), up });
+        }
     }
+
+    /// Partitions that the first node must compare with the third.
+    fn needs(&self) -> u32 {
+        self.nodes[&NodeId(1)].0.needs_comparison().get(&NodeId(3)).copied().unwrap_or_default()
+    }
+}
+
+/// The third was away, and nobody keeps hints.
+fn behind() -> Town {
+    let mut town =
+        Town::new(&Limits { sync_period_ms: 1 << 40, sync_answer_ms: 1_000, hint_bytes_max: 0, ..Limits::default() });
+    town.third(false);
     let put = |i: u64| request(Operation::Put { key: key(&format!("key {i}")), value: "v".into() });
     for i in 0..20 {
         town.feed(NodeId(1), Input::Client { ticket: Ticket(i), request: put(i) });
@@ -66,13 +78,43 @@ fn what_no_hint_stands_for_is_compared_when_its_owner_is_back() {
     }
     town.pass(2_000);
     assert!(!town.are_equal());
+    town
+}
+
+#[test]
+fn what_no_hint_stands_for_is_compared_when_its_owner_is_back() {
+    let mut town = behind();
     assert_eq!(town.figures(1), SyncFigures::default(), "its owner is away");
-    for peer in [(1, 3), (3, 1), (2, 3), (3, 2)] {
-        town.feed(NodeId(peer.0), Input::Link { peer: NodeId(peer.1), up: true });
-    }
+    assert!(town.needs() > 1, "and it shows");
+    town.third(true);
     town.pass(1_000);
     assert!(town.are_equal());
-    assert_eq!(left_over(&town), 0);
+    assert_eq!((left_over(&town), town.needs()), (0, 0));
+    assert!(town.nodes[&NodeId(1)].0.figures().repairs[Cause::Sync as usize] >= 20);
+}
+
+#[test]
+fn what_needs_a_comparison_is_marked_until_one_has_ended_well() {
+    for cut_after in 0..12 {
+        let mut town = behind();
+        town.cut_after = town.delivered + cut_after;
+        town.third(true);
+        town.pass(1_500);
+        assert!(town.needs() > 0, "cut after {cut_after}");
+        town.cut_after = usize::MAX;
+        town.pass(10_000);
+        assert!(town.are_equal() && town.needs() == 0, "cut after {cut_after}");
+    }
+}
+
+#[test]
+fn what_needs_a_comparison_goes_before_what_an_operator_wants_to_see() {
+    let mut town = behind();
+    town.third(true);
+    town.feed(NodeId(1), Input::Repair { partition: None });
+    let first = town.wire.iter().filter(|(_, _, message)| matches!(message, Message::Sync { .. }));
+    let to: Vec<NodeId> = first.map(|(_, to, _)| *to).collect();
+    assert_eq!(to, [NodeId(3); 4], "as many as may run at once");
 }
 
 #[test]

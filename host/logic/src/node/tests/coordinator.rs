@@ -47,7 +47,7 @@ fn a_write_that_reaches_too_few_owners_says_at_its_deadline_how_many_hold_it() {
     assert_eq!(solo.held_here(&out), []);
     assert_eq!(solo.written(N2, tag(&out), WriteOutcome::Held), []);
     assert_eq!(reply(&solo.after(99)), None);
-    let timeout = OpError::Timeout { write: true, acks: 2, needed: 3, owners: 3 };
+    let timeout = OpError::Timeout { write: true, acks: 2, needed: 3, owners: 3, hints: 0 };
     assert_eq!(reply(&solo.after(1)), Some(Err(timeout)));
     assert!(solo.is_idle());
     assert_eq!(solo.written(N3, tag(&out), WriteOutcome::Held), [], "too late, and nobody minds");
@@ -117,13 +117,13 @@ fn a_lost_link_sends_a_read_to_another_owner_and_leaves_a_write_unknown() {
     let [(third, Message::Forward { .. })] = &sends(&out)[..] else { panic!("{out:?}") };
     assert_eq!(
         reply(&solo.link(*third, false)),
-        Some(Err(OpError::Timeout { write: false, acks: 0, needed: 2, owners: 3 }))
+        Some(Err(OpError::Timeout { write: false, acks: 0, needed: 2, owners: 3, hints: 0 }))
     );
     assert_eq!(solo.refusal(put("v")), Err(OpError::NoOwner), "nobody is left to ask");
 
     solo.link(first, true);
     let [(to, Message::Forward { .. })] = &sends(&solo.ask(put("v")))[..] else { panic!() };
-    let unknown = OpError::Timeout { write: true, acks: 0, needed: 2, owners: 3 };
+    let unknown = OpError::Timeout { write: true, acks: 0, needed: 2, owners: 3, hints: 0 };
     assert_eq!(reply(&solo.link(*to, false)), Some(Err(unknown)));
     assert!(solo.is_idle());
 }

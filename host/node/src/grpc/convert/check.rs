@@ -71,6 +71,8 @@ impl<'a> Checker<'a> {
             ttl_ms: None,
             request_id: None,
             context: None,
+            sloppy: false,
+            node_confirms: node_confirms(options.node_confirms, keyspace)?,
         })
     }
 
@@ -173,9 +175,10 @@ impl<'a> Checker<'a> {
     }
 
     fn write(self, operation: Operation, options: v1::WriteOptions, keyspaces: &[&Keyspace]) -> Result<Request, Fault> {
-        let mut quorum_of_all = None;
+        let (mut quorum_of_all, mut confirms_of_all) = (None, None);
         for keyspace in keyspaces {
             quorum_of_all = options.w.map(|w| quorum("w", w, keyspace)).transpose()?;
+            confirms_of_all = node_confirms(options.node_confirms, keyspace)?;
         }
         Ok(Request {
             operation,
@@ -185,6 +188,8 @@ impl<'a> Checker<'a> {
             ttl_ms: options.ttl_ms,
             request_id: request_id(&options.request_id)?,
             context: None,
+            sloppy: options.sloppy,
+            node_confirms: confirms_of_all,
         })
     }
 
@@ -227,6 +232,11 @@ fn quorum(what: &str, asked: u32, keyspace: &Keyspace) -> Result<u8, Fault> {
             Err(Fault::invalid(format!("{what} is {asked}, but keyspace {name:?} has {n} owners for each key")))
         }
     }
+}
+
+/// Zero is the protocol's way to say nothing.
+fn node_confirms(asked: u32, keyspace: &Keyspace) -> Result<Option<u8>, Fault> {
+    if asked == 0 { Ok(None) } else { quorum("node_confirms", asked, keyspace).map(Some) }
 }
 
 /// A durability of the contract; `None`: the keyspace's.

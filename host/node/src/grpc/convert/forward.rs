@@ -51,6 +51,8 @@ pub fn encode_request(request: &Request) -> Bytes {
         ttl_ms: request.ttl_ms,
         request_id: request.request_id.map(|id| Bytes::copy_from_slice(&id.to_be_bytes())).unwrap_or_default(),
         context: request.context.as_ref().map(Context::to_bytes),
+        sloppy: request.sloppy,
+        node_confirms: request.node_confirms.map(u32::from),
     };
     wire.encode_to_vec().into()
 }
@@ -91,6 +93,8 @@ pub fn decode_request(bytes: Bytes) -> Result<Request, Malformed> {
         ttl_ms: wire.ttl_ms,
         request_id,
         context: context(wire.context)?,
+        sloppy: wire.sloppy,
+        node_confirms: wire.node_confirms.map(small).transpose()?,
     })
 }
 
@@ -110,9 +114,10 @@ pub fn decode_reply(bytes: Bytes) -> Result<Reply, Malformed> {
 
 fn wire_reply(reply: &Reply) -> ForwardedReply {
     let reply = match reply {
-        Ok(Answer::Written { written, acks, context }) => {
+        Ok(Answer::Written { written, acks, hints, context }) => {
             let context = context.as_ref().map(Context::to_bytes);
-            WireReply::Written(ForwardedWritten { written: written.0, acks: (*acks).into(), context })
+            let (acks, hints) = ((*acks).into(), (*hints).into());
+            WireReply::Written(ForwardedWritten { written: written.0, acks, hints, context })
         }
         Ok(Answer::Found { versions, context }) => {
             let context = context.as_ref().map(Context::to_bytes);
@@ -129,8 +134,8 @@ fn wire_reply(reply: &Reply) -> ForwardedReply {
 fn reply(wire: ForwardedReply, batch_allowed: bool) -> Result<Reply, Malformed> {
     match wire.reply.ok_or_else(|| malformed("no reply, or one that is newer than this node"))? {
         WireReply::Written(wire) => {
-            let (written, acks) = (Hlc(wire.written), small(wire.acks)?);
-            Ok(Ok(Answer::Written { written, acks, context: context(wire.context)? }))
+            let (written, acks, hints) = (Hlc(wire.written), small(wire.acks)?, small(wire.hints)?);
+            Ok(Ok(Answer::Written { written, acks, hints, context: context(wire.context)? }))
         }
         WireReply::Found(wire) => {
             let versions = wire.versions.into_iter().map(version).collect();
@@ -159,11 +164,11 @@ fn wire_error(error: &OpError) -> WireError {
             WireError::TooLarge(ForwardedTooLarge { what: (*what).into(), bytes: *bytes, max: *max })
         }
         OpError::Busy { operations } => WireError::Busy(*operations),
-        OpError::Timeout { write, acks, needed, owners } => {
-            WireError::Timeout(tally(*write, [*acks, *needed, *owners], String::new()))
+        OpError::Timeout { write, acks, needed, owners, hints } => {
+            WireError::Timeout(tally(*write, [*acks, *needed, *owners, *hints], String::new()))
         }
-        OpError::QuorumLost { write, acks, needed, owners, refused } => {
-            WireError::QuorumLost(tally(*write, [*acks, *needed, *owners], refused.clone()))
+        OpError::QuorumLost { write, acks, needed, owners, hints, refused } => {
+            WireError::QuorumLost(tally(*write, [*acks, *needed, *owners, *hints], refused.clone()))
         }
         OpError::NoOwner => WireError::NoOwner(true),
         OpError::UnderWay => WireError::UnderWay(true),
@@ -190,12 +195,14 @@ fn error(wire: WireError) -> Result<OpError, Malformed> {
             acks: small(wire.acks)?,
             needed: small(wire.needed)?,
             owners: small(wire.owners)?,
+            hints: small(wire.hints)?,
         },
         WireError::QuorumLost(wire) => OpError::QuorumLost {
             write: wire.write,
             acks: small(wire.acks)?,
             needed: small(wire.needed)?,
             owners: small(wire.owners)?,
+            hints: small(wire.hints)?,
             refused: wire.refused,
         },
         WireError::NoOwner(_) => OpError::NoOwner,
@@ -212,8 +219,9 @@ fn error(wire: WireError) -> Result<OpError, Malformed> {
     })
 }
 
-fn tally(write: bool, [acks, needed, owners]: [u8; 3], refused: String) -> ForwardedTally {
-    ForwardedTally { write, acks: acks.into(), needed: needed.into(), owners: owners.into(), refused, max: 0 }
+fn tally(write: bool, counts: [u8; 4], refused: String) -> ForwardedTally {
+    let [acks, needed, owners, hints] = counts.map(u32::from);
+    ForwardedTally { write, acks, needed, owners, hints, refused, max: 0 }
 }
 
 fn context(bytes: Option<Bytes>) -> Result<Option<Context>, Malformed> {
@@ -312,6 +320,8 @@ mod tests {
             ttl_ms: None,
             request_id: None,
             context: None,
+            sloppy: false,
+            node_confirms: None,
         };
         let chosen = |durability, number: u8| Request {
             quorum: Some(number),
@@ -320,6 +330,8 @@ mod tests {
             ttl_ms: Some(number.into()),
             request_id: Some(number.into()),
             context: Some(if number == 0 { Context::default() } else { some_context() }),
+            sloppy: number > 0,
+            node_confirms: Some(number),
             ..plain(Operation::Delete { key: some_key() })
         };
         let mut requests: Vec<_> = operations.map(plain).into();
@@ -339,8 +351,8 @@ mod tests {
         };
         let refused = "2 disks are full".to_owned();
         let mut replies = vec![
-            Ok(Answer::Written { written: Hlc(9), acks: 2, context: None }),
-            Ok(Answer::Written { written: Hlc(9), acks: 2, context: Some(some_context()) }),
+            Ok(Answer::Written { written: Hlc(9), acks: 2, hints: 1, context: None }),
+            Ok(Answer::Written { written: Hlc(9), acks: 2, hints: 0, context: Some(some_context()) }),
             Ok(Answer::Found { versions: Vec::new(), context: None }),
             Ok(Answer::Found { versions: Vec::new(), context: Some(Context::default()) }),
             Ok(Answer::Found {
@@ -353,9 +365,9 @@ mod tests {
             Err(OpError::UnknownKeyspace(KeyspaceId(8))),
             Err(OpError::Invalid("no".into())),
             Err(OpError::Busy { operations: 16_384 }),
-            Err(OpError::Timeout { write: true, acks: 1, needed: 2, owners: 3 }),
-            Err(OpError::Timeout { write: false, acks: 0, needed: 2, owners: 3 }),
-            Err(OpError::QuorumLost { write: true, acks: 1, needed: 2, owners: 3, refused }),
+            Err(OpError::Timeout { write: true, acks: 1, needed: 2, owners: 3, hints: 1 }),
+            Err(OpError::Timeout { write: false, acks: 0, needed: 2, owners: 3, hints: 0 }),
+            Err(OpError::QuorumLost { write: true, acks: 1, needed: 2, owners: 3, hints: 0, refused }),
             Err(OpError::NoOwner),
             Err(OpError::UnderWay),
             Err(OpError::ContextNeeded),

@@ -29,8 +29,8 @@ pub fn written(reply: Reply, seals: &Seals) -> Result<WriteResponse, Fault> {
 
 fn written_part(reply: Reply, seals: &Seals, part: usize) -> Result<WriteResponse, Fault> {
     match reply? {
-        Answer::Written { written, acks, context } => {
-            Ok(write_response(written, acks, seals.seal(part, context.as_ref())))
+        Answer::Written { written, acks, hints, context } => {
+            Ok(write_response(written, (acks, hints), seals.seal(part, context.as_ref())))
         }
         Answer::Found { .. } | Answer::Batch { .. } => Err(Fault::wrong_answer()),
     }
@@ -68,8 +68,8 @@ pub fn session_result(id: u64, seals: &Seals, reply: Reply) -> SessionResult {
     use session_result::Result;
     let mut absent = Bytes::new();
     let result = match reply {
-        Ok(Answer::Written { written, acks, context }) => {
-            Result::Written(write_response(written, acks, seals.seal(0, context.as_ref())))
+        Ok(Answer::Written { written, acks, hints, context }) => {
+            Result::Written(write_response(written, (acks, hints), seals.seal(0, context.as_ref())))
         }
         Ok(Answer::Found { versions, context }) => match get_response(versions, seals.seal(0, context.as_ref())) {
             Ok(found) => Result::Found(found),
@@ -90,8 +90,8 @@ pub fn session_fault(id: u64, fault: Fault) -> SessionResult {
     SessionResult { id, context: Bytes::new(), result: Some(session_result::Result::Error(fault.into())) }
 }
 
-fn write_response(written: Hlc, acks: u8, context: Bytes) -> WriteResponse {
-    WriteResponse { written: written.0, acks: acks.into(), context }
+fn write_response(written: Hlc, (acks, hints): (u8, u8), context: Bytes) -> WriteResponse {
+    WriteResponse { written: written.0, acks: acks.into(), hints: hints.into(), context }
 }
 
 /// `Err`: there is no version; the context as it was.
