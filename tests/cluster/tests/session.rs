@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Sends `operations` in one burst, ends the stream, and returns every result by its id.
-async fn burst(client: &Client, operations: Vec<SessionOperation>) -> BTreeMap<u64, Outcome> {
+pub(crate) async fn burst(client: &Client, operations: Vec<SessionOperation>) -> BTreeMap<u64, Outcome> {
     let (sender, receiver) = mpsc::channel(1_024);
     let mut responses = client.kv.clone().session(ReceiverStream::new(receiver)).await.unwrap().into_inner();
     let welcome = responses.message().await.unwrap().unwrap().welcome.expect("the first response welcomes");
@@ -31,7 +31,7 @@ async fn burst(client: &Client, operations: Vec<SessionOperation>) -> BTreeMap<u
     results
 }
 
-fn operation(id: u64, operation: Operation) -> SessionOperation {
+pub(crate) fn operation(id: u64, operation: Operation) -> SessionOperation {
     SessionOperation { id, operation: Some(operation) }
 }
 

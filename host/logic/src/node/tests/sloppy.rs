@@ -148,14 +148,10 @@ fn a_node_that_owns_nothing_coordinates_a_sloppy_write_when_no_owner_is_in_reach
 fn asked_to_keep(limits: Limits, me: NodeId, owner: NodeId, key: Key, version: Version) -> (Solo, Vec<Effect>) {
     let mut solo = Solo::bounded(me.0, &five().0, limits);
     let from = NodeId(if me.0 == 1 { 2 } else { 1 });
-    let out = solo.hear(from, Message::Keep {
-        tag: Tag(7),
-        owner,
-        key,
-        version,
-        past: Context::default(),
-        durability: Durability::Sync,
-    });
+    let out = solo.hear(
+        from,
+        Message::Keep { tag: Tag(7), owner, key, version, past: Context::default(), durability: Durability::Sync },
+    );
     (solo, out)
 }
 
