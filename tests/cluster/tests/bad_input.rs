@@ -188,6 +188,7 @@ async fn sizes_beyond_a_limit_are_refused_and_sizes_at_it_are_not() {
     let item = |size: usize, i: usize| BatchItem {
         key: Some(key("", format!("item-{i}"))),
         value: Some(Bytes::from(vec![b'v'; size])),
+        ..BatchItem::default()
     };
     for (count, size, fine) in [(1_000, 10, true), (1_001, 10, false), (10, 2 << 20, false)] {
         let request = BatchRequest { items: (0..count).map(|i| item(size, i)).collect(), options: None };

@@ -24,7 +24,8 @@ fn name(i: usize) -> String {
 
 async fn write_all(client: &Client, keys: usize, value: &str) {
     for first in (0..keys).step_by(BATCH) {
-        let item = |i| BatchItem { key: Some(key("", name(i))), value: Some(value.to_owned().into()) };
+        let item =
+            |i| BatchItem { key: Some(key("", name(i))), value: Some(value.to_owned().into()), ..BatchItem::default() };
         let items = (first..keys.min(first + BATCH)).map(item).collect();
         let response = client.kv.clone().batch(BatchRequest { items, options: None }).await.expect("a batch");
         let results = response.into_inner().results;

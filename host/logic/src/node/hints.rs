@@ -13,7 +13,6 @@ use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, Refused, Tag, WriteOutcome};
 use crate::port::Durability;
 use crate::time::{Hlc, MonoUs};
-use crate::version::Version;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 

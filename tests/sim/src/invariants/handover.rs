@@ -4,6 +4,8 @@
 use super::{Invariant, Replied, Verdict};
 use crate::log::PARTITION_BITS;
 use crate::site::Site;
+use mks_logic::context::Context;
+use mks_logic::id::NodeId;
 use mks_logic::limits::Limits;
 use mks_logic::port::Durability;
 use mks_logic::request::Answer;
@@ -11,8 +13,8 @@ use mks_logic::time::Hlc;
 
 #[derive(Debug, Default)]
 pub(super) struct Handover {
-    /// Key, stamp, and owners that held it when it was acknowledged.
-    acked: Vec<(usize, Hlc, u8)>,
+    /// Key, stamp, owners that held it when it was acknowledged, and in a causal keyspace what its writer knows.
+    acked: Vec<(usize, Hlc, u8, Option<Context>)>,
 }
 
 impl Invariant for Handover {
@@ -25,7 +27,7 @@ impl Invariant for Handover {
         let synced = asked.request.durability.unwrap_or(site.plan.durability) == Durability::Sync;
         if synced || !site.plan.loses_power() {
             let written = |(_, key, reply): &(usize, usize, _)| match reply {
-                Ok(Answer::Written { written, acks, .. }) => Some((*key, *written, *acks)),
+                Ok(Answer::Written { written, acks, context, .. }) => Some((*key, *written, *acks, context.clone())),
                 _ => None,
             };
             self.acked.extend(replied.parts.iter().filter_map(written));
@@ -36,12 +38,14 @@ impl Invariant for Handover {
     fn settled(&mut self, site: &Site) -> Verdict {
         // Owners whose queues are as short as some plans make them refuse hints again and again.
         let busy = site.plan.limits.disk_jobs_max < Limits::default().disk_jobs_max;
-        for (key, written, acks) in &self.acked {
+        for (key, written, acks, context) in &self.acked {
             let key = &site.keys[*key];
             let engine_key = key.engine_key(PARTITION_BITS);
-            let owners = site.owners(key);
-            let latest = owners.iter().map(|owner| site.machine(*owner).disk.record(&engine_key).latest()).max();
-            if latest.flatten() < Some(*written) && !(busy && *acks == 0) {
+            let holds = |owner: &NodeId| {
+                let record = site.machine(*owner).disk.record(&engine_key);
+                context.as_ref().map_or_else(|| record.latest() >= Some(*written), |c| record.context().includes(c))
+            };
+            if !site.owners(key).iter().any(holds) && !(busy && *acks == 0) {
                 return Err(format!(
                     "no owner of {key:?} holds {written:?}, which was acknowledged, nor anything later"
                 ));
