@@ -323,7 +323,7 @@ mod tests {
         let mut records = Vec::new();
         for (i, seen) in seen.iter().enumerate() {
             let mut past = Context::default();
-            seen.iter().filter(|_| i > 0).for_each(|at| drop(past.unite(&contexts[at.index(i)])));
+            seen.iter().filter(|_| i > 0).for_each(|at| _ = past.unite(&contexts[at.index(i)]));
             let record = Record::of(version(i as u64)).with_past(&past);
             contexts.push(record.context());
             records.push(record);

@@ -212,7 +212,7 @@ impl Node {
     pub(super) fn sync_all_of(&mut self, partition: PartitionId) -> BTreeSet<NodeId> {
         let pairs = self.sync.pairs.keys().filter(|pair| pair.0 == partition);
         let pairs: Vec<Pair> = pairs.copied().collect();
-        self.sync.missing.extend(&pairs);
+        self.sync.missing.extend(pairs.iter().map(|pair| (*pair, 0)));
         pairs.into_iter().map(|(_, owner)| owner).collect()
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::digest::{Age, Range};
+use crate::event::{ScrubOutcome, ScrubWork};
 use crate::id::{Epoch, NodeId};
 use crate::testing::{CARTS, Disk, PARTITION_BITS, Rules, formed, job, key, version};
 use proptest::prelude::*;
@@ -108,10 +109,8 @@ fn a_dot_of_a_record_that_was_lost_is_never_minted_again() {
     absorbed(&other, &[elsewhere(&writes[0], 10, true)]);
     disk.damage(&cart());
     disk.restart();
-    let place = cart().place(PARTITION_BITS);
-    let ports = disk.ports(&Rules::Work);
-    let scrubbed = crate::scrub::bucket(ports, place.partition, place.bucket).unwrap();
-    assert_eq!(scrubbed.damaged.len(), 1);
+    let mend = ScrubWork::Mend { key: cart(), record: other.record(&cart()) };
+    assert_eq!(crate::scrub::work(disk.ports(&Rules::Work), &mend), ScrubOutcome::Mended);
     // The other owner has heard of one of the three.
     absorbed(&disk, &[elsewhere(&writes[0], 10, false)]);
     assert_eq!(absorbed(&disk, &[named_here(50, "new", &Context::default())]), [WriteOutcome::Minted { counter: 50 }]);

@@ -136,7 +136,9 @@ fn a_client_that_meets_a_damaged_record_gets_its_answer_and_has_it_mended() {
     let get = request(Operation::Get { key: key("key 7") });
     town.feed(NodeId(2), Input::Client { ticket: Ticket(1), request: get });
     town.deliver();
-    let [(Ticket(1), Reply::Ok(Answer::Found { versions }))] = &town.replies[..] else { panic!("{:?}", town.replies) };
+    let [(Ticket(1), Reply::Ok(Answer::Found { versions, .. }))] = &town.replies[..] else {
+        panic!("{:?}", town.replies)
+    };
     assert_eq!(versions[0].value.as_deref(), Some(&b"v"[..]));
     town.pass(1_000);
     assert!(holds_all(&town, 2) && town.are_equal());

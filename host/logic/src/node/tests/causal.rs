@@ -162,7 +162,7 @@ fn a_disk_that_names_it_after_the_deadline_owes_it_to_the_others() {
     assert!(solo.is_idle() && !solo.is_still(), "it waits for the name");
     assert_eq!(solo.refusal(asked.clone()), Err(OpError::UnderWay));
     let out = minted(&mut solo, &sent, 40);
-    let kept = |effect: &Effect| matches!(effect, Effect::Hint(job) if matches!(&job.work, HintWork::Keep(hint, _) if hint.id.counter == 40));
+    let kept = |effect: &Effect| matches!(effect, Effect::Hint(job) if matches!(&job.work, HintWork::Keep(hint, _) if hint.id.dot.counter == 40));
     assert_eq!(out.iter().filter(|effect| kept(effect)).count(), 2, "{out:?}");
     assert!(solo.is_still());
     // And a retry is the same write.
