@@ -116,14 +116,14 @@ fn states_operations_and_lists_beyond_their_bounds_are_refused_unseen() {
     let home = tempfile::tempdir().expect("a directory");
     let options = SandboxOptions { directory: home.path().into(), state_bytes_max: 1_000, ..SandboxOptions::default() };
     let sandbox = Sandbox::new(options).expect("a sandbox");
-    let big = vec![0; 1_001];
+    let big = [0; 1_001];
     let large = "(i32.store (i32.const 264) (i32.const 1001)) (i32.const 256)";
     let by_hand = sandbox.install_data_type("by-hand.wasm", &data_type(large)).expect("it is a data type");
     let beyond = [
         by_hand.update(dot(1), Hlc(1), Some(&big), b"").map(drop),
         by_hand.update(dot(1), Hlc(1), None, &big).map(drop),
         by_hand.merge(&[&big]).map(drop),
-        by_hand.merge(&vec![&b"x"[..]; STATES_MAX + 1]).map(drop),
+        by_hand.merge(&[&b"x"[..]; STATES_MAX + 1]).map(drop),
         by_hand.query(&big, b"").map(drop),
         by_hand.validate(&big),
         // What it answers is too long.

@@ -32,8 +32,8 @@ pub(crate) fn component(contract: &str, world: &str, imports: &str, functions: &
     let text = format!("(module {imports} {memory} {ABOUT} {REALLOC} {functions})");
     let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut resolve = Resolve::default();
-    resolve.push_str("common.wit", COMMON).expect("a contract");
-    let package = resolve.push_str("contract.wit", contract).expect("a contract");
+    resolve.push_source("common.wit", COMMON).expect("a contract");
+    let package = resolve.push_source("contract.wit", contract).expect("a contract");
     let world = resolve.select_world(&[package], Some(world)).expect("a world");
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("a world's types");
     let encoder = ComponentEncoder::default().validate(true).module(&module).expect("a module");

@@ -5,7 +5,7 @@ use crate::cli::client::Failure;
 use crate::cli::output::Output;
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use mks_sandbox::check::{self, Broken, Figures, Passed};
+use mks_sandbox::check::{self, Broken, Figure, Figures, Passed};
 use mks_sandbox::{AdapterSource, Moment, Plugin, Sandbox};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -210,7 +210,10 @@ impl Report {
     fn text(&self) -> String {
         let Self { about, bytes, compiled, imports, facts, laws, took, figures } = self;
         let mut text = String::new();
-        let mut line = |what: &str, said: &str| drop(writeln!(text, "{what:<9} {said}"));
+        // Writing to a string can't fail.
+        let mut line = |what: &str, said: &str| {
+            let _ = writeln!(text, "{what:<9} {said}");
+        };
         line(about.kind, &format!("{} {}", about.name, about.version));
         line("hash", &about.hash);
         line("size", &format!("{bytes} bytes, compiled here in {} ms", ms(*compiled)));
@@ -236,11 +239,8 @@ impl Report {
 }
 
 fn figures_json(figures: &Figures) -> Value {
-    let calls: Vec<Value> = figures
-        .calls
-        .iter()
-        .map(|figure| json!({ "call": figure.call, "median_ns": figure.median_ns, "per_second": per_second(figure.median_ns) }))
-        .collect();
+    let figure = |Figure { call, median_ns }: &Figure| json!({ "call": call, "median_ns": median_ns, "per_second": per_second(*median_ns) });
+    let calls: Vec<Value> = figures.calls.iter().map(figure).collect();
     json!({ "calls": calls, "memory_bytes": figures.memory_bytes })
 }
 
@@ -248,9 +248,9 @@ fn figures_text(figures: &Figures) -> String {
     let mut text = String::new();
     for figure in &figures.calls {
         let us = figure.median_ns as f64 / 1_000.0;
-        drop(writeln!(text, "{:<34} {us:>10.2} us  {:>10} a second", figure.call, per_second(figure.median_ns)));
+        let _ = writeln!(text, "{:<34} {us:>10.2} us  {:>10} a second", figure.call, per_second(figure.median_ns));
     }
-    drop(writeln!(text, "{:<34} {:>10} KiB", "memory of an instance", figures.memory_bytes / 1024));
+    let _ = writeln!(text, "{:<34} {:>10} KiB", "memory of an instance", figures.memory_bytes / 1024);
     text
 }
 

@@ -203,7 +203,10 @@ mod tests {
     fn files_below(root: &Path, directory: &str, into: &mut BTreeSet<String>) {
         for entry in std::fs::read_dir(root.join(directory)).expect("there").flatten() {
             let path = format!("{directory}/{}", entry.file_name().display());
-            if entry.path().is_dir() { files_below(root, &path, into) } else { drop(into.insert(path)) }
+            match entry.path().is_dir() {
+                true => files_below(root, &path, into),
+                false => drop(into.insert(path)),
+            }
         }
     }
 
