@@ -110,7 +110,7 @@ fn weight(message: &Message) -> usize {
     use mks_logic::message::ReadOutcome;
     let value = |version: &mks_logic::version::Version| version.value.as_ref().map_or(0, bytes::Bytes::len);
     64 + match message {
-        Message::Write { version, .. } | Message::Keep { version, .. } => value(version),
+        Message::Write { version, past, .. } | Message::Keep { version, past, .. } => value(version) + past.bytes(),
         Message::Found { outcome: ReadOutcome::Record(record), .. } => record.versions().iter().map(value).sum(),
         Message::Forward { request, .. } => match &request.operation {
             Operation::Put { value, .. } => value.len(),
@@ -118,7 +118,7 @@ fn weight(message: &Message) -> usize {
         },
         Message::Sync { ask, .. } => ask.bytes(),
         Message::Synced { answer, .. } => answer.bytes(),
-        Message::Forwarded { reply: Ok(Answer::Found { versions }), .. } => versions.iter().map(value).sum(),
+        Message::Forwarded { reply: Ok(Answer::Found { versions, .. }), .. } => versions.iter().map(value).sum(),
         Message::Written { .. } | Message::Read { .. } | Message::Found { .. } | Message::Forwarded { .. } => 0,
     }
 }
