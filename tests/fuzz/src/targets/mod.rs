@@ -84,5 +84,7 @@ fn request_of(operation: Operation) -> Request {
         ttl_ms: None,
         request_id: Some(9),
         context: None,
+        sloppy: false,
+        node_confirms: None,
     }
 }

@@ -104,12 +104,15 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let session = v1::SessionOperation { id: 9, operation: Some(v1::session_operation::Operation::Put(put.clone())) };
     let forwarded = request_of(Operation::Put { key: super::frame::key("b"), value: "forwarded".into() });
     let replies = [
-        Ok(Answer::Written { written: Hlc(7), acks: 2, context: None }),
+        Ok(Answer::Written { written: Hlc(7), acks: 2, context: None, hints: 0 }),
         Ok(Answer::Found { versions: vec![version(1, 2, Some(b"value"))], context: Some(past()) }),
         Ok(Answer::Batch {
-            replies: vec![Err(OpError::NoOwner), Ok(Answer::Written { written: Hlc(7), acks: 2, context: None })],
+            replies: vec![
+                Err(OpError::NoOwner),
+                Ok(Answer::Written { written: Hlc(7), acks: 2, context: None, hints: 0 }),
+            ],
         }),
-        Err(OpError::Timeout { write: true, acks: 1, needed: 2, owners: 3 }),
+        Err(OpError::Timeout { write: true, acks: 1, needed: 2, owners: 3, hints: 0 }),
         Err(OpError::TooLarge { what: "the value", bytes: 9, max: 8 }),
     ];
     let bytes = |kind: u8, body: &[u8]| [&[kind], body].concat();

@@ -4,7 +4,7 @@ use super::{past, version};
 use bytes::Bytes;
 use mks_logic::digest::{Age, Delta, DigestTable, Range};
 use mks_logic::event::{Hint, HintId};
-use mks_logic::id::{Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
+use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
 use mks_logic::port::{Change, Durability, Read, Store, Table};
 use mks_logic::time::Hlc;
 use mks_tests_sim::disk::Disk;
@@ -32,8 +32,7 @@ fn id() -> HintId {
         partition: PartitionId(3),
         epoch: Epoch(4),
         written: Hlc(5),
-        incarnation: Incarnation(6),
-        counter: 7,
+        dot: Dot { node: NodeId(1), incarnation: Incarnation(6), counter: 7 },
     }
 }
 
@@ -115,7 +114,7 @@ fn written(commits: u64) -> Vec<Vec<u8>> {
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
     let key = Key { keyspace: KeyspaceId(1), partition_key: "a\0b".into(), sort_key: "sort".into() };
-    let hint = Hint { id: id(), key: key.clone(), version: version(3, 7, Some(b"value")), past: past() };
+    let hint = Hint { id: id(), key: key.clone(), version: version(3, 7, Some(b"value")), past: past(), counted: true };
     let encoded = hint.encode();
     let head = 5 + 4 + 3 + 4 + 4;
     let bare = [&[0], &encoded[..head], &encoded[head + 8..]].concat();
