@@ -59,6 +59,8 @@ mod tests {
             acks: 1,
             needed: 2,
             owners: 3,
+            hints: 1,
+            context: Bytes::new(),
         };
         let status = status_of(&detail);
         assert_eq!(status.code(), Code::DeadlineExceeded);

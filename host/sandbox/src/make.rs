@@ -66,11 +66,11 @@ fn run(directory: &Path, tool: &str, arguments: &[&str]) -> Result<()> {
 /// # Errors
 /// When it is no module, or exports no world.
 pub fn encode(module: &[u8]) -> Result<Vec<u8>> {
-    let encoder = ComponentEncoder::default().validate(true).module(module);
-    let bytes = encoder.and_then(|mut encoder| encoder.encode());
-    let bytes = bytes
-        .context("can't make a component of the compiled module: does the crate use an export macro of the SDK?")?;
-    Ok(bytes)
+    ComponentEncoder::default()
+        .validate(true)
+        .module(module)
+        .and_then(ComponentEncoder::encode)
+        .context("can't make a component of the compiled module: does the crate use an export macro of the SDK?")
 }
 
 /// Compiles and gives the module's file.

@@ -36,8 +36,8 @@ pub(crate) fn component(contract: &str, world: &str, imports: &str, functions: &
     let package = resolve.push_source("contract.wit", contract).expect("a contract");
     let world = resolve.select_world(&[package], Some(world)).expect("a world");
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("a world's types");
-    let encoder = ComponentEncoder::default().validate(true).module(&module).expect("a module");
-    encoder.encode().unwrap_or_else(|error| panic!("{error:#}\n{text}"))
+    let encoded = ComponentEncoder::default().validate(true).module(&module).and_then(ComponentEncoder::encode);
+    encoded.unwrap_or_else(|error| panic!("{error:#}\n{text}"))
 }
 
 /// A resolver of metadata, whose `by-metadata` is `body`; `$conflicts` is how many, `$ends` where their ends are.

@@ -44,7 +44,7 @@ async fn fill(cluster: &Cluster) {
 
 /// What a node has on its own disk: with three nodes every one owns every key.
 async fn own(client: &Client, i: usize) -> Option<String> {
-    let options = ReadOptions { r: Some(1), deadline_ms: Some(2_000) };
+    let options = ReadOptions { r: Some(1), deadline_ms: Some(2_000), ..ReadOptions::default() };
     let request = GetRequest { options: Some(options), ..get_request(key("", name(i))) };
     client.get_with(request).await.ok().flatten()
 }

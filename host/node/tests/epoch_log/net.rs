@@ -184,6 +184,7 @@ pub(crate) fn create(name: &str) -> Entry {
         ttl_ms: 0,
         resolver: "lww".to_owned(),
         resolver_hash: ResolverHash([1; 32]),
+        causal: false,
     };
     Entry::CreateKeyspace { keyspace }
 }

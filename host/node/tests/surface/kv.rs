@@ -90,6 +90,7 @@ async fn the_options_of_a_request_reach_the_pump() {
         request_id: Bytes::copy_from_slice(&id.to_be_bytes()),
         sloppy: true,
         node_confirms: 2,
+        ..WriteOptions::default()
     };
     node.kv().await.put(put_with(options)).await.unwrap();
     let seen = node.seen().remove(0);

@@ -175,7 +175,7 @@ fn wire_error(error: &OpError) -> WireError {
         OpError::ClockOff { offset_ms } => WireError::ClockOff(*offset_ms),
         OpError::ContextNeeded => WireError::ContextNeeded(true),
         OpError::TooManySiblings { max, acks, needed, owners } => {
-            let tally = tally(true, [*acks, *needed, *owners], String::new());
+            let tally = tally(true, [*acks, *needed, *owners, 0], String::new());
             WireError::TooManySiblings(ForwardedTally { max: *max, ..tally })
         }
         OpError::NotNamed { refused } => WireError::NotNamed(refused.clone()),
