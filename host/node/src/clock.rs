@@ -1,4 +1,4 @@
-//! The only place that asks the operating system what time it is on behalf of the logic.
+//! The only place that asks the operating system what time it is.
 
 use mks_logic::time::{Hlc, Now};
 use std::sync::Arc;
@@ -24,9 +24,7 @@ impl NodeClock {
     /// What time it is.
     #[must_use]
     pub fn now(&self) -> Now {
-        // A clock before 1970 reads as 1970: every peer will say that it is off.
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        let wall_ms = wall.saturating_add_signed(self.offset_ms);
+        let wall_ms = wall_ms().saturating_add_signed(self.offset_ms);
         Now { mono_us: self.began.elapsed().as_micros() as u64, wall_ms }
     }
 
@@ -46,4 +44,11 @@ impl NodeClock {
     pub fn frame(&self) -> Hlc {
         Hlc(self.latest.load(Ordering::Relaxed)).max(Hlc::from_ms(self.now().wall_ms))
     }
+}
+
+/// The wall clock, milliseconds since 1970. Data are never stamped with it alone: it is for what people read.
+#[must_use]
+pub fn wall_ms() -> u64 {
+    // A clock before 1970 reads as 1970: every peer will say that it is off.
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }

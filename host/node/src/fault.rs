@@ -48,6 +48,14 @@ pub enum Reason {
     NoLeader,
     /// The change was not confirmed in time and may still happen.
     Unconfirmed,
+    /// No member of that id.
+    UnknownNode,
+    /// Something has changed since the plan was made.
+    StalePlan,
+    /// What is asked does not fit where the node is in its life.
+    Standing,
+    /// A node that shall count as dead answers gossip.
+    NodeAlive,
     /// A bug, here or in another node.
     Internal,
 }
@@ -77,6 +85,10 @@ impl Reason {
             Self::UnknownResolver => "UNKNOWN_RESOLVER",
             Self::NoLeader => "NO_LEADER",
             Self::Unconfirmed => "UNCONFIRMED",
+            Self::UnknownNode => "UNKNOWN_NODE",
+            Self::StalePlan => "STALE_PLAN",
+            Self::Standing => "STANDING",
+            Self::NodeAlive => "NODE_ALIVE",
             Self::Internal => "INTERNAL",
         }
     }
@@ -85,10 +97,12 @@ impl Reason {
     #[must_use]
     pub const fn code(self) -> Code {
         match self {
-            Self::NotFound => Code::NotFound,
+            Self::NotFound | Self::UnknownNode => Code::NotFound,
             Self::Invalid | Self::BadContext => Code::InvalidArgument,
             // Not NOT_FOUND: a mistyped keyspace must never look like an absent key.
-            Self::UnknownKeyspace | Self::UnknownResolver | Self::ContextNeeded => Code::FailedPrecondition,
+            Self::UnknownKeyspace | Self::UnknownResolver | Self::ContextNeeded | Self::Standing | Self::NodeAlive => {
+                Code::FailedPrecondition
+            }
             Self::TooLarge | Self::Busy | Self::TooManySiblings => Code::ResourceExhausted,
             Self::Timeout | Self::Unconfirmed => Code::DeadlineExceeded,
             Self::QuorumLost
@@ -98,7 +112,7 @@ impl Reason {
             | Self::NoLeader
             | Self::ClockOff
             | Self::OwnerRefused => Code::Unavailable,
-            Self::UnderWay => Code::Aborted,
+            Self::UnderWay | Self::StalePlan => Code::Aborted,
             Self::Exists => Code::AlreadyExists,
             Self::Internal => Code::Internal,
         }
@@ -109,7 +123,12 @@ impl Reason {
     pub const fn blames_input(self) -> bool {
         matches!(
             self,
-            Self::Invalid | Self::TooLarge | Self::UnknownKeyspace | Self::UnknownResolver | Self::BadContext
+            Self::Invalid
+                | Self::TooLarge
+                | Self::UnknownKeyspace
+                | Self::UnknownResolver
+                | Self::UnknownNode
+                | Self::BadContext
         )
     }
 

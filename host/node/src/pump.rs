@@ -329,7 +329,8 @@ impl Pump {
         self.parts.digests.learn(state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)));
         self.parts.state.store(Arc::clone(&state));
         self.step(Input::Cluster(state));
-        if self.parts.node.is_fenced() {
+        // Whoever is no member any more hears from the epoch log why.
+        if self.parts.node.is_fenced() && self.parts.state.load().members.contains_key(&me) {
             self.broken = Some(Ended::Fenced(me));
         }
         self.publish();

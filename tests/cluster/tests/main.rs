@@ -14,6 +14,7 @@ mod floods;
 mod forming;
 mod http;
 mod kills;
+mod members;
 mod mending;
 mod partitions;
 mod plugins;

@@ -9,7 +9,7 @@ mod storage;
 use crate::clock::NodeClock;
 use crate::config::Config;
 use crate::disk::{Disk, DiskParts, SharedDigests, SharedOutlines};
-use crate::epoch_log::{EpochLog, Options as RaftOptions, RaftLog, Timing};
+use crate::epoch_log::{EpochLog, Fence, Options as RaftOptions, RaftLog, Timing};
 use crate::gossip;
 use crate::handle::{Call, Handle, Opening, OperatorCall, PumpView};
 use crate::metrics::{Metrics, disk_faults};
@@ -223,7 +223,7 @@ impl Booted {
         let mut fenced = self.log.fenced();
         tokio::select! {
             state = states.wait_for(|state| state.cluster != 0) => Ok(Some(state.context("the epoch log ended")?.clone())),
-            reason = fenced.wait_for(Option::is_some) => Err(anyhow!(fence(reason.ok()))),
+            reason = fenced.wait_for(Option::is_some) => fence(reason.ok()).map_or(Ok(None), Err),
             _ = self.stopped.wait_for(|stop| *stop) => Ok(None),
         }
     }
@@ -320,7 +320,7 @@ impl Booted {
         let mut fenced = self.log.fenced();
         let early = tokio::select! {
             ended = &mut pump => Some(ended.context("the pump died")?.into()),
-            reason = fenced.wait_for(Option::is_some) => Some(anyhow!(fence(reason.ok()))),
+            reason = fenced.wait_for(Option::is_some) => fence(reason.ok()),
             Some(ended) = surfaces.join_next() => ended.context("a surface died")?.err(),
             _ = self.stopped.wait_for(|stop| *stop) => None,
         };
@@ -336,9 +336,13 @@ impl Booted {
     }
 }
 
-/// Why the epoch log says that this process must stop.
-fn fence(reason: Option<watch::Ref<'_, Option<String>>>) -> String {
-    reason.and_then(|reason| reason.clone()).unwrap_or_else(|| "the epoch log has ended".to_owned())
+/// The error with which this process stops because the epoch log says so; none where that is what its operator wanted.
+fn fence(fence: Option<watch::Ref<'_, Option<Fence>>>) -> Option<anyhow::Error> {
+    match fence.and_then(|fence| fence.clone()) {
+        Some(Fence::Left(_)) => None,
+        Some(fence) => Some(fence.into()),
+        None => Some(anyhow!("the epoch log has ended")),
+    }
 }
 
 /// Half of the opening's random name: gossip needs randomness, not secrecy.

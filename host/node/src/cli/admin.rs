@@ -1,6 +1,7 @@
 //! `status`, `ring`, `keyspace`: the cluster for people and scripts.
 
-use super::client::{Client, DurabilityArg, Failure, Retry, durability};
+use super::client::{Client, DurabilityArg, Failure, Retry, durability, signed};
+use super::node::{role, standing};
 use super::output::{Output, table};
 use super::scrub;
 use super::units;
@@ -50,7 +51,8 @@ fn status_json(status: &StatusResponse, members: &[MemberStatus]) -> Value {
             "clock_offset_ms": member.clock_offset_ms, "leader": member.leader, "voter": member.voter,
             "partitions": member.partitions, "hints": member.hints, "hint_bytes": member.hint_bytes,
             "hints_since_ms": member.hints_since_ms, "hints_counted": member.hints_counted,
-            "needs_sync": member.needs_sync,
+            "needs_sync": member.needs_sync, "standing": standing(member),
+            "partitions_next": member.partitions_next,
         })).collect::<Vec<_>>(),
     })
 }
@@ -108,18 +110,13 @@ fn members_text(members: &[MemberStatus]) -> String {
             (true, false) => "alive, no stream",
             (false, _) => "DOWN",
         };
-        let role = match (member.leader, member.voter) {
-            (true, _) => "leader",
-            (false, true) => "voter",
-            (false, false) => "learner",
-        };
         rows.add_row([
             member.node.to_string(),
             state.to_owned(),
             member.zone.clone(),
             member.weight.to_string(),
             member.partitions.to_string(),
-            role.to_owned(),
+            role(member).to_owned(),
             member.client_address.clone(),
             member.peer_address.clone(),
             member.http_address.clone(),
@@ -168,8 +165,10 @@ pub(super) async fn ring(client: &Client, args: &RingArgs, output: &Output) -> R
     let ring = client.admin(Retry::Read, ask).await?;
     let ranges = ring.ranges.iter();
     let json = json!({
-        "epoch": ring.epoch, "partitions": ring.partitions, "partition": ring.partition,
-        "ranges": ranges.map(|r| json!({ "first": r.first, "last": r.last, "owners": r.owners })).collect::<Vec<_>>(),
+        "epoch": ring.epoch, "partitions": ring.partitions, "partition": ring.partition, "change": ring.change,
+        "ranges": ranges.map(|r| json!({
+            "first": r.first, "last": r.last, "owners": r.owners, "next": r.next, "cut_over": r.cut_over,
+        })).collect::<Vec<_>>(),
     });
     output.result(&json, |_| ring_text(&ring, args.key.as_deref()))
 }
@@ -177,22 +176,38 @@ pub(super) async fn ring(client: &Client, args: &RingArgs, output: &Output) -> R
 fn ring_text(ring: &RingResponse, key: Option<&str>) -> String {
     let owners = |owners: &[u64]| owners.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if let (Some(key), Some(partition)) = (key, ring.partition) {
-        let of_key = ring.ranges.first().map_or_else(String::new, |range| owners(&range.owners));
-        return format!("{key}: partition {partition} of {}, owners {of_key} (epoch {})", ring.partitions, ring.epoch);
+        let range = ring.ranges.first().cloned().unwrap_or_default();
+        let (of_key, epoch, partitions) = (owners(&range.owners), ring.epoch, ring.partitions);
+        let next = match (range.next.is_empty(), range.cut_over) {
+            (true, _) => String::new(),
+            (false, false) => format!(", moving to {}", owners(&range.next)),
+            (false, true) => format!(", moving to {}, which are read from already", owners(&range.next)),
+        };
+        return format!("{key}: partition {partition} of {partitions}, owners {of_key}{next} (epoch {epoch})");
     }
     if ring.ranges.is_empty() {
         return "the cluster is forming: no partition has an owner yet".to_owned();
     }
-    let mut rows = table(&["partitions", "owners"]);
+    let mut rows = table(if ring.change.is_some() {
+        &["partitions", "owners", "next owners", "read from"][..]
+    } else {
+        &["partitions", "owners"]
+    });
     for range in &ring.ranges {
         let partitions = if range.first == range.last {
             range.first.to_string()
         } else {
             format!("{} to {}", range.first, range.last)
         };
-        rows.add_row([partitions, owners(&range.owners)]);
+        let mut row = vec![partitions, owners(&range.owners)];
+        if ring.change.is_some() {
+            let read = if range.cut_over { "the next ones" } else { "the owners" };
+            row.extend([owners(&range.next), read.to_owned()]);
+        }
+        rows.add_row(row);
     }
-    format!("epoch {}, {} partitions\n{rows}", ring.epoch, ring.partitions)
+    let change = ring.change.map_or_else(String::new, |id| format!(", change {id} is under way"));
+    format!("epoch {}, {} partitions{change}\n{rows}", ring.epoch, ring.partitions)
 }
 
 /// `mks keyspace`
@@ -262,7 +277,8 @@ pub(super) async fn keyspace(client: &Client, command: &KeyspaceCommand, output:
     match command {
         KeyspaceCommand::Create { name, n, causal, definition } => {
             let ask = |mut admin: Admin| {
-                let request = CreateKeyspaceRequest { keyspace: Some(definition.definition(name, *n, *causal)) };
+                let request =
+                    signed(CreateKeyspaceRequest { keyspace: Some(definition.definition(name, *n, *causal)) });
                 async move { admin.create_keyspace(request).await }
             };
             let made = client.admin(Retry::Write, ask).await?;
@@ -270,7 +286,7 @@ pub(super) async fn keyspace(client: &Client, command: &KeyspaceCommand, output:
         }
         KeyspaceCommand::Alter { name, definition } => {
             let ask = |mut admin: Admin| {
-                let request = AlterKeyspaceRequest { keyspace: Some(definition.definition(name, None, None)) };
+                let request = signed(AlterKeyspaceRequest { keyspace: Some(definition.definition(name, None, None)) });
                 async move { admin.alter_keyspace(request).await }
             };
             let altered = client.admin(Retry::Write, ask).await?;
@@ -356,11 +372,15 @@ mod tests {
 
     #[test]
     fn a_ring_reads_by_ranges_and_by_key() {
-        let range = RingRange { first: 3, last: 5, owners: vec![1, 2] };
-        let ring = RingResponse { epoch: 7, partitions: 256, ranges: vec![range], partition: None };
+        let range = RingRange { first: 3, last: 5, owners: vec![1, 2], ..RingRange::default() };
+        let ring = RingResponse { epoch: 7, partitions: 256, ranges: vec![range], ..RingResponse::default() };
         assert!(ring_text(&ring, None).contains("3 to 5"));
-        let of_key = RingResponse { partition: Some(4), ..ring };
+        let mut of_key = RingResponse { partition: Some(4), ..ring };
         assert_eq!(ring_text(&of_key, Some("k")), "k: partition 4 of 256, owners 1, 2 (epoch 7)");
+        (of_key.change, of_key.ranges[0].next) = (Some(3), vec![2, 4]);
+        assert!(ring_text(&of_key, Some("k")).contains("owners 1, 2, moving to 2, 4 (epoch 7)"));
+        let text = ring_text(&of_key, None);
+        assert!(text.contains("change 3") && text.contains("2, 4") && text.contains("the owners"), "{text}");
         assert!(ring_text(&RingResponse::default(), None).contains("forming"));
     }
 

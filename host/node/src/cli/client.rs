@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(62);
 /// Answers up to this size are taken in: a batch of get results is not limited by tonic's 4 MiB.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
 
+/// Longest name of whoever asks that a node takes.
+const WHO_BYTES_MAX: usize = 64;
+
 /// A client of `Kv`, as the commands use it.
 pub(super) type Kv = KvClient<Channel>;
 
@@ -238,6 +241,24 @@ fn is_another_port(status: &Status) -> bool {
 }
 
 const ANOTHER_PORT: &str = "it does not serve clients; it may be a node's port for other nodes, or an older node";
+
+/// A request that changes something, with the name of whoever asks, for the history of epochs.
+pub(super) fn signed<T>(request: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(request);
+    if let Ok(who) = who().parse() {
+        request.metadata_mut().insert("mks-who", who);
+    }
+    request
+}
+
+/// User and host, as far as they are known, in visible ASCII.
+fn who() -> String {
+    let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).filter(|user| !user.is_empty());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
+    let host = host.unwrap_or_default();
+    let who = format!("{}@{}", user.as_deref().unwrap_or("somebody"), host.trim());
+    who.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).take(WHO_BYTES_MAX).collect()
+}
 
 /// A `Kv` client that takes answers of any size.
 pub(crate) fn kv_client(channel: Channel) -> KvClient<Channel> {

@@ -4,7 +4,9 @@ mod admin;
 mod batch;
 mod client;
 mod data;
+mod epoch;
 mod key;
+mod node;
 mod output;
 mod plugin;
 mod repair;
@@ -75,6 +77,11 @@ enum Command {
     Status,
     /// Who owns what
     Ring(admin::RingArgs),
+    /// The members, and what a change of them would move
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    /// What changed in the configuration lately: when, and by whom
+    Epoch,
     /// Compare what a node holds with the other owners now, and mend what differs
     Repair(repair::RepairArgs),
     /// Look at all records on a node's disk now, and mend what it damaged
@@ -132,6 +139,8 @@ fn run(common: &Common, command: Command, output: &Output) -> Result<(), Failure
             Command::Batch(args) => batch::batch(&client, &args, output).await,
             Command::Status => admin::status(&client, output).await,
             Command::Ring(args) => admin::ring(&client, &args, output).await,
+            Command::Node(command) => node::node(&client, &command, output).await,
+            Command::Epoch => epoch::epoch(&client, output).await,
             Command::Repair(args) => repair::repair(&client, &args, output).await,
             Command::Scrub(args) => scrub::scrub(&client, &args, output).await,
             Command::Keyspace(command) => admin::keyspace(&client, &command, output).await,
@@ -177,6 +186,10 @@ mod tests {
             "mks put k v --deadline 5",
             "mks put k v --w 0",
             "mks put k v --request-id 12",
+            "mks node accept",
+            "mks node leave 3",
+            "mks node replace 3",
+            "mks node weight 3 0",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -70,6 +70,22 @@ pub(super) fn span(ms: u64) -> String {
     }
 }
 
+/// Milliseconds since 1970 as a date and time of day in UTC: `2026-11-25 13:15:13`.
+pub(super) fn moment(ms: u64) -> String {
+    let (days, seconds) = (ms / 86_400_000, ms / 1_000 % 86_400);
+    // Days since the first of March of the year 0, whose years end with their leap day; 400 years have 146,097 days.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +108,19 @@ mod tests {
         assert_eq!((id[0], id[15]), (0x00, 0xff));
         for text in ["", "0011", "0011223344556677889900aabbccddeeff", "+0112233445566778899aabbccddeeff"] {
             assert!(request_id(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_moment_reads_as_date_and_time() {
+        for (ms, text) in [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_400_000, "2000-02-29 00:00:00"),
+            (1_709_251_199_999, "2024-02-29 23:59:59"),
+            (1_764_076_513_000, "2025-11-25 13:15:13"),
+            (4_107_542_400_000, "2100-03-01 00:00:00"),
+        ] {
+            assert_eq!(moment(ms), text);
         }
     }
 

@@ -1,7 +1,8 @@
 //! Bringing a node in: for the first time, or again after a restart, which asks for a new incarnation.
 
-use super::raft_log::{Core, WriteError, changed};
+use super::raft_log::{Core, Fence, WriteError, changed};
 use super::wire::{Join, Joined, Kind, Refused, WireError};
+use crate::clock::wall_ms;
 use mks_logic::cluster::{Applied, Entry, State};
 use openraft::BasicNode;
 use std::collections::BTreeSet;
@@ -37,8 +38,8 @@ pub(super) async fn join(core: Arc<Core>) {
                 }
                 continue;
             }
-            Err(Answer::Refused(refused)) => return core.fence(refused.to_string()),
-            Err(Answer::Broken(reason)) => return core.fence(reason),
+            Err(Answer::Refused(refused)) => return core.fence(Fence::MustStop(refused.to_string())),
+            Err(Answer::Broken(reason)) => return core.fence(Fence::MustStop(reason)),
             Err(Answer::Later(reason)) => {
                 if reported.elapsed() >= REPORT_EVERY {
                     reported = Instant::now();
@@ -78,6 +79,7 @@ async fn ask_around(core: &Arc<Core>) -> Result<(), Answer> {
         zone: options.zone.clone(),
         weight: options.weight,
         handed_on: false,
+        opened: core.opened,
     };
     let mut reason = "no other node is known yet".to_owned();
     if core.is_leader() {
@@ -155,9 +157,9 @@ async fn take_in(core: &Arc<Core>, join: &Join) -> Joined {
         addresses: join.addresses.clone(),
         zone: join.zone.clone(),
         weight: join.weight,
-        opened: 0,
+        opened: join.opened,
     };
-    match core.write(entry).await {
+    match core.write(entry.signed(join.node.to_string(), wall_ms())).await {
         Ok((Ok(Applied::Opened(incarnation)), _)) => {
             add_learner(core, join.node.0, &join.addresses.peer).await;
             Joined::In { cluster: ours, incarnation }

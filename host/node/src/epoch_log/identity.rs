@@ -10,6 +10,7 @@ use rand::rngs::SysRng;
 use serde::{Deserialize, Serialize};
 
 const KEY: &[u8] = b"identity";
+const OPENED_KEY: &[u8] = b"opened";
 
 /// The facts about a data directory that never change, and its cluster, once it has one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,20 @@ impl Identity {
         let change = Change::Put { table: Table::Meta, key: Bytes::from_static(KEY), value };
         store.apply(vec![change], Durability::Sync)
     }
+}
+
+/// Counts this opening of the data directory. The new number is on the disk when this returns, so that the cluster
+/// never hears a number that a later opening could say again.
+pub(super) fn count_opening(store: &dyn Store) -> Result<u64, StoreError> {
+    let before: u64 = match store.get(Table::Meta, OPENED_KEY)? {
+        Some(bytes) => decode("number of openings", &bytes)?,
+        None => 0,
+    };
+    let opened = before.saturating_add(1);
+    let value = encode("number of openings", &opened)?.into();
+    let change = Change::Put { table: Table::Meta, key: Bytes::from_static(OPENED_KEY), value };
+    store.apply(vec![change], Durability::Sync)?;
+    Ok(opened)
 }
 
 /// A name that nobody else has, and never zero.

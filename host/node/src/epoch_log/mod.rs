@@ -15,7 +15,7 @@ pub mod storage;
 pub mod wire;
 
 pub use identity::Identity;
-pub use raft_log::{Options, RaftLog, StartError, Timing};
+pub use raft_log::{Fence, Options, RaftLog, StartError, Timing};
 pub use wire::{Kind, ServeError, Wire, WireError};
 
 use futures_util::future::BoxFuture;

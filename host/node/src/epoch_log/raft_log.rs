@@ -1,13 +1,13 @@
 //! The epoch log itself: starting it, proposing entries, answering other nodes.
 
 use super::codec::{decode, encode};
-use super::identity::{Identity, random_name};
+use super::identity::{Identity, count_opening, random_name};
 use super::storage::{LogStore, Machine, TypeConfig};
 use super::wire::{Join, Kind, Network, Propose, Proposed, Sealed, ServeError, Status, Wire, WireError};
 use super::{EpochLog, LogStatus, ProposeError};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use mks_logic::cluster::{Addresses, Applied, Entry, Refusal, State};
+use mks_logic::cluster::{Addresses, Applied, Entry, Refusal, Standing, State, VOTERS_MAX};
 use mks_logic::id::NodeId;
 use mks_logic::port::{ResolverHash, Store, StoreError};
 use openraft::error::{ClientWriteError, RaftError};
@@ -22,8 +22,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{error, info, warn};
 
-/// Most members whose votes count: five outlive two lost ones, and every further vote slows each entry down.
-pub const VOTERS_MAX: usize = 5;
 /// Proposals and joins that one node serves at the same time; the rest hear "busy".
 const SERVED_MAX: usize = 64;
 /// Largest honest control message, bytes: a piece of a snapshot, or an entry with a ring of 16,384 x 5 owners.
@@ -173,10 +171,25 @@ pub(super) struct Core {
     pub(super) cluster: watch::Sender<u128>,
     /// Random name of this process's opening of the data directory.
     pub(super) opening: u128,
+    /// How often the data directory was opened, this time included.
+    pub(super) opened: u64,
     /// Joins go through the leader one at a time.
     pub(super) admissions: tokio::sync::Mutex<()>,
-    fenced: watch::Sender<Option<String>>,
+    fenced: watch::Sender<Option<Fence>>,
     served: Semaphore,
+}
+
+/// Why this process must not go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fence {
+    /// Its operator asked for it: the node has handed over what it held, and is no member any more.
+    #[error(
+        "{0} has left this cluster, and other nodes hold everything that it held; its data directory is of no use any more"
+    )]
+    Left(NodeId),
+    /// Something is wrong: another process has its id or directory, it was refused, or the log can't go on.
+    #[error("{0}")]
+    MustStop(String),
 }
 
 /// Why a leader's write was not confirmed.
@@ -211,6 +224,7 @@ impl RaftLog {
         } else if let Some((address, theirs)) = other_cluster(&options, identity.cluster).await {
             return Err(StartError::OtherCluster { address, ours: identity.cluster, theirs });
         }
+        let opened = count_opening(options.store.as_ref())?;
         let log = LogStore::open(Arc::clone(&options.store)).await?;
         let machine = Machine::open(Arc::clone(&options.store)).await?;
         let state = machine.watch();
@@ -233,6 +247,7 @@ impl RaftLog {
             identity: Mutex::new(identity),
             cluster,
             opening: random_name()?,
+            opened,
             admissions: tokio::sync::Mutex::new(()),
             fenced: watch::Sender::new(None),
             served: Semaphore::new(SERVED_MAX),
@@ -269,10 +284,9 @@ impl RaftLog {
         self.core.identity()
     }
 
-    /// `Some(reason)` once this process must stop: another one has its id or directory, it was refused for good, or the
-    /// log can't go on. It never goes back to `None`.
+    /// `Some` once this process must stop. It never goes back to `None`.
     #[must_use]
-    pub fn fenced(&self) -> watch::Receiver<Option<String>> {
+    pub fn fenced(&self) -> watch::Receiver<Option<Fence>> {
         self.core.fenced.subscribe()
     }
 
@@ -330,12 +344,15 @@ impl Core {
     }
 
     /// This process must stop.
-    pub(super) fn fence(&self, reason: String) {
+    pub(super) fn fence(&self, fence: Fence) {
         self.fenced.send_if_modified(|fenced| {
             let first = fenced.is_none();
             if first {
-                error!("this node must stop: {reason}");
-                *fenced = Some(reason);
+                match &fence {
+                    Fence::Left(_) => info!("{fence}"),
+                    Fence::MustStop(_) => error!("this node must stop: {fence}"),
+                }
+                *fenced = Some(fence);
             }
             first
         });
@@ -510,28 +527,46 @@ fn config(options: &Options, state: &State) -> Result<Config, StartError> {
     .map_err(|error| StartError::Raft(error.to_string()))
 }
 
-/// Stops the node when its directory was opened by another process since, or when Raft can't go on.
+/// Stops the node when it has left, when its directory was opened by another process since, or when Raft can't go on.
 async fn watch_fences(core: Arc<Core>) {
     let mut state = core.state.clone();
     let mut metrics = core.raft.metrics();
-    let mut granted = false;
+    let (mut granted, mut leaving) = (false, false);
     loop {
-        if let Some(member) = state.borrow_and_update().members.get(&core.options.node) {
-            if member.directory != core.identity().directory {
-                core.fence(Refusal::IdTaken { node: core.options.node }.to_string());
-            } else if granted && member.opening != core.opening {
-                core.fence(Refusal::Superseded { node: core.options.node }.to_string());
-            }
-            granted |= member.opening == core.opening;
+        let fence = fence_by(&core, &state.borrow_and_update(), &mut granted, &mut leaving);
+        if let Some(fence) = fence {
+            core.fence(fence);
         }
         if let Err(fatal) = &metrics.borrow_and_update().running_state {
-            core.fence(format!("the epoch log can't go on: {fatal}"));
+            core.fence(Fence::MustStop(format!("the epoch log can't go on: {fatal}")));
         }
         tokio::select! {
             changed = state.changed() => if changed.is_err() { return },
             changed = metrics.changed() => if changed.is_err() { return },
         }
     }
+}
+
+/// Why the state says that this process must stop. `granted`: it was a member before; `leaving`: it was asked to leave.
+fn fence_by(core: &Core, state: &State, granted: &mut bool, leaving: &mut bool) -> Option<Fence> {
+    let node = core.options.node;
+    let Some(member) = state.members.get(&node) else {
+        let removed = state.removed.contains_key(&node);
+        let as_asked = *granted && *leaving;
+        let fence =
+            || if as_asked { Fence::Left(node) } else { Fence::MustStop(Refusal::Removed { node }.to_string()) };
+        return removed.then(fence);
+    };
+    let fence = if member.directory != core.identity().directory {
+        Some(Refusal::IdTaken { node })
+    } else if *granted && member.opening != core.opening {
+        Some(Refusal::Superseded { node })
+    } else {
+        None
+    };
+    *granted |= member.opening == core.opening;
+    *leaving = member.standing == Standing::Leaving;
+    fence.map(|refusal| Fence::MustStop(refusal.to_string()))
 }
 
 /// Waits for a change of the state, but not past `deadline`.

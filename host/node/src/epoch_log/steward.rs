@@ -1,13 +1,15 @@
-//! What the leader does unasked: found, form, let members follow and vote, and end each epoch when its time is over.
+//! What the leader does unasked: found, form, let members follow and vote, let those go that left, and end each epoch
+//! when its time is over.
 //!
 //! Every step looks at the state as it is and does the one thing that is missing, so a new leader goes on where the
 //! old one stopped, and nothing is done twice: an entry that came too late is refused by the state.
 
 use super::admission::add_learner;
-use super::raft_log::{Core, VOTERS_MAX, changed};
+use super::raft_log::{Core, changed};
+use crate::clock::wall_ms;
 use mks_logic::cluster::{Entry, State};
 use mks_logic::id::{Epoch, NodeId};
-use openraft::{ChangeMembers, Membership};
+use openraft::{BasicNode, ChangeMembers, Membership, RaftMetrics};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,32 +18,48 @@ use tracing::{info, warn};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How long a change of voters may take before it is looked at again.
+/// How long a change of Raft's membership may take before it is looked at again.
 const CHANGE_WAIT: Duration = Duration::from_secs(5);
 /// A learner this many entries behind may become a voter: it takes part in the next majority at once.
 const VOTER_LAG_MAX: u64 = 64;
+/// A node that left gets this long to hear it, at least and at most, before the log forgets it.
+const GOODBYE_MIN: Duration = Duration::from_secs(2);
+const GOODBYE_MAX: Duration = Duration::from_secs(30);
 
 /// Runs for ever; works only while this node leads.
 pub(super) async fn run(core: Arc<Core>) {
     let mut state = core.state.clone();
-    let mut slice = (Epoch(0), Instant::now());
+    let mut seen = Seen { epoch: (Epoch(0), Instant::now()), departed: BTreeMap::new() };
     loop {
         let now = Arc::clone(&state.borrow_and_update());
-        if slice.0 != now.epoch {
-            slice = (now.epoch, Instant::now());
-        }
+        seen.note(&now);
         if core.is_leader() {
-            if let Some(entry) = next_entry(&core, &now, slice.1).await {
+            if let Some(entry) = next_entry(&core, &now, &seen).await {
                 propose(&core, entry).await;
             }
-            tend_members(&core, &now).await;
+            tend_members(&core, &now, &mut seen).await;
         }
         changed(&mut state, Instant::now() + LOOK_EVERY).await;
     }
 }
 
+/// What there is, and since when this node has seen it so.
+struct Seen {
+    epoch: (Epoch, Instant),
+    /// Nodes that left and that Raft still knows.
+    departed: BTreeMap<u64, Instant>,
+}
+
+impl Seen {
+    fn note(&mut self, state: &State) {
+        if self.epoch.0 != state.epoch {
+            self.epoch = (state.epoch, Instant::now());
+        }
+    }
+}
+
 /// The entry that is due, if any.
-async fn next_entry(core: &Core, state: &Arc<State>, epoch_since: Instant) -> Option<Entry> {
+async fn next_entry(core: &Core, state: &Arc<State>, seen: &Seen) -> Option<Entry> {
     let options = &core.options;
     if state.cluster == 0 {
         let (resolver, resolver_hash) = options.resolver.clone();
@@ -56,7 +74,7 @@ async fn next_entry(core: &Core, state: &Arc<State>, epoch_since: Instant) -> Op
         let state = Arc::clone(state);
         return tokio::task::spawn_blocking(move || state.form_entry()).await.ok()?;
     }
-    (epoch_since.elapsed() >= options.epoch_period).then_some(Entry::Advance)
+    (seen.epoch.1.elapsed() >= options.epoch_period).then_some(Entry::Advance)
 }
 
 async fn propose(core: &Core, entry: Entry) {
@@ -65,15 +83,15 @@ async fn propose(core: &Core, entry: Entry) {
         Entry::Form { .. } => "forming the ring",
         _ => "advancing the epoch",
     };
-    match core.write(entry).await {
+    match core.write(entry.signed(core.options.node.to_string(), wall_ms())).await {
         Ok((Ok(_), _)) => info!(epoch = core.state.borrow().epoch.0, "{what}: done"),
         Ok((Err(refusal), _)) => warn!("{what}: refused: {refusal}"),
         Err(_) => warn!("{what}: not confirmed, will look again"),
     }
 }
 
-/// Lets every member follow the log, and the right number of them vote.
-async fn tend_members(core: &Core, state: &State) {
+/// Lets every member follow the log, the right ones vote, and those go that left.
+async fn tend_members(core: &Core, state: &State, seen: &mut Seen) {
     let metrics = core.metrics();
     let membership = metrics.membership_config.membership();
     for (node, member) in &state.members {
@@ -82,26 +100,50 @@ async fn tend_members(core: &Core, state: &State) {
         }
     }
     let last = metrics.last_log_index.unwrap_or(0);
-    let close = |node: &u64| {
-        let matched = metrics.replication.as_ref().and_then(|all| all.get(node).copied().flatten());
-        matched.is_some_and(|matched| matched.index + VOTER_LAG_MAX >= last)
-    };
-    let Some(voters) = next_voters(membership, state, close) else { return };
-    let change = ChangeMembers::ReplaceAllVoters(voters.clone());
-    match timeout(CHANGE_WAIT, core.raft.change_membership(change, true)).await {
-        Ok(Ok(_)) => info!(?voters, "the voters of the epoch log have changed"),
-        Ok(Err(error)) => warn!(?voters, %error, "the voters of the epoch log did not change"),
-        Err(_) => warn!(?voters, "the voters of the epoch log did not change in time"),
+    let close = |node: &u64| matched(&metrics, *node).is_some_and(|matched| matched + VOTER_LAG_MAX >= last);
+    if let Some(voters) = next_voters(membership, state, close) {
+        let what = format!("the voters of the epoch log become {voters:?}");
+        change_membership(core, ChangeMembers::ReplaceAllVoters(voters), &what).await;
+        return;
+    }
+    let gone = departed(&metrics, state, seen);
+    if !gone.is_empty() {
+        let what = format!("nodes that left follow the epoch log no more: {gone:?}");
+        change_membership(core, ChangeMembers::RemoveNodes(gone), &what).await;
     }
 }
 
-/// The voters as they shall be, if that differs from what they are.
-///
-/// Two members vote both: the log is then on two disks. From three on the number is odd, because a fourth voter adds
-/// no lost node that could be borne. They are spread over zones. Voters never lose their vote here, and a change that
-/// another leader left half done is finished.
+async fn change_membership(core: &Core, change: ChangeMembers<u64, BasicNode>, what: &str) {
+    match timeout(CHANGE_WAIT, core.raft.change_membership(change, true)).await {
+        Ok(Ok(_)) => info!("{what}"),
+        Ok(Err(error)) => warn!(%error, "not yet: {what}"),
+        Err(_) => warn!("not confirmed in time: {what}"),
+    }
+}
+
+/// The last entry that a node is known to have.
+fn matched(metrics: &RaftMetrics<u64, BasicNode>, node: u64) -> Option<u64> {
+    metrics.replication.as_ref()?.get(&node).copied().flatten().map(|matched| matched.index)
+}
+
+/// Learners that left the cluster, and have heard so or had their time to.
+fn departed(metrics: &RaftMetrics<u64, BasicNode>, state: &State, seen: &mut Seen) -> BTreeSet<u64> {
+    let membership = metrics.membership_config.membership();
+    let left = |node: &u64| state.removed.contains_key(&NodeId(*node));
+    let left: BTreeSet<u64> = membership.learner_ids().filter(left).collect();
+    seen.departed.retain(|node, _| left.contains(node));
+    let heard = |node: u64| matched(metrics, node) >= metrics.last_log_index;
+    let ripe = |node: &u64| {
+        let since = seen.departed.entry(*node).or_insert_with(Instant::now).elapsed();
+        since >= GOODBYE_MAX || (since >= GOODBYE_MIN && heard(*node))
+    };
+    left.into_iter().filter(ripe).collect()
+}
+
+/// The voters as they shall be ([`State::voters`]), if that differs from what they are. A change that another leader
+/// left half done is finished first.
 fn next_voters(
-    membership: &Membership<u64, openraft::BasicNode>,
+    membership: &Membership<u64, BasicNode>,
     state: &State,
     close: impl Fn(&u64) -> bool,
 ) -> Option<BTreeSet<u64>> {
@@ -110,29 +152,10 @@ fn next_voters(
     if configs.len() > 1 {
         return Some(present.clone());
     }
-    let mut ready: Vec<u64> = membership.learner_ids().filter(close).collect();
-    let wanted = voter_count(present.len() + ready.len()).max(present.len());
-    let mut voters = present.clone();
-    let zone = |node: &u64| state.members.get(&NodeId(*node)).map_or("", |member| member.zone.as_str());
-    while voters.len() < wanted {
-        let mut crowd: BTreeMap<&str, usize> = BTreeMap::new();
-        for voter in voters.iter().filter(|voter| !zone(voter).is_empty()) {
-            *crowd.entry(zone(voter)).or_default() += 1;
-        }
-        let best = ready.iter().copied().min_by_key(|node| (crowd.get(zone(node)).copied().unwrap_or(0), *node))?;
-        ready.retain(|node| *node != best);
-        voters.insert(best);
-    }
+    let voting = present.iter().copied().map(NodeId).collect();
+    let ready = |node: NodeId| membership.get_node(&node.0).is_some() && close(&node.0);
+    let voters = state.voters(&voting, ready).into_iter().map(|node| node.0).collect();
     (voters != *present).then_some(voters)
-}
-
-/// How many of `members` shall vote.
-fn voter_count(members: usize) -> usize {
-    match members.min(VOTERS_MAX) {
-        few @ 0..=2 => few,
-        odd if odd % 2 == 1 => odd,
-        even => even - 1,
-    }
 }
 
 #[cfg(test)]
@@ -156,9 +179,9 @@ mod tests {
         State { members, ..State::default() }
     }
 
-    fn membership(configs: &[&[u64]], all: u64) -> Membership<u64, openraft::BasicNode> {
+    fn membership(configs: &[&[u64]], all: u64) -> Membership<u64, BasicNode> {
         let configs = configs.iter().map(|voters| voters.iter().copied().collect()).collect();
-        Membership::new(configs, (1..=all).map(|id| (id, openraft::BasicNode::new(""))).collect::<BTreeMap<_, _>>())
+        Membership::new(configs, (1..=all).map(|id| (id, BasicNode::new(""))).collect::<BTreeMap<_, _>>())
     }
 
     fn next(configs: &[&[u64]], zones: &[&str], close: &[u64]) -> Option<Vec<u64>> {
@@ -182,6 +205,20 @@ mod tests {
     fn voters_are_spread_over_zones() {
         assert_eq!(next(&[&[1]], &["a", "a", "a", "b", "c"], &[2, 3, 4]), Some(vec![1, 2, 4]));
         assert_eq!(next(&[&[1]], &["a", "a", "a", "b", "c"], &[2, 3, 4, 5]), Some(vec![1, 2, 3, 4, 5]));
+    }
+
+    #[test]
+    fn who_shall_leave_votes_no_more() {
+        let mut state = state(&[""; 4]);
+        state.ring = mks_logic::ring::Ring::solve(4, 3, &state.candidates(), None).ok();
+        state.members.get_mut(&NodeId(2)).unwrap().standing = mks_logic::cluster::Standing::Leaving;
+        let membership = membership(&[&[1, 2, 3]], 4);
+        assert_eq!(next_voters(&membership, &state, |node| *node == 4), Some(BTreeSet::from([1, 3, 4])));
+        assert_eq!(
+            next_voters(&membership, &state, |_| false),
+            Some(BTreeSet::from([1, 3])),
+            "also without a successor"
+        );
     }
 
     #[test]

@@ -175,6 +175,8 @@ pub(super) struct Join {
     pub(super) weight: u32,
     /// It came through a member that is not the leader, and is not handed on again.
     pub(super) handed_on: bool,
+    /// See [`mks_logic::cluster::Member::opened`].
+    pub(super) opened: u64,
 }
 
 /// The answer to [`Kind::Join`].

@@ -1,8 +1,10 @@
 //! `mks.v1.Admin`: what the node and its cluster are, and how keyspaces change.
 
+mod members;
 mod scrub;
 
 use super::convert::{Checker, durability};
+use crate::clock::wall_ms;
 use crate::epoch_log::ProposeError;
 use crate::fault::{Fault, Reason};
 use crate::handle::Handle;
@@ -17,9 +19,10 @@ use mks_logic::port::{Durability, ResolverHash};
 use mks_logic::ring::{RING_WIDTH_MAX, Ring};
 use mks_proto::v1::admin_server::Admin;
 use mks_proto::v1::{
-    self, AlterKeyspaceRequest, CreateKeyspaceRequest, KeyspaceDefinition, KeyspaceResponse, ListKeyspacesRequest,
-    ListKeyspacesResponse, LogStatus, MemberStatus, MembersRequest, MembersResponse, RepairProgress, RepairRequest,
-    RingRange, RingRequest, RingResponse, ScrubProgress, ScrubRequest, StatusRequest, StatusResponse, StoreStatus,
+    self, AlterKeyspaceRequest, ChangePlan, CreateKeyspaceRequest, EpochsRequest, EpochsResponse, KeyspaceDefinition,
+    KeyspaceResponse, ListKeyspacesRequest, ListKeyspacesResponse, LogStatus, MemberStatus, MembersRequest,
+    MembersResponse, PlanChangeRequest, RepairProgress, RepairRequest, RingRange, RingRequest, RingResponse,
+    ScrubProgress, ScrubRequest, StatusRequest, StatusResponse, StoreStatus,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +35,8 @@ const RESOLVER_DEFAULT: &str = "lww";
 const KEEP_SIBLINGS: &str = "keep-siblings";
 /// How often a repair says how far it is: the pump says it as often.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
+/// Metadata in which a client says who asks.
+const WHO: &str = "mks-who";
 
 /// The service on one node.
 #[derive(Clone, Debug)]
@@ -62,21 +67,23 @@ impl AdminService {
         self.handle.epoch_log.propose(entry).await.map_err(Fault::from)
     }
 
-    async fn create(&self, request: CreateKeyspaceRequest) -> Result<KeyspaceResponse, Fault> {
+    async fn create(&self, request: Request<CreateKeyspaceRequest>) -> Result<KeyspaceResponse, Fault> {
+        let (sign, request) = signed(request);
         let keyspace = self.new_keyspace(named(request.keyspace)?)?;
-        match self.propose(Entry::CreateKeyspace { keyspace: keyspace.clone() }).await? {
+        match self.propose(sign(Entry::CreateKeyspace { keyspace: keyspace.clone() })).await? {
             Applied::Keyspace(id) => Ok(self.keyspace_response(id, &keyspace)),
             Applied::Done | Applied::Opened(_) => Err(Fault::wrong_answer()),
         }
     }
 
-    async fn alter(&self, request: AlterKeyspaceRequest) -> Result<KeyspaceResponse, Fault> {
+    async fn alter(&self, request: Request<AlterKeyspaceRequest>) -> Result<KeyspaceResponse, Fault> {
+        let (sign, request) = signed(request);
         let changes = named(request.keyspace)?;
         let state = self.state();
         let (id, current) =
             state.keyspace(&changes.name).ok_or_else(|| Fault::from(Refusal::KeyspaceUnknown(changes.name.clone())))?;
         let keyspace = self.changed_keyspace(current, changes)?;
-        self.propose(Entry::AlterKeyspace { keyspace: keyspace.clone() }).await?;
+        self.propose(sign(Entry::AlterKeyspace { keyspace: keyspace.clone() })).await?;
         Ok(self.keyspace_response(id, &keyspace))
     }
 
@@ -192,12 +199,14 @@ impl AdminService {
                 clock_offset_ms: peer.map_or(0, |peer| peer.clock_offset_ms),
                 leader: log.leader == Some(*node),
                 voter: log.voters.contains(node),
-                partitions: state.ring.as_ref().map_or(0, |ring| ring.owned_by(*node, RING_WIDTH_MAX) as u32),
+                partitions: state.ring.as_ref().map_or(0, |ring| owned(ring, *node)),
                 hints: owed.count,
                 hint_bytes: owed.bytes,
                 hints_since_ms: owed.oldest.ms(),
                 hints_counted: owed.counted,
                 needs_sync: peer.map_or(0, |peer| peer.needs_sync),
+                standing: members::standing(member.standing).into(),
+                partitions_next: state.change.as_ref().map(|change| owned(&change.next, *node)),
             }
         };
         state.members.iter().map(member).collect()
@@ -222,15 +231,16 @@ impl AdminService {
         let state = self.state();
         let ring = ring(&state)?;
         let (ranges, partition) = match request.key {
-            None => (ranges(ring), None),
+            None => (ranges(&state, ring), None),
             Some(key) => {
                 let (key, keyspace) = Checker::new(&self.handle.limits, &state, &self.handle.tokens).key(Some(key))?;
                 let partition = key.place(state.partition_bits).partition;
                 let number = u32::from(partition.0);
-                (vec![range(number, ring.owners(partition, keyspace.n))], Some(number))
+                (vec![range(&state, partition, keyspace.n)], Some(number))
             }
         };
-        Ok(RingResponse { epoch: state.epoch.0, partitions: ring.partitions() as u32, ranges, partition })
+        let change = state.change.as_ref().map(|change| change.id);
+        Ok(RingResponse { epoch: state.epoch.0, partitions: ring.partitions() as u32, ranges, partition, change })
     }
 }
 
@@ -323,11 +333,19 @@ impl Admin for AdminService {
         self.answer(self.ring(request.into_inner()))
     }
 
+    async fn plan_change(&self, request: Request<PlanChangeRequest>) -> Result<Response<ChangePlan>, Status> {
+        self.answer(self.plan(request.into_inner()).await)
+    }
+
+    async fn epochs(&self, _: Request<EpochsRequest>) -> Result<Response<EpochsResponse>, Status> {
+        Ok(Response::new(self.epochs()))
+    }
+
     async fn create_keyspace(
         &self,
         request: Request<CreateKeyspaceRequest>,
     ) -> Result<Response<KeyspaceResponse>, Status> {
-        self.answer(self.create(request.into_inner()).await)
+        self.answer(self.create(request).await)
     }
 
     async fn list_keyspaces(
@@ -343,7 +361,7 @@ impl Admin for AdminService {
         &self,
         request: Request<AlterKeyspaceRequest>,
     ) -> Result<Response<KeyspaceResponse>, Status> {
-        self.answer(self.alter(request.into_inner()).await)
+        self.answer(self.alter(request).await)
     }
 }
 
@@ -351,13 +369,11 @@ impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
         let reason = match &refusal {
             Refusal::Order(_) => Reason::Forming,
-            Refusal::IdTaken { .. }
-            | Refusal::Superseded { .. }
-            | Refusal::Removed { .. }
-            | Refusal::RolledBack { .. }
-            | Refusal::NodeUnknown { .. }
-            | Refusal::Stale { .. }
-            | Refusal::Invalid(_) => Reason::Invalid,
+            Refusal::IdTaken { .. } | Refusal::Superseded { .. } | Refusal::RolledBack { .. } | Refusal::Invalid(_) => {
+                Reason::Invalid
+            }
+            Refusal::NodeUnknown { .. } | Refusal::Removed { .. } => Reason::UnknownNode,
+            Refusal::Stale { .. } => Reason::StalePlan,
             Refusal::KeyspaceExists(_) => Reason::Exists,
             Refusal::KeyspaceUnknown(_) => Reason::UnknownKeyspace,
         };
@@ -374,6 +390,12 @@ impl From<ProposeError> for Fault {
         };
         Self::new(reason, error.to_string())
     }
+}
+
+/// What a request says, and how an entry is signed with whoever asks.
+fn signed<T>(request: Request<T>) -> (impl Fn(Entry) -> Entry, T) {
+    let who = request.metadata().get(WHO).and_then(|who| who.to_str().ok()).unwrap_or_default().to_owned();
+    (move |entry: Entry| entry.signed(who.clone(), wall_ms()), request.into_inner())
 }
 
 fn named(definition: Option<KeyspaceDefinition>) -> Result<KeyspaceDefinition, Fault> {
@@ -418,17 +440,32 @@ fn keyspace_response(id: KeyspaceId, keyspace: &Keyspace, epoch: u64) -> Keyspac
     }
 }
 
-fn range(partition: u32, owners: &[NodeId]) -> RingRange {
-    RingRange { first: partition, last: partition, owners: owners.iter().map(|node| node.0).collect() }
+fn owned(ring: &Ring, node: NodeId) -> u32 {
+    ring.owned_by(node, RING_WIDTH_MAX) as u32
+}
+
+fn range(state: &State, partition: PartitionId, n: u8) -> RingRange {
+    let tables = state.tables(partition, n);
+    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
+    let number = u32::from(partition.0);
+    RingRange {
+        first: number,
+        last: number,
+        owners: ids(tables.old),
+        next: tables.next.map_or_else(Vec::new, ids),
+        cut_over: tables.next.is_some_and(|next| next == tables.read),
+    }
 }
 
 /// The whole table, neighbours with the same owners together.
-fn ranges(ring: &Ring) -> Vec<RingRange> {
+fn ranges(state: &State, ring: &Ring) -> Vec<RingRange> {
     let mut ranges: Vec<RingRange> = Vec::new();
-    for (PartitionId(partition), owners) in ring.iter() {
-        let next = range(partition.into(), owners);
+    for (partition, _) in ring.iter() {
+        let next = range(state, partition, RING_WIDTH_MAX);
+        let same =
+            |last: &RingRange| (&last.owners, &last.next, last.cut_over) == (&next.owners, &next.next, next.cut_over);
         match ranges.last_mut() {
-            Some(last) if last.owners == next.owners => last.last = next.last,
+            Some(last) if same(last) => last.last = next.last,
             _ => ranges.push(next),
         }
     }

@@ -71,12 +71,19 @@ pub(super) fn put_context(headers: &mut HeaderMap, context: &Bytes) {
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         let status = match fault.reason {
-            Reason::NotFound | Reason::UnknownKeyspace | Reason::UnknownResolver => StatusCode::NOT_FOUND,
+            Reason::NotFound | Reason::UnknownKeyspace | Reason::UnknownResolver | Reason::UnknownNode => {
+                StatusCode::NOT_FOUND
+            }
             Reason::Invalid | Reason::BadContext => StatusCode::BAD_REQUEST,
             Reason::ContextNeeded => StatusCode::PRECONDITION_REQUIRED,
             Reason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Reason::Timeout | Reason::Unconfirmed => StatusCode::GATEWAY_TIMEOUT,
-            Reason::UnderWay | Reason::Exists | Reason::TooManySiblings => StatusCode::CONFLICT,
+            Reason::UnderWay
+            | Reason::Exists
+            | Reason::TooManySiblings
+            | Reason::StalePlan
+            | Reason::Standing
+            | Reason::NodeAlive => StatusCode::CONFLICT,
             Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Reason::QuorumLost
             | Reason::NoOwner

@@ -1,6 +1,6 @@
 use super::net::{Cluster, create, wait};
 use mks::epoch_log::{EpochLog, ProposeError};
-use mks_logic::cluster::{Applied, Refusal};
+use mks_logic::cluster::{Applied, Entry, Refusal, Wish};
 use mks_logic::id::{KeyspaceId, NodeId};
 use std::time::Duration;
 
@@ -41,7 +41,27 @@ async fn a_new_leader_takes_over_and_the_old_one_comes_back() {
     cluster.start(old).await;
     let state = cluster.settled().await;
     assert!(state.keyspace("before").is_some() && state.keyspace("meanwhile").is_some());
-    assert_eq!(state.members[&NodeId(old)].incarnation.0, 2);
+    let member = &state.members[&NodeId(old)];
+    assert_eq!((member.incarnation.0, member.opened), (2, 2), "its directory was opened twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_left_hears_so_and_is_forgotten() {
+    let mut cluster = three().await;
+    cluster.start(4).await;
+    cluster.settled().await;
+    let follows = |cluster: &Cluster| cluster.logs[&1].status().learners.contains(&NodeId(4));
+    wait("node 4 follows", || follows(&cluster).then_some(())).await;
+    let leave = Entry::Change { wish: Wish::Leave { node: NodeId(4), dead: false }, seen: None };
+    cluster.logs[&2].propose(leave.signed("test", 1)).await.unwrap();
+    let fenced = cluster.logs[&4].fenced();
+    let fence = wait("node 4 is told to stop", || fenced.borrow().clone()).await;
+    assert!(fence.to_string().contains("n4 has left this cluster"), "{fence}");
+    wait("Raft forgets it", || (!follows(&cluster)).then_some(())).await;
+    cluster.kill(4).await;
+    cluster.start(4).await;
+    let fenced = cluster.logs[&4].fenced();
+    wait("it is not let in again", || fenced.borrow().clone()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

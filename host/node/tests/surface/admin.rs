@@ -1,11 +1,14 @@
 //! Admin, health and reflection.
 
 use super::fake::{FakeNode, PARTITION_BITS, key};
+use mks::epoch_log::EpochLog;
+use mks_logic::cluster::{Addresses, Entry, Member, Standing};
 use mks_logic::id::{Incarnation, NodeId};
 use mks_proto::detail_of;
 use mks_proto::v1::{
-    AlterKeyspaceRequest, CreateKeyspaceRequest, Durability, Key, KeyspaceDefinition, ListKeyspacesRequest,
-    MembersRequest, RepairRequest, RingRequest, ScrubRequest, StatusRequest,
+    AcceptNode, AlterKeyspaceRequest, CreateKeyspaceRequest, Durability, EpochsRequest, Key, KeyspaceDefinition,
+    LeaveNode, ListKeyspacesRequest, MembersRequest, PlanChangeRequest, RepairRequest, ReplaceNode, RingRequest,
+    ScrubRequest, StatusRequest, WeighNode, Wish, wish::Wish as Asked,
 };
 use std::sync::Arc;
 use tokio_stream::StreamExt;
@@ -193,7 +196,7 @@ async fn status_warns_of_what_an_operator_should_know() {
     assert!(!warned(&status.warnings, "owns nothing"), "{:?}", status.warnings);
 
     let mut state = (**node.handle.state.load()).clone();
-    let newcomer = state.members[&NodeId(3)].clone();
+    let newcomer = Member { standing: Standing::Joining, ..state.members[&NodeId(3)].clone() };
     state.members.insert(NodeId(4), newcomer);
     node.handle.state.store(Arc::new(state));
     let status = admin.status(StatusRequest {}).await.unwrap().into_inner();
@@ -308,4 +311,107 @@ async fn a_scrub_names_what_it_found_and_status_remembers_it() {
     assert!(status.warnings.iter().any(|warning| warning.contains("2 damaged records (1 mended, 1 wait")));
     let strange = ScrubRequest { partition: Some(1 << PARTITION_BITS) };
     assert_eq!(reason(&admin.scrub(strange).await.unwrap_err()), (Code::InvalidArgument, "INVALID".into()));
+}
+
+fn change(wishes: &[Asked]) -> PlanChangeRequest {
+    let wishes = wishes.iter().map(|wish| Wish { wish: Some(wish.clone()) }).collect();
+    PlanChangeRequest { wishes, ..PlanChangeRequest::default() }
+}
+
+fn accept(node: u64) -> Asked {
+    Asked::Accept(AcceptNode { node })
+}
+
+fn leave(node: u64, dead: bool) -> Asked {
+    Asked::Leave(LeaveNode { node, dead })
+}
+
+/// A node in which a fourth one has joined. Gossip hears node 2, and not node 3.
+async fn with_a_newcomer() -> FakeNode {
+    let node = FakeNode::start().await;
+    let at = |port: u64| format!("10.0.0.4:{port}");
+    let entry = Entry::Open {
+        node: NodeId(4),
+        directory: 4,
+        opening: 4,
+        addresses: Addresses { client: at(7600), peer: at(7601), http: at(7602) },
+        zone: String::new(),
+        weight: 100,
+        opened: 1,
+    };
+    node.log.propose(entry.signed("n4", 1_000)).await.unwrap();
+    node
+}
+
+#[tokio::test]
+async fn a_change_is_planned_and_what_changed_is_told() {
+    let node = with_a_newcomer().await;
+    let mut admin = node.admin().await;
+    let plan = admin.plan_change(change(&[accept(4)])).await.unwrap().into_inner();
+    assert_eq!((plan.epoch, plan.copies, plan.moved, plan.partitions, plan.slots), (5, 3, 12, 12, 48));
+    let load = plan.loads.iter().find(|load| load.node == 4).unwrap();
+    assert_eq!((load.before, load.after, load.gains, load.loses), (0, 12, 12, 0));
+    assert!(plan.bytes.is_some());
+
+    let epochs = admin.epochs(EpochsRequest {}).await.unwrap().into_inner();
+    let seen: Vec<_> = epochs.events.iter().map(|e| (e.epoch, e.at_ms, e.who.as_str(), e.what.as_str())).collect();
+    assert_eq!((epochs.epoch, seen), (5, vec![(5, 1_000, "n4", "n4 joined the roster")]));
+    let mut named = tonic::Request::new(create(named("carts")));
+    named.metadata_mut().insert("mks-who", "ann@desk".parse().unwrap());
+    admin.create_keyspace(named).await.unwrap();
+    let epochs = admin.epochs(EpochsRequest {}).await.unwrap().into_inner();
+    assert_eq!(epochs.events[1].who, "ann@desk");
+}
+
+#[tokio::test]
+async fn the_ring_shows_both_tables_while_one_becomes_the_other() {
+    let node = with_a_newcomer().await;
+    let mut admin = node.admin().await;
+    let accept = Entry::Change { wish: mks_logic::cluster::Wish::Accept { node: NodeId(4) }, seen: None };
+    node.log.propose(accept).await.unwrap();
+    let begin = node.log.watch().borrow().begin_entry().unwrap();
+    node.log.propose(begin).await.unwrap();
+    node.handle.state.store(node.log.watch().borrow().clone());
+    let ring = admin.ring(RingRequest { key: None }).await.unwrap().into_inner();
+    assert_eq!(ring.change, Some(1));
+    assert!(ring.ranges.iter().any(|range| range.next.contains(&4) && !range.cut_over));
+    let members = admin.members(MembersRequest {}).await.unwrap().into_inner().members;
+    assert_eq!((members[3].partitions, members[3].partitions_next), (0, Some(12)));
+}
+
+#[tokio::test]
+async fn a_change_that_makes_no_sense_is_refused_with_the_reason() {
+    let node = with_a_newcomer().await;
+    let mut admin = node.admin().await;
+    let before = node.log.watch().borrow().clone();
+    let replace = |gone, by| Asked::Replace(ReplaceNode { gone, by });
+    let weigh = |node, weight| Asked::Weight(WeighNode { node, weight });
+    for (what, wishes, code, word) in [
+        ("an unknown node", vec![leave(9, false)], Code::NotFound, "UNKNOWN_NODE"),
+        ("a second acceptance", vec![accept(2)], Code::FailedPrecondition, "STANDING"),
+        ("death of one that lives", vec![leave(2, true)], Code::FailedPrecondition, "NODE_ALIVE"),
+        ("death of the node itself", vec![leave(1, true)], Code::FailedPrecondition, "NODE_ALIVE"),
+        ("the place of one that lives", vec![replace(2, 4)], Code::FailedPrecondition, "NODE_ALIVE"),
+        ("a place for one that has one", vec![replace(3, 2)], Code::InvalidArgument, "INVALID"),
+        ("less members than copies", vec![leave(1, false)], Code::InvalidArgument, "INVALID"),
+        ("a weight of zero", vec![weigh(2, 0)], Code::InvalidArgument, "INVALID"),
+        ("nothing", vec![], Code::InvalidArgument, "INVALID"),
+        ("more than a request may", vec![accept(4); 65], Code::InvalidArgument, "INVALID"),
+        ("all or nothing", vec![accept(4), leave(9, false)], Code::NotFound, "UNKNOWN_NODE"),
+    ] {
+        let status = admin.plan_change(change(&wishes)).await.unwrap_err();
+        assert_eq!(reason(&status), (code, word.into()), "{what}: {}", status.message());
+    }
+    let unknown = PlanChangeRequest { wishes: vec![Wish { wish: None }], ..PlanChangeRequest::default() };
+    assert_eq!(reason(&admin.plan_change(unknown).await.unwrap_err()).1, "INVALID");
+    assert_eq!(*node.log.watch().borrow(), before, "nothing of it was asked for");
+
+    let forced = PlanChangeRequest { force: true, ..change(&[replace(2, 4)]) };
+    let plan = admin.plan_change(forced).await.unwrap().into_inner();
+    assert_eq!(plan.moved, 16, "all that node 2 has");
+    let slow = admin.plan_change(change(&[accept(4), leave(3, false)])).await.unwrap().into_inner();
+    assert!(slow.notes[0].contains("mks node leave 3 --dead"), "{:?}", slow.notes);
+    let forming = FakeNode::start_forming().await;
+    let refused = forming.admin().await.plan_change(change(&[accept(2)])).await.unwrap_err();
+    assert_eq!(reason(&refused).1, "FORMING");
 }

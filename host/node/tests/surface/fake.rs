@@ -8,7 +8,7 @@ use mks::epoch_log::{EpochLog, LogStatus, ProposeError};
 use mks::handle::{Call, Handle, OperatorCall, PeerView, PumpView, RepairCall, ScrubCall, ScrubView};
 use mks::metrics::Metrics;
 use mks::token::Tokens;
-use mks_logic::cluster::{Addresses, Applied, Entry, Keyspace, Member, Refusal, Standing, State};
+use mks_logic::cluster::{Addresses, Applied, Entry, Keyspace, Member, Standing, State};
 use mks_logic::context::Context;
 use mks_logic::event::{Answer, HintCount, OpError, Operation, Reply, Request};
 use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId, Place};
@@ -382,7 +382,7 @@ fn keyspace(name: &str, n: u8) -> Keyspace {
     }
 }
 
-/// An epoch log of one.
+/// An epoch log of one: it applies what is proposed, at once.
 pub(crate) struct FakeLog {
     state: watch::Sender<Arc<State>>,
     /// Who leads; without a leader proposals fail.
@@ -402,24 +402,7 @@ impl EpochLog for FakeLog {
                 return Err(ProposeError::NoLeader { voters: vec![NodeId(1), NodeId(2), NodeId(3)] });
             }
             let mut state = State::clone(&self.state.borrow());
-            let applied = match entry {
-                Entry::CreateKeyspace { keyspace } if state.keyspace(&keyspace.name).is_some() => {
-                    return Err(Refusal::KeyspaceExists(keyspace.name).into());
-                }
-                Entry::CreateKeyspace { keyspace } => {
-                    let id = KeyspaceId(state.keyspace_next);
-                    state.keyspaces.insert(id, keyspace);
-                    state.keyspace_next += 1;
-                    Applied::Keyspace(id)
-                }
-                Entry::AlterKeyspace { keyspace } => {
-                    let id = state.keyspace(&keyspace.name).unwrap().0;
-                    state.keyspaces.insert(id, keyspace);
-                    Applied::Done
-                }
-                other => panic!("a surface proposed {other:?}"),
-            };
-            state.epoch.0 += 1;
+            let applied = state.apply(&entry)?;
             self.state.send_replace(Arc::new(state));
             Ok(applied)
         })
