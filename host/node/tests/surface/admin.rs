@@ -38,7 +38,7 @@ fn reason(status: &Status) -> (Code, String) {
 async fn a_new_keyspace_gets_what_was_left_out() {
     let node = FakeNode::start().await;
     let mut admin = node.admin().await;
-    let created = admin.create_keyspace(create(named("carts"))).await.unwrap().into_inner();
+    let created = admin.create_keyspace(create(named("orders"))).await.unwrap().into_inner();
     let keyspace = created.keyspace.unwrap();
     assert_eq!((keyspace.n, keyspace.r, keyspace.w), (Some(3), Some(2), Some(2)));
     assert_eq!(keyspace.durability(), Durability::Sync);
@@ -142,7 +142,7 @@ async fn keyspaces_are_listed_with_their_definitions() {
     let node = FakeNode::start().await;
     let listed = node.admin().await.list_keyspaces(ListKeyspacesRequest {}).await.unwrap().into_inner().keyspaces;
     let names: Vec<_> = listed.iter().map(|k| (k.id, k.keyspace.as_ref().unwrap().name.as_str())).collect();
-    assert_eq!(names, [(1, "default"), (2, "single")]);
+    assert_eq!(names, [(1, "default"), (2, "single"), (3, "carts")]);
 }
 
 #[tokio::test]
@@ -356,7 +356,7 @@ async fn a_change_is_planned_and_what_changed_is_told() {
     let epochs = admin.epochs(EpochsRequest {}).await.unwrap().into_inner();
     let seen: Vec<_> = epochs.events.iter().map(|e| (e.epoch, e.at_ms, e.who.as_str(), e.what.as_str())).collect();
     assert_eq!((epochs.epoch, seen), (5, vec![(5, 1_000, "n4", "n4 joined the roster")]));
-    let mut named = tonic::Request::new(create(named("carts")));
+    let mut named = tonic::Request::new(create(named("orders")));
     named.metadata_mut().insert("mks-who", "ann@desk".parse().unwrap());
     admin.create_keyspace(named).await.unwrap();
     let epochs = admin.epochs(EpochsRequest {}).await.unwrap().into_inner();

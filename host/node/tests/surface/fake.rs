@@ -80,7 +80,8 @@ impl FakeNode {
     async fn with(state: State, incarnation: u64, opened: bool) -> Self {
         let (calls, front_door) = mpsc::channel(4_096);
         let (operators, operator_queue) = mpsc::channel(4);
-        let log = FakeLog::new(state.clone());
+        let shown = Arc::new(ArcSwap::from_pointee(state.clone()));
+        let log = FakeLog::new(state, Arc::clone(&shown));
         let peer = |node, alive, clock_offset_ms| PeerView {
             node: NodeId(node),
             alive,
@@ -99,7 +100,7 @@ impl FakeNode {
             limits: Arc::new(Limits::default()),
             metrics: Metrics::new(),
             epoch_log: log.clone(),
-            state: Arc::new(ArcSwap::from_pointee(state)),
+            state: shown,
             view: Arc::new(ArcSwap::from_pointee(view)),
             store: Arc::new(Figures),
             adapter: "fjall".into(),
@@ -385,13 +386,15 @@ fn keyspace(name: &str, n: u8) -> Keyspace {
 /// An epoch log of one: it applies what is proposed, at once.
 pub(crate) struct FakeLog {
     state: watch::Sender<Arc<State>>,
+    /// What the pump of a real node would show of it.
+    shown: Arc<ArcSwap<State>>,
     /// Who leads; without a leader proposals fail.
     pub leader: Mutex<Option<NodeId>>,
 }
 
 impl FakeLog {
-    fn new(state: State) -> Arc<Self> {
-        Arc::new(Self { state: watch::channel(Arc::new(state)).0, leader: Mutex::new(Some(NodeId(2))) })
+    fn new(state: State, shown: Arc<ArcSwap<State>>) -> Arc<Self> {
+        Arc::new(Self { state: watch::channel(Arc::new(state)).0, shown, leader: Mutex::new(Some(NodeId(2))) })
     }
 }
 
@@ -403,7 +406,9 @@ impl EpochLog for FakeLog {
             }
             let mut state = State::clone(&self.state.borrow());
             let applied = state.apply(&entry)?;
-            self.state.send_replace(Arc::new(state));
+            let state = Arc::new(state);
+            self.shown.store(Arc::clone(&state));
+            self.state.send_replace(state);
             Ok(applied)
         })
     }
