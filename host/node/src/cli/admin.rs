@@ -220,10 +220,6 @@ pub(super) enum KeyspaceCommand {
         /// Owners of each key; left out: 3, or as many as there are nodes if that is less
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=255))]
         n: Option<u32>,
-        /// Writes say which versions they have seen (`--context`), and supersede exactly those; left out: true for
-        /// keep-siblings, false for other resolvers
-        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
-        causal: Option<bool>,
         #[command(flatten)]
         definition: DefinitionArgs,
     },
@@ -259,11 +255,11 @@ pub(super) struct DefinitionArgs {
 }
 
 impl DefinitionArgs {
-    fn definition(&self, name: &str, n: Option<u32>, causal: Option<bool>) -> KeyspaceDefinition {
+    fn definition(&self, name: &str, n: Option<u32>) -> KeyspaceDefinition {
         KeyspaceDefinition {
             name: name.to_owned(),
             n,
-            causal,
+            causal: None,
             r: self.r,
             w: self.w,
             durability: durability(self.durability).into(),
@@ -275,10 +271,9 @@ impl DefinitionArgs {
 
 pub(super) async fn keyspace(client: &Client, command: &KeyspaceCommand, output: &Output) -> Result<(), Failure> {
     match command {
-        KeyspaceCommand::Create { name, n, causal, definition } => {
+        KeyspaceCommand::Create { name, n, definition } => {
             let ask = |mut admin: Admin| {
-                let request =
-                    signed(CreateKeyspaceRequest { keyspace: Some(definition.definition(name, *n, *causal)) });
+                let request = signed(CreateKeyspaceRequest { keyspace: Some(definition.definition(name, *n)) });
                 async move { admin.create_keyspace(request).await }
             };
             let made = client.admin(Retry::Write, ask).await?;
@@ -286,7 +281,7 @@ pub(super) async fn keyspace(client: &Client, command: &KeyspaceCommand, output:
         }
         KeyspaceCommand::Alter { name, definition } => {
             let ask = |mut admin: Admin| {
-                let request = signed(AlterKeyspaceRequest { keyspace: Some(definition.definition(name, None, None)) });
+                let request = signed(AlterKeyspaceRequest { keyspace: Some(definition.definition(name, None)) });
                 async move { admin.alter_keyspace(request).await }
             };
             let altered = client.admin(Retry::Write, ask).await?;

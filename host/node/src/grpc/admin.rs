@@ -251,11 +251,11 @@ fn check_causal(resolver: &str, causal: bool) -> Result<(), Fault> {
             "keep-siblings needs a causal keyspace: without contexts nobody could settle the siblings; leave causal \
              out, or make a new keyspace",
         )),
-        (RESOLVER_DEFAULT, true) => Err(Fault::invalid(
-            "lww keeps the latest write whatever its writer has seen, so a causal keyspace gains nothing from it; \
-             choose keep-siblings, or another resolver",
-        )),
-        _ => Ok(()),
+        (KEEP_SIBLINGS, true) | (_, false) => Ok(()),
+        (_, true) => Err(Fault::invalid(format!(
+            "{resolver} picks a winner whatever writers have seen, and a causal keyspace keeps what nobody has seen: \
+             the two could drop all versions of a key between them; choose keep-siblings, or leave causal out"
+        ))),
     }
 }
 

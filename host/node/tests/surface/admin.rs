@@ -79,19 +79,21 @@ async fn whether_a_keyspace_is_causal_fits_its_resolver_and_stays() {
     for (name, definition) in [
         ("a", of("keep-siblings", None)),
         ("b", of("first-write-wins", None)),
-        ("c", of("first-write-wins", Some(true))),
+        ("c", of("keep-siblings", Some(true))),
         ("d", of("lww", Some(false))),
     ] {
         let made = admin.create_keyspace(create(KeyspaceDefinition { name: name.into(), ..definition })).await.unwrap();
         causal.push(made.into_inner().keyspace.unwrap().causal());
     }
     assert_eq!(causal, [true, false, true, false]);
-    for contradiction in [of("keep-siblings", Some(false)), of("lww", Some(true))] {
+    for contradiction in
+        [of("keep-siblings", Some(false)), of("lww", Some(true)), of("first-write-wins", Some(true))]
+    {
         let status = admin.create_keyspace(create(contradiction)).await.unwrap_err();
         assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID".into()));
     }
     let alter = |keyspace| AlterKeyspaceRequest { keyspace: Some(keyspace) };
-    for (name, change) in [("a", of("lww", None)), ("c", of("first-write-wins", Some(false)))] {
+    for (name, change) in [("a", of("lww", None)), ("b", of("keep-siblings", None))] {
         let status = admin.alter_keyspace(alter(KeyspaceDefinition { name: name.into(), ..change })).await.unwrap_err();
         assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID".into()), "{name}");
     }
