@@ -383,6 +383,6 @@ mod tests {
     fn a_definition_leaves_out_what_was_not_said() {
         let args = DefinitionArgs { r: None, w: Some(3), durability: None, ttl: None, resolver: None };
         let expected = KeyspaceDefinition { name: "a".into(), w: Some(3), ..KeyspaceDefinition::default() };
-        assert_eq!(args.definition("a", None, None), expected);
+        assert_eq!(args.definition("a", None), expected);
     }
 }
