@@ -86,9 +86,7 @@ async fn whether_a_keyspace_is_causal_fits_its_resolver_and_stays() {
         causal.push(made.into_inner().keyspace.unwrap().causal());
     }
     assert_eq!(causal, [true, false, true, false]);
-    for contradiction in
-        [of("keep-siblings", Some(false)), of("lww", Some(true)), of("first-write-wins", Some(true))]
-    {
+    for contradiction in [of("keep-siblings", Some(false)), of("lww", Some(true)), of("first-write-wins", Some(true))] {
         let status = admin.create_keyspace(create(contradiction)).await.unwrap_err();
         assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID".into()));
     }
