@@ -34,7 +34,7 @@ const OTHERS: [(&str, &str); 7] = [
     ("pn-counter", "pn-counter"),
 ];
 /// What else of the repository the components are made from.
-const SOURCES: [&str; 4] = ["Cargo.lock", "guest-sdk", "laws", "proto/plugin"];
+const SOURCES: [&str; 3] = ["Cargo.lock", "guest-sdk", "proto/plugin"];
 
 fn main() -> Result<()> {
     let room = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").context("cargo sets CARGO_MANIFEST_DIR")?);

@@ -67,14 +67,14 @@ const SDK: &[(&str, &str)] = sdk![
     "guest-sdk/src/resolver.rs",
     "guest-sdk/src/testing.rs",
     "guest-sdk/src/values.rs",
-    "laws/Cargo.toml",
-    "laws/src/data_type.rs",
-    "laws/src/history.rs",
-    "laws/src/law.rs",
-    "laws/src/lib.rs",
-    "laws/src/random.rs",
-    "laws/src/resolver.rs",
-    "laws/src/shrink.rs",
+    "guest-sdk/laws/Cargo.toml",
+    "guest-sdk/laws/src/data_type.rs",
+    "guest-sdk/laws/src/history.rs",
+    "guest-sdk/laws/src/law.rs",
+    "guest-sdk/laws/src/lib.rs",
+    "guest-sdk/laws/src/random.rs",
+    "guest-sdk/laws/src/resolver.rs",
+    "guest-sdk/laws/src/shrink.rs",
     "proto/plugin/common.wit",
     "proto/plugin/datatype.wit",
     "proto/plugin/resolver.wit",
@@ -159,7 +159,7 @@ fn workspace() -> String {
     let tables = ["[workspace.package]", "[workspace.lints.rust]"];
     let mut text =
         "# The guest SDK of my-key-store, as it was when this plugin was made.\n[workspace]\nresolver = \"3\"\n\
-                    members = [\"guest-sdk\", \"laws\"]\n"
+                    members = [\"guest-sdk\", \"guest-sdk/laws\"]\n"
             .to_owned();
     let mut copies = false;
     for line in WORKSPACE.lines() {
@@ -173,7 +173,7 @@ fn workspace() -> String {
         }
     }
     let version = WORKSPACE.lines().find(|line| line.starts_with(DEPENDENCY)).unwrap_or_default();
-    text.push_str("\n[workspace.dependencies]\nmks-laws = { path = \"laws\" }\n");
+    text.push_str("\n[workspace.dependencies]\nmks-laws = { path = \"guest-sdk/laws\" }\n");
     text.push_str(version);
     text.push('\n');
     text
@@ -213,8 +213,10 @@ mod tests {
     #[test]
     fn the_whole_sdk_comes_with_the_binary() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("two levels below the root");
-        let mut there = BTreeSet::from(["guest-sdk/Cargo.toml".to_owned(), "laws/Cargo.toml".to_owned()]);
-        ["guest-sdk/src", "laws/src", "proto/plugin"].iter().for_each(|room| files_below(root, room, &mut there));
+        let mut there = BTreeSet::from(["guest-sdk/Cargo.toml".to_owned(), "guest-sdk/laws/Cargo.toml".to_owned()]);
+        ["guest-sdk/src", "guest-sdk/laws/src", "proto/plugin"]
+            .iter()
+            .for_each(|room| files_below(root, room, &mut there));
         let embedded: BTreeSet<String> = SDK.iter().map(|(path, _)| (*path).to_owned()).collect();
         assert_eq!(embedded, there);
     }
