@@ -1,9 +1,9 @@
 //! Which writes of a key are known: exact sets of dots, as small as the gaps in them allow.
 //!
-//! The textbooks keep a version vector (the highest counter of each actor) and beside it a cloud of single dots for what
-//! lies beyond a gap (Preguiça et al., "Dotted version vectors", 2012). Here it is one thing: per actor the *spans* of
-//! counters that are in the set. A vector is one span per actor, a dot beyond a gap is a span of its own, and a set
-//! without one dot, which a vector can't say at all and a cloud only dot by dot, costs one span more.
+//! The textbooks keep a version vector (the highest counter of each actor) and beside it a cloud of single dots for
+//! what lies beyond a gap (Preguiça et al., "Dotted version vectors", 2012). Here it is one thing: per actor the
+//! *spans* of counters that are in the set. A vector is one span per actor, a dot beyond a gap is a span of its own,
+//! and a set without one dot, which a vector can't say at all and a cloud only dot by dot, costs one span more.
 
 use crate::id::{Dot, Incarnation, NodeId};
 use alloc::vec::Vec;

@@ -230,8 +230,8 @@ pub struct ScrubJob {
 /// What is done with records that nobody asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ScrubWork {
-    /// Compare records with the sums kept, from this bucket of a partition on, as many as are looked at in one go. Records
-    /// may change meanwhile.
+    /// Compare records with the sums kept, from this bucket of a partition on, as many as are looked at in one go.
+    /// Records may change meanwhile.
     Look {
         /// Which partition.
         partition: PartitionId,

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! key   = u64 owner | u16 partition | u64 epoch | u64 clock | u64 node, u64 incarnation, u64 counter, all big-endian
-//! value = 1 or, where it counted towards a quorum, 2 | u32 keyspace | u32 length, partition key | u32 length, sort key | u64 hash of key and all this | record
+//! value = 1 or, where it counted towards a quorum, 2 | u32 keyspace | u32 length, partition key | u32 length, sort key
+//! | u64 hash of key and all this | record
 //! ```
 //!
 //! The record is [`crate::record`]'s stored form of the one version and what it supersedes, which checks itself. A hint

@@ -191,7 +191,8 @@ pub enum Refused {
     /// Its store failed.
     #[error("its store failed")]
     Store,
-    /// The key holds as many siblings as are allowed: its writers do not say what they have seen, or its resolver fails.
+    /// The key holds as many siblings as are allowed: its writers do not say what they have seen, or its resolver
+    /// fails.
     #[error("too many siblings")]
     TooManySiblings,
     /// So many openings of nodes wrote to the key, or left gaps in what is known of it, that no more are kept apart.

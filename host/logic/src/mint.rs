@@ -55,7 +55,9 @@ mod tests {
     proptest! {
         /// Records are lost, and come back without the latest dots: no dot is ever minted twice.
         #[test]
-        fn no_dot_is_minted_twice(steps in prop::collection::vec((0u8..10, 1u64..4, any::<prop::sample::Index>()), 1..80)) {
+        fn no_dot_is_minted_twice(
+            steps in prop::collection::vec((0u8..10, 1u64..4, any::<prop::sample::Index>()), 1..80),
+        ) {
             let (mints, mut clock, mut minted, mut known) = (Mints::default(), 100, Vec::new(), None);
             for (what, pause, back_to) in steps {
                 clock += pause;

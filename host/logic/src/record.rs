@@ -13,10 +13,10 @@
 //!
 //! # The past
 //!
-//! A causal record remembers the dots of versions that were superseded, here or on another owner: its *past*. Its causal
-//! context, what a reader of it has seen, is the past and the dots of its versions. Two records merge into the union of
-//! their versions and the union of their pasts, less the versions whose dot is in that past. That is the rule of
-//! observed-remove sets (a version is dropped if one side's context covers its dot and that side does not hold it),
+//! A causal record remembers the dots of versions that were superseded, here or on another owner: its *past*. Its
+//! causal context, what a reader of it has seen, is the past and the dots of its versions. Two records merge into the
+//! union of their versions and the union of their pasts, less the versions whose dot is in that past. That is the rule
+//! of observed-remove sets (a version is dropped if one side's context covers its dot and that side does not hold it),
 //! written so that order, grouping and repetition plainly don't matter; and unlike a whole context, a past may travel
 //! with one version of the record alone and still say nothing wrong about its siblings.
 

@@ -24,8 +24,8 @@ pub struct Request {
     pub ttl_ms: Option<u64>,
     /// Chosen by the client, so that sending a write again to the same node is answered and not applied again.
     pub request_id: Option<u128>,
-    /// For a put or a delete in a causal keyspace: what its writer has seen, and supersedes. Items of a batch have their
-    /// own. `None`: nothing.
+    /// For a put or a delete in a causal keyspace: what its writer has seen, and supersedes. Items of a batch have
+    /// their own. `None`: nothing.
     pub context: Option<Context>,
     /// For writes: other nodes may stand in for owners that are away, and count towards W (a sloppy quorum). Until they
     /// have handed the write over, a quorum read may miss it.

@@ -1,15 +1,16 @@
 //! A slow look at what the disk really holds.
 //!
 //! A *look* recomputes the sums of bucket after bucket from the records, beside everything else that goes on: a write
-//! may come between its reading and its comparing. So what seems wrong is only suspected, and a *check* of that one bucket
-//! makes sure, on the thread that runs [`crate::replica::absorb`], between two groups: then nothing changes meanwhile.
+//! may come between its reading and its comparing. So what seems wrong is only suspected, and a *check* of that one
+//! bucket makes sure, on the thread that runs [`crate::replica::absorb`], between two groups: then nothing changes
+//! meanwhile.
 //!
-//! A check sets the sums to what the records say. Where a record is gone, or is another one than was written, they differ
-//! from the other owners' then, and the comparison that must follow mends it. A record whose checksum fails counts for
-//! nothing and stays where it is: it is not served, no write is merged into it, and whoever asks for it is told so. Had it
-//! been taken away, this owner would say that there is nothing, and a read quorum might believe it. Once all other owners
-//! have said what they hold of the key, a *mend* puts that in its place, and keeps the damaged bytes under
-//! [`QUARANTINE`].
+//! A check sets the sums to what the records say. Where a record is gone, or is another one than was written, they
+//! differ from the other owners' then, and the comparison that must follow mends it. A record whose checksum fails
+//! counts for nothing and stays where it is: it is not served, no write is merged into it, and whoever asks for it is
+//! told so. Had it been taken away, this owner would say that there is nothing, and a read quorum might believe it.
+//! Once all other owners have said what they hold of the key, a *mend* puts that in its place, and keeps the damaged
+//! bytes under [`QUARANTINE`].
 
 #[cfg(test)]
 mod tests;

@@ -4,9 +4,9 @@
 //! 1 | context, as `mks_logic::context` writes it | BLAKE3 tag 32
 //! ```
 //!
-//! The tag is over the version, the cluster, the keyspace, the key and the context, under a key that is derived from the
-//! cluster key. A context that nobody gave could name writes that are still to come, and they would vanish; so a token
-//! that was changed, made up, or given for another key or by another cluster is an error, never a context.
+//! The tag is over the version, the cluster, the keyspace, the key and the context, under a key that is derived from
+//! the cluster key. A context that nobody gave could name writes that are still to come, and they would vanish; so a
+//! token that was changed, made up, or given for another key or by another cluster is an error, never a context.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

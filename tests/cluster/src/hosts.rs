@@ -4,8 +4,9 @@
 //! this process --- hub (a namespace with a bridge and nft rules) --- host 1, host 2, ... (a namespace each)
 //! ```
 //!
-//! The test reaches every host through the hub, whatever is cut between two hosts. There is no way out of it. Everything is
-//! named after the process: it goes when [`Hosts`] is dropped, and what a killed test run left goes at the next one.
+//! The test reaches every host through the hub, whatever is cut between two hosts. There is no way out of it.
+//! Everything is named after the process: it goes when [`Hosts`] is dropped, and what a killed test run left goes at
+//! the next one.
 
 use crate::command::run;
 use std::fmt::Write as _;

@@ -1,5 +1,5 @@
-//! Cables are cut under load, and healed: what was acknowledged is there, owners agree, nothing deleted returns. Each node
-//! runs on a host of its own, and who can't reach whom is a rule of the packet filter between them.
+//! Cables are cut under load, and healed: what was acknowledged is there, owners agree, nothing deleted returns. Each
+//! node runs on a host of its own, and who can't reach whom is a rule of the packet filter between them.
 
 use mks_tests_cluster::{Client, Cluster, Contest, History, skipped};
 use std::time::{Duration, Instant};

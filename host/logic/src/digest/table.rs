@@ -153,8 +153,8 @@ impl DigestTable {
         Ok(table.unwrap_or_default())
     }
 
-    /// The same, which may take minutes where sums are recomputed: `watch` hears now and then how many records were read,
-    /// and ends it by `false`. `None`: it did.
+    /// The same, which may take minutes where sums are recomputed: `watch` hears now and then how many records were
+    /// read, and ends it by `false`. `None`: it did.
     ///
     /// # Errors
     /// As [`Self::open`].

@@ -1,11 +1,11 @@
 //! The side of a node that serves clients: checks a request, starts its operation, sees it through.
 
+use super::check::request_bytes;
 use super::linger::After;
 use super::own::WriteAsked;
 use super::{JobFor, Kind, Node, Op, Step, Waiter};
 use crate::batch::BatchOp;
 use crate::cluster::Keyspace;
-use crate::context::Context;
 use crate::event::Effect;
 use crate::get::{self, ReadOp};
 use crate::id::{Dot, Key, KeyspaceId, NodeId};
@@ -17,7 +17,6 @@ use crate::retry::{Name, Seen, fingerprint, item_id};
 use crate::time::{Hlc, MonoUs};
 use crate::version::{Version, value_digest};
 use alloc::collections::BTreeSet;
-use alloc::format;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -29,83 +28,6 @@ impl Node {
     pub(super) fn ask(&mut self, step: &mut Step<'_>, waiter: Waiter, request: Request) {
         if let Err(error) = self.check(&request).and_then(|()| self.start(step, waiter, request)) {
             self.reply(step, waiter, Err(error));
-        }
-    }
-
-    /// What can be refused before anything is done.
-    fn check(&self, request: &Request) -> Result<(), OpError> {
-        if self.state.ring.is_none() {
-            let (joined, expected) = (self.state.members.len() as u32, self.state.expect);
-            return Err(OpError::Forming { joined, expected });
-        }
-        let bytes = request_bytes(request);
-        let operations = match &request.operation {
-            Operation::Batch { items } => items.len(),
-            _ => 1,
-        };
-        // Alone, a request may exceed either: its own limits bound it, and it could never be served otherwise.
-        let full = self.ops_bytes > 0 && self.ops_bytes + bytes > self.limits.operations_bytes_max;
-        let running = self.operations();
-        if full || running > 0 && running + operations > self.limits.operations_max {
-            return Err(OpError::Busy { operations: running as u64 });
-        }
-        if request.deadline_ms == Some(0) {
-            return Err(OpError::Invalid("the deadline has passed already; nothing was done".into()));
-        }
-        match &request.operation {
-            Operation::Put { key, value } => self.check_write(request, key, Some(value), request.context.as_ref()),
-            Operation::Delete { key } => self.check_write(request, key, None, request.context.as_ref()),
-            Operation::Get { key } => self.check_key(request, key),
-            Operation::Batch { items } => self.check_batch(request, items, bytes),
-        }
-    }
-
-    fn check_batch(&self, request: &Request, items: &[Item], bytes: usize) -> Result<(), OpError> {
-        let limits = &self.limits;
-        too_large("the number of items of a batch", items.len(), limits.batch_items_max)?;
-        too_large("a batch", bytes, limits.batch_bytes_max)?;
-        if items.is_empty() {
-            return Err(OpError::Invalid("the batch is empty".into()));
-        }
-        let check = |item: &Item| self.check_write(request, &item.key, item.value.as_ref(), item.context.as_ref());
-        items.iter().try_for_each(check)
-    }
-
-    fn check_write(
-        &self,
-        request: &Request,
-        key: &Key,
-        value: Option<&Bytes>,
-        context: Option<&Context>,
-    ) -> Result<(), OpError> {
-        too_large("the value", value.map_or(0, Bytes::len), self.limits.value_bytes_max)?;
-        self.check_key(request, key)?;
-        match (self.keyspace(key.keyspace)?.causal, context) {
-            (false, Some(_)) => Err(OpError::Invalid(
-                "this keyspace keeps no causal contexts; send the write without one, or make a causal keyspace".into(),
-            )),
-            (true, None) if value.is_none() => Err(OpError::ContextNeeded),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_key(&self, request: &Request, key: &Key) -> Result<(), OpError> {
-        too_large("the partition key", key.partition_key.len(), self.limits.key_bytes_max)?;
-        too_large("the sort key", key.sort_key.len(), self.limits.key_bytes_max)?;
-        if key.partition_key.is_empty() {
-            return Err(OpError::Invalid("the key is empty".into()));
-        }
-        let n = self.keyspace(key.keyspace)?.n;
-        if let Some(confirms) = request.node_confirms.filter(|confirms| *confirms == 0 || *confirms > n) {
-            return Err(OpError::Invalid(format!(
-                "node_confirms of {confirms} is impossible: this keyspace keeps {n} copies, so ask for 1 to {n}"
-            )));
-        }
-        match request.quorum {
-            Some(quorum) if quorum == 0 || quorum > n => Err(OpError::Invalid(format!(
-                "a quorum of {quorum} is impossible: this keyspace keeps {n} copies, so ask for 1 to {n}"
-            ))),
-            _ => Ok(()),
         }
     }
 
@@ -129,8 +51,8 @@ impl Node {
         let needed = request.quorum.unwrap_or(if reads { keyspace.r } else { keyspace.w });
         let owners = self.state.owners(key.place(self.state.partition_bits).partition, keyspace.n);
         let handed_on = matches!(waiter, Waiter::Peer { .. });
-        // Where no owner is in reach, others may take a sloppy write; this node coordinates it. Not in a causal keyspace,
-        // where an owner names each write.
+        // Where no owner is in reach, others may take a sloppy write; this node coordinates it. Not in a causal
+        // keyspace, where an owner names each write.
         let without = request.sloppy && !reads && !handed_on && !keyspace.policy().causal;
         let without = without && !owners.iter().any(|owner| self.is_there(*owner));
         if owners.contains(&self.me) || without {
@@ -380,9 +302,9 @@ impl Node {
     }
 
     /// Writes again, above `above` and in the current epoch, under a new tag, so that answers to the one before are not
-    /// taken for answers to this one. The version has a new dot, which supersedes the first one's by its stamp. Not so in
-    /// a causal keyspace, where somebody may have seen the first one and written over it: the dot stays, so that it is
-    /// past under any stamp.
+    /// taken for answers to this one. The version has a new dot, which supersedes the first one's by its stamp. Not so
+    /// in a causal keyspace, where somebody may have seen the first one and written over it: the dot stays, so that it
+    /// is past under any stamp.
     pub(super) fn restamp(&mut self, step: &mut Step<'_>, tag: Tag, above: Hlc) {
         if let Err(ahead) = self.clock.observe(above, step.now, self.limits.clock_offset_max_ms) {
             self.finish(step, tag, Err(OpError::ClockOff { offset_ms: -(ahead.ahead_ms as i64) }));
@@ -630,20 +552,5 @@ impl Node {
             }
             Waiter::Nobody => {}
         }
-    }
-}
-
-fn too_large(what: &'static str, bytes: usize, max: usize) -> Result<(), OpError> {
-    if bytes > max { Err(OpError::TooLarge { what, bytes: bytes as u64, max: max as u64 }) } else { Ok(()) }
-}
-
-fn request_bytes(request: &Request) -> usize {
-    let of =
-        |key: &Key, value: Option<&Bytes>| key.partition_key.len() + key.sort_key.len() + value.map_or(0, Bytes::len);
-    let context = |context: &Option<Context>| context.as_ref().map_or(0, Context::bytes);
-    match &request.operation {
-        Operation::Put { key, value } => of(key, Some(value)) + context(&request.context),
-        Operation::Get { key } | Operation::Delete { key } => of(key, None) + context(&request.context),
-        Operation::Batch { items } => items.iter().map(|i| of(&i.key, i.value.as_ref()) + context(&i.context)).sum(),
     }
 }

@@ -1,10 +1,12 @@
 //! One node: composes the operations, the owner's side and the membership into one state machine.
 //!
 //! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give
-//! equal effects. `coordinate` is the side that serves clients, `linger` what is left to do after the reply, `repair`
-//! what reads mend, `hints` what owners are owed, `sloppy` who stands in for them, `own` the side that holds partitions.
+//! equal effects. `coordinate` is the side that serves clients, `check` what it refuses at once, `linger` what is left
+//! to do after the reply, `repair` what reads mend, `hints` what owners are owed, `sloppy` who stands in for them,
+//! `own` the side that holds partitions.
 
 mod budget;
+mod check;
 mod coordinate;
 mod hints;
 mod linger;
@@ -204,7 +206,8 @@ pub struct Node {
     /// How long recent reads took.
     latencies: Latencies,
     jobs: BTreeMap<JobId, JobFor>,
-    /// Those of `jobs` that are for comparisons and scrubbing: they take no client's place, and have bounds of their own.
+    /// Those of `jobs` that are for comparisons and scrubbing: they take no client's place, and have bounds of their
+    /// own.
     jobs_in_background: usize,
     peers: BTreeMap<NodeId, Peer>,
     membership: Option<Membership>,

@@ -1,5 +1,5 @@
-//! When this node looks at its own disk, and how it gets back what that damaged: the schedule, the bounds and the way to
-//! the other owners. The rules are in [`crate::scrub`].
+//! When this node looks at its own disk, and how it gets back what that damaged: the schedule, the bounds and the way
+//! to the other owners. The rules are in [`crate::scrub`].
 
 #[cfg(test)]
 mod tests;
@@ -418,7 +418,8 @@ impl Node {
         self.scrub.note(DiskFault { place, key, kind, found_ms: step.now.wall_ms, mended_ms: None });
     }
 
-    /// The other owners of a partition in which the disk lied are compared with; those that were not (yet) are once more.
+    /// The other owners of a partition in which the disk lied are compared with; those that were not (yet) are once
+    /// more.
     fn compare_distrusted(&mut self, step: &Step<'_>, partition: PartitionId) {
         let others = self.sync_all_of(partition);
         let again = step.now.mono_us + self.limits.sync_answer_ms * 1_000;

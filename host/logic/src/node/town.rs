@@ -77,7 +77,7 @@ impl Town {
     pub(super) fn feed(&mut self, id: NodeId, input: Input) {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
-            let (node, disk) = self.nodes.get_mut(&id).unwrap();
+            let (node, disk) = self.nodes.get_mut(&id).expect("a node of the town");
             let mut out = Vec::new();
             node.step(self.now, input, &Rules::Work, &mut out);
             for effect in out {

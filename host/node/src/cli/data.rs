@@ -70,7 +70,8 @@ pub(super) struct WriteArgs {
 /// For a write of one key.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ContextArgs {
-    /// In a causal keyspace: the context that `mks get` told. The write supersedes what that get showed, and nothing else
+    /// In a causal keyspace: the context that `mks get` told. The write supersedes what that get showed, and nothing
+    /// else
     #[arg(long, value_parser = units::context, value_name = "TOKEN")]
     context: Option<Bytes>,
 }

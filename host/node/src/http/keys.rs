@@ -206,7 +206,8 @@ fn answer(handle: &Handle, result: Result<Response, Refusal>) -> Response {
     result.unwrap_or_else(|refusal| refusal.counted(handle))
 }
 
-/// One value as it is. Of several nobody can say which is meant: then all of them as JSON, under the status that says so.
+/// One value as it is. Of several nobody can say which is meant: then all of them as JSON, under the status that says
+/// so.
 fn raw(found: GetResponse, kind: &'static str) -> Response {
     if !found.siblings.is_empty() {
         return siblings(found);

@@ -1,4 +1,5 @@
-//! A config file, or settings as variables and flags have them: sound, or refused with a reason, and nothing in between.
+//! A config file, or settings as variables and flags have them: sound, or refused with a reason, and nothing in
+//! between.
 
 use mks::config::{Config, ConfigError, EXAMPLE, Flag, Sources};
 

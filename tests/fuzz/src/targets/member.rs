@@ -1,5 +1,5 @@
-//! What members say in gossip: a story of datagrams whose seals were right. Nothing that is dropped changes anything, and
-//! what is sent is bounded.
+//! What members say in gossip: a story of datagrams whose seals were right. Nothing that is dropped changes anything,
+//! and what is sent is bounded.
 
 use super::{parts, story};
 use mks_logic::cluster::Member;

@@ -1,5 +1,5 @@
-//! Requests of clients: what passes the checks is within the limits, and a request or reply that is handed on arrives as
-//! it was.
+//! Requests of clients: what passes the checks is within the limits, and a request or reply that is handed on arrives
+//! as it was.
 
 use super::{past, request_of, version};
 use bytes::Bytes;

@@ -1,5 +1,5 @@
-//! A dot names one write, for ever: the same value of the same key, with the same stamp. In a causal keyspace dots count
-//! for each key, and a write may be stamped anew under its dot.
+//! A dot names one write, for ever: the same value of the same key, with the same stamp. In a causal keyspace dots
+//! count for each key, and a write may be stamped anew under its dot.
 
 use super::{Invariant, Verdict, carried};
 use crate::site::Site;

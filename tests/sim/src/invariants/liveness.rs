@@ -1,5 +1,5 @@
-//! Once faults are over, every request gets a good answer. Only where a plan makes the queue of a disk so short that what
-//! mends owners in the background fills it, an owner may still be busy.
+//! Once faults are over, every request gets a good answer. Only where a plan makes the queue of a disk so short that
+//! what mends owners in the background fills it, an owner may still be busy.
 
 use super::{Invariant, Replied, Verdict};
 use crate::site::{Phase, Site};

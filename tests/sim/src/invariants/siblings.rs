@@ -1,8 +1,8 @@
-//! A quorum read of a causal keyspace that keeps siblings shows every acknowledged value whose place nobody took who had
-//! seen it, and none whose place was taken: whatever was lost, late, repeated or concurrent.
+//! A quorum read of a causal keyspace that keeps siblings shows every acknowledged value whose place nobody took who
+//! had seen it, and none whose place was taken: whatever was lost, late, repeated or concurrent.
 //!
-//! Values are unique, and a write remembers which ones its writer had seen, so a history is checked read by read. A write
-//! without an acknowledgement may take effect at any time after it began, or never.
+//! Values are unique, and a write remembers which ones its writer had seen, so a history is checked read by read. A
+//! write without an acknowledgement may take effect at any time after it began, or never.
 
 use super::{Invariant, Verdict};
 use crate::history::{Act, At, Event};

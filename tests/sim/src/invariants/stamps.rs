@@ -1,6 +1,6 @@
 //! A write is stamped above every write of its key that was acknowledged before it began, and what an owner has synced
-//! never gets older. Where causality decides, stamps do not matter; and writes of a sloppy quorum that other nodes stood
-//! in for met no quorum of owners: clocks alone put them in order.
+//! never gets older. Where causality decides, stamps do not matter; and writes of a sloppy quorum that other nodes
+//! stood in for met no quorum of owners: clocks alone put them in order.
 
 use super::{Invariant, Replied, Verdict};
 use crate::log::PARTITION_BITS;

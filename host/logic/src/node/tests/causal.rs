@@ -2,7 +2,7 @@
 
 use super::solo::{Solo, own_write, reply, sends, tag};
 use crate::context::Context;
-use crate::event::{Effect, HintWork, Input};
+use crate::event::{Effect, HintJob, HintWork, Input};
 use crate::id::{Dot, Epoch, Incarnation, Key, NodeId};
 use crate::message::{Message, Refused, WriteOutcome};
 use crate::request::{Answer, Item, OpError, Operation, Reply, Request};
@@ -162,7 +162,10 @@ fn a_disk_that_names_it_after_the_deadline_owes_it_to_the_others() {
     assert!(solo.is_idle() && !solo.is_still(), "it waits for the name");
     assert_eq!(solo.refusal(asked.clone()), Err(OpError::UnderWay));
     let out = minted(&mut solo, &sent, 40);
-    let kept = |effect: &Effect| matches!(effect, Effect::Hint(job) if matches!(&job.work, HintWork::Keep(hint, _) if hint.id.dot.counter == 40));
+    let kept = |effect: &Effect| {
+        let Effect::Hint(HintJob { work: HintWork::Keep(hint, _), .. }) = effect else { return false };
+        hint.id.dot.counter == 40
+    };
     assert_eq!(out.iter().filter(|effect| kept(effect)).count(), 2, "{out:?}");
     assert!(solo.is_still());
     // And a retry is the same write.

@@ -1,9 +1,9 @@
 //! Tests of causal keyspaces: writes that say what they have seen, and dots that owners mint.
 
-use super::*;
 use crate::digest::{Age, Range};
 use crate::event::{ScrubOutcome, ScrubWork};
 use crate::id::{Epoch, NodeId};
+use crate::replica::*;
 use crate::testing::{CARTS, Disk, PARTITION_BITS, Rules, formed, job, key, version};
 use proptest::prelude::*;
 
@@ -210,7 +210,8 @@ proptest! {
                     (write.version.dot.node, write.fresh) = (NodeId(1 + owner as u64), false);
                     let outcomes = absorbed(&disks[owner], &[write]);
                     let WriteOutcome::Minted { counter } = outcomes[0] else { panic!("{outcomes:?}") };
-                    writes.push((at, Dot { node: NodeId(1 + owner as u64), counter, ..version(1, 0, Hlc(1), None).dot }, past));
+                    let dot = Dot { node: NodeId(1 + owner as u64), counter, ..version(1, 0, Hlc(1), None).dot };
+                    writes.push((at, dot, past));
                 }
                 Act::Read { owner } => contexts[owner] = disks[owner].record(&cart()).context(),
                 Act::Tell { from, to } => tell(from, to),
