@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use wit_component::ComponentEncoder;
 
 /// What of jco's options makes a component that asks the node for nothing.
-const JCO: [&str; 5] = ["--backend", "quickjs", "--backend-qjs-stub-wasi", "--backend-qjs-disable-async", "--output"];
+const JCO: [&str; 5] = ["--backend", "quickjs", "--backend-qjs-stub-wasi", "--backend-qjs-disable-async", "--out"];
 
 /// Makes a component of the plugin in `directory`: a library crate in Rust, or JavaScript beside a package.json. What
 /// the tools say goes to stderr.

@@ -78,7 +78,8 @@ impl Model {
         if found != self.contents {
             let differs = found.iter().find(|(key, value)| self.contents.get(*key) != Some(*value));
             let missing = self.contents.keys().find(|key| !found.contains_key(*key));
-            panic!("not the first {last} batches: {:?} differs, {missing:?} is missing", differs.map(|(key, _)| key));
+            let (engine, differs) = (store.stats().engine, differs.map(|(key, _)| key));
+            panic!("{engine}: not the first {last} batches: {differs:?} differs, {missing:?} is missing");
         }
     }
 }

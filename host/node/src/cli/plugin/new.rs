@@ -108,9 +108,8 @@ pub(super) fn new(args: &NewArgs, output: &Output) -> Result<(), Failure> {
     let result = json!({ "directory": directory, "files": files.iter().map(|(path, _)| path).collect::<Vec<_>>() });
     output.result(&result, |_| {
         let name = &args.name;
-        format!(
-            "{shown} is there. Next:\n  cd {shown}\n  cargo test\n  mks plugin build\n  mks plugin check {name}.wasm"
-        )
+        let test = if matches!(args.lang, Lang::Rust) { "\n  cargo test" } else { "" };
+        format!("{shown} is there. Next:\n  cd {shown}{test}\n  mks plugin build\n  mks plugin check {name}.wasm")
     })
 }
 
