@@ -3,8 +3,7 @@
 //! A [`Target`] is one such reader: a plain function that must not panic, whatever the bytes, and that checks what it
 //! can of what was read. There are two ways to run them:
 //!
-//! - `./dev test` tries the kept inputs and, for a second each, mutations of them ([`short_run`]). Any compiler will
-//! do.
+//! - `./dev test` tries the kept inputs and, for a second each, mutations of them ([`short_run`]).
 //! - `./dev fuzz TARGET` lets libFuzzer look for inputs that reach new code (`libfuzzer/`, a workspace of its own).
 //!
 //! Kept inputs are lines of `corpus/TARGET.txt`, escaped as in a byte string of Rust. A panic prints the line that

@@ -23,7 +23,7 @@ fn check(outcome: Result<Config, ConfigError>) {
     match outcome {
         Ok(config) => {
             assert!(config.node.id.0 > 0 && !config.node.data_dir.as_os_str().is_empty());
-            assert!(!(config.cluster.bootstrap && !config.cluster.join.is_empty()));
+            assert!(!config.cluster.bootstrap || config.cluster.join.is_empty());
             assert!(config.limits.value_bytes_max > 0 && config.limits.key_bytes_max > 0);
         }
         Err(error) => {

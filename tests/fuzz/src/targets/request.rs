@@ -87,17 +87,12 @@ pub fn seeds() -> Vec<Vec<u8>> {
         request_id: vec![7; 16].into(),
         ..v1::WriteOptions::default()
     };
-    let put =
-        v1::PutRequest { key: key(), value: "value".into(), options: Some(options.clone()), ..Default::default() };
+    let put = v1::PutRequest { key: key(), value: "value".into(), options: Some(options.clone()) };
     let get = v1::GetRequest {
         key: key(),
         options: Some(v1::ReadOptions { r: Some(1), deadline_ms: Some(9), ..v1::ReadOptions::default() }),
     };
-    let delete = v1::DeleteRequest {
-        key: key(),
-        options: Some(v1::WriteOptions { ttl_ms: None, ..options.clone() }),
-        ..Default::default()
-    };
+    let delete = v1::DeleteRequest { key: key(), options: Some(v1::WriteOptions { ttl_ms: None, ..options.clone() }) };
     let item =
         |value: Option<&'static str>| v1::BatchItem { key: key(), value: value.map(Bytes::from), ..Default::default() };
     let batch = v1::BatchRequest { items: vec![item(Some("a")), item(None)], options: None };
