@@ -94,8 +94,8 @@ type Slot = Option<(u64, Box<(Box<[u8]>, Outline)>)>;
 /// full.
 const WAYS: usize = 8;
 
-/// The memory itself: each key has [`WAYS`] slots of 2^bits, by its hash; among those, what was put last comes first and
-/// drives out what was put longest ago.
+/// The memory itself: each key has [`WAYS`] slots of 2^bits, by its hash; among those, what was put last comes first
+/// and drives out what was put longest ago.
 #[derive(Debug)]
 pub struct OutlineTable {
     slots: Vec<Slot>,
