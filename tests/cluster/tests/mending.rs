@@ -6,6 +6,7 @@ use mks_proto::v1::session_operation::Operation;
 use mks_proto::v1::session_result::Result as Outcome;
 use mks_proto::v1::{BatchItem, BatchRequest, GetRequest, ReadOptions};
 use mks_tests_cluster::{Client, Cluster, NodeSetup, get_request, key, metric, metric_sum, mks};
+use std::time::Duration;
 
 const KEYS: usize = 500;
 /// Keys that change while a node is away, in the tests of many. `MKS_MENDING_KEYS=100000` is the full measure.
@@ -52,6 +53,20 @@ async fn held(client: &Client, keys: usize, value: &str) -> usize {
     found.values().filter(is_held).count()
 }
 
+/// Before all three vote, one that dies may leave the epoch log without a majority, and no other could start again.
+async fn all_vote(cluster: &Cluster) {
+    let address = cluster.node(1).client_address().to_string();
+    cluster
+        .eventually("all three nodes vote", async |_| {
+            let output = mks(&["--addr", &address, "--json", "status"]);
+            let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON for scripts");
+            status["log"]["voters"] == serde_json::json!([1, 2, 3])
+        })
+        .await;
+    // They are named from the moment when the change begins; it ends one commit later.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
 /// Three nodes with these settings, of which the third was away while every key changed.
 async fn behind(limits: &str, keys: usize) -> Cluster {
     let mut cluster = Cluster::empty();
@@ -60,6 +75,7 @@ async fn behind(limits: &str, keys: usize) -> Cluster {
         cluster.add(id, &setup.with(&format!("[limits]\n{limits}"))).start();
     }
     cluster.wait_ready();
+    all_vote(&cluster).await;
     write_all(&cluster.node(1).client(), keys, "old").await;
     cluster.node_mut(3).kill();
     write_all(&cluster.node(1).client(), keys, "new").await;
