@@ -5,6 +5,7 @@ mod batch;
 mod client;
 mod data;
 mod epoch;
+mod follow;
 mod key;
 mod node;
 mod output;

@@ -1,9 +1,9 @@
 //! `repair`: what a node holds is compared with the other owners now.
 
 use super::client::{Client, Failure, Retry};
-use super::output::{Output, progress};
+use super::follow::follow;
+use super::output::Output;
 use super::units;
-use anyhow::anyhow;
 use clap::Args;
 use mks_proto::v1::admin_client::AdminClient;
 use mks_proto::v1::{RepairProgress, RepairRequest};
@@ -22,27 +22,9 @@ pub(super) async fn repair(client: &Client, args: &RepairArgs, output: &Output) 
     let partition = args.partition;
     let ask = |mut admin: AdminClient<Channel>| async move { admin.repair(RepairRequest { partition }).await };
     // Asking twice repairs twice, which changes nothing.
-    let mut steps = client.admin(Retry::Read, ask).await?;
-    let bar = progress("comparing", Some(0));
-    let mut last = RepairProgress::default();
-    loop {
-        match steps.message().await {
-            Ok(Some(step)) => {
-                bar.set_length(bar.length().unwrap_or(0).max(step.left));
-                bar.set_position(bar.length().unwrap_or(0) - step.left);
-                last = step;
-            }
-            Ok(None) if last.left == 0 => break,
-            Ok(None) => return Err(lost("the stream ended")),
-            Err(status) => return Err(lost(status.message())),
-        }
-    }
-    bar.finish_and_clear();
+    let steps = client.admin(Retry::Read, ask).await?;
+    let last = follow(steps, "comparing", "repair", |step: &RepairProgress| step.left).await?;
     output.result(&repair_json(&last), |_| repair_text(&last))
-}
-
-fn lost(reason: &str) -> Failure {
-    Failure::Local(anyhow!("the node stopped telling how far it is ({reason}); if it runs, the repair goes on"))
 }
 
 fn repair_json(done: &RepairProgress) -> Value {

@@ -1,9 +1,9 @@
 //! `scrub`: a node looks at what its own disk holds now.
 
 use super::client::{Client, Failure, Retry};
-use super::output::{Output, progress};
+use super::follow::follow;
+use super::output::Output;
 use super::units;
-use anyhow::anyhow;
 use clap::Args;
 use mks_proto::v1::admin_client::AdminClient;
 use mks_proto::v1::{DiskFault, ScrubProgress, ScrubRequest, ScrubStatus};
@@ -23,27 +23,9 @@ pub(super) async fn scrub(client: &Client, args: &ScrubArgs, output: &Output) ->
     let partition = args.partition;
     let ask = |mut admin: AdminClient<Channel>| async move { admin.scrub(ScrubRequest { partition }).await };
     // Asking twice looks twice, which changes nothing.
-    let mut steps = client.admin(Retry::Read, ask).await?;
-    let bar = progress("looking", Some(0));
-    let mut last = ScrubProgress::default();
-    loop {
-        match steps.message().await {
-            Ok(Some(step)) => {
-                bar.set_length(bar.length().unwrap_or(0).max(step.left));
-                bar.set_position(bar.length().unwrap_or(0) - step.left);
-                last = step;
-            }
-            Ok(None) if last.left == 0 => break,
-            Ok(None) => return Err(lost("the stream ended")),
-            Err(status) => return Err(lost(status.message())),
-        }
-    }
-    bar.finish_and_clear();
+    let steps = client.admin(Retry::Read, ask).await?;
+    let last = follow(steps, "looking", "scrub", |step: &ScrubProgress| step.left).await?;
     output.result(&progress_json(&last), |_| progress_text(&last))
-}
-
-fn lost(reason: &str) -> Failure {
-    Failure::Local(anyhow!("the node stopped telling how far it is ({reason}); if it runs, the scrub goes on"))
 }
 
 fn faults_json(faults: &[DiskFault]) -> Value {
