@@ -137,9 +137,9 @@ impl DataType {
             failures: AtomicU64::new(0),
         };
         let failed = |reason| SandboxError::Failed { component: source.to_owned(), reason };
-        let mut instance = data_type.instantiate().map_err(failed)?;
+        let mut instance = data_type.instantiate_within(Deadline::LOADING).map_err(failed)?;
         let info = instance.crdt.call_describe(&mut instance.store);
-        let info = info.map_err(|error| failed(bounds.deadline.explain(&error)))?;
+        let info = info.map_err(|error| failed(Deadline::LOADING.explain(&error)))?;
         check_info(source, &info.name, &info.version)?;
         (data_type.name, data_type.version) = (info.name, info.version);
         Ok(data_type)
@@ -303,8 +303,12 @@ impl DataType {
     }
 
     pub(crate) fn instantiate(&self) -> Result<Instance, String> {
-        let explain = |error: wasmtime::Error| self.bounds.deadline.explain(&error);
-        let mut store = self.engine.store(self.bounds.deadline);
+        self.instantiate_within(self.bounds.deadline)
+    }
+
+    fn instantiate_within(&self, deadline: Deadline) -> Result<Instance, String> {
+        let explain = |error: wasmtime::Error| deadline.explain(&error);
+        let mut store = self.engine.store(deadline);
         let exports = self.component.instantiate(&mut store).map_err(explain)?;
         let crdt = self.crdt.load(&mut store, &exports).map_err(explain)?;
         let delta = self.delta.as_ref().map(|delta| delta.load(&mut store, &exports));

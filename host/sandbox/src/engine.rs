@@ -133,10 +133,15 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
+    /// For what a component is asked when it is loaded. No client waits for that, and a machine that is busy with
+    /// something else must not be a reason to refuse the component.
+    pub(crate) const LOADING: Self = Self::new(2_000);
+
     /// At least `ms`, at most two ticks more.
-    pub(crate) fn new(ms: u64) -> Self {
+    pub(crate) const fn new(ms: u64) -> Self {
         // The running tick may be about to end, so it does not count.
-        Self { ticks: ms.div_ceil(TICK.as_millis() as u64).max(1) + 1, ms }
+        let ticks = ms.div_ceil(TICK.as_millis() as u64);
+        Self { ticks: if ticks == 0 { 2 } else { ticks + 1 }, ms }
     }
 
     /// Says in one line how a call ended that gave no answer.

@@ -150,14 +150,14 @@ impl Resolver {
             instances: AtomicU64::new(0),
         };
         let failed = |reason| SandboxError::Failed { component: source.to_owned(), reason };
-        let mut instance = resolver.instantiate().map_err(failed)?;
-        let info = instance.resolve.call_describe(&mut instance.store);
-        let info = info.map_err(|error| failed(bounds.deadline.explain(&error)))?;
+        let explain = |error: wasmtime::Error| failed(Deadline::LOADING.explain(&error));
+        let mut instance = resolver.instantiate_within(Deadline::LOADING).map_err(failed)?;
+        let info = instance.resolve.call_describe(&mut instance.store).map_err(explain)?;
         check_info(source, &info.name, &info.version)?;
         (resolver.name, resolver.version) = (info.name, info.version);
         if let Some(settle) = &instance.settle {
             let when = settle.call_when(&mut instance.store);
-            resolver.moment = match when.map_err(|error| failed(bounds.deadline.explain(&error)))? {
+            resolver.moment = match when.map_err(explain)? {
                 settle::Moment::AtWrite => Moment::AtWrite,
                 settle::Moment::AtRead => Moment::AtRead,
             };
@@ -297,8 +297,12 @@ impl Resolver {
     }
 
     pub(crate) fn instantiate(&self) -> Result<Instance, String> {
-        let explain = |error: wasmtime::Error| self.deadline.explain(&error);
-        let mut store = self.engine.store(self.deadline);
+        self.instantiate_within(self.deadline)
+    }
+
+    fn instantiate_within(&self, deadline: Deadline) -> Result<Instance, String> {
+        let explain = |error: wasmtime::Error| deadline.explain(&error);
+        let mut store = self.engine.store(deadline);
         let exports = self.component.instantiate(&mut store).map_err(explain)?;
         let resolve = self.resolve.load(&mut store, &exports).map_err(explain)?;
         let settle = self.settle.as_ref().map(|settle| settle.load(&mut store, &exports));
