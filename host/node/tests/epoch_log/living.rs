@@ -1,4 +1,4 @@
-use super::net::{Cluster, create, wait};
+use super::net::{Cluster, create, insist, wait};
 use mks::epoch_log::{EpochLog, ProposeError};
 use mks_logic::cluster::{Applied, Entry, Refusal, Wish};
 use mks_logic::id::{KeyspaceId, NodeId};
@@ -32,12 +32,12 @@ async fn every_node_can_propose_and_sees_its_own_entry_applied() {
 async fn a_new_leader_takes_over_and_the_old_one_comes_back() {
     let mut cluster = three().await;
     let old = wait("a leader", || cluster.leader()).await;
-    cluster.logs[&old].propose(create("before")).await.unwrap();
+    insist(&cluster.logs[&old], create("before")).await;
     cluster.kill(old).await;
     let new = wait("another leader", || cluster.leader()).await;
     assert_ne!(new, old);
     let follower = (1..=3).find(|node| *node != old && *node != new).unwrap();
-    cluster.logs[&follower].propose(create("meanwhile")).await.unwrap();
+    insist(&cluster.logs[&follower], create("meanwhile")).await;
     cluster.start(old).await;
     let state = cluster.settled().await;
     assert!(state.keyspace("before").is_some() && state.keyspace("meanwhile").is_some());
@@ -53,7 +53,7 @@ async fn a_node_that_left_hears_so_and_is_forgotten() {
     let follows = |cluster: &Cluster| cluster.logs[&1].status().learners.contains(&NodeId(4));
     wait("node 4 follows", || follows(&cluster).then_some(())).await;
     let leave = Entry::Change { wish: Wish::Leave { node: NodeId(4), dead: false }, seen: None };
-    cluster.logs[&2].propose(leave.signed("test", 1)).await.unwrap();
+    insist(&cluster.logs[&2], leave.signed("test", 1)).await;
     let fenced = cluster.logs[&4].fenced();
     let fence = wait("node 4 is told to stop", || fenced.borrow().clone()).await;
     assert!(fence.to_string().contains("n4 has left this cluster"), "{fence}");
@@ -99,7 +99,7 @@ async fn a_leader_that_is_cut_off_confirms_nothing_and_follows_later() {
     let lost = cluster.logs[&old].propose(create("lost")).await;
     assert!(matches!(lost, Err(ProposeError::Timeout | ProposeError::NoLeader { .. })), "{lost:?}");
     let others: Vec<u64> = (1..=3).filter(|node| *node != old).collect();
-    cluster.logs[&others[0]].propose(create("kept")).await.unwrap();
+    insist(&cluster.logs[&others[0]], create("kept")).await;
     assert!(cluster.state(old).keyspace("kept").is_none());
     cluster.mend();
     let state = cluster.settled().await;
@@ -133,7 +133,7 @@ async fn a_node_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
             }
             create => create,
         };
-        log.propose(alter).await.unwrap();
+        insist(log, alter).await;
     }
     cluster.start(3).await;
     cluster.start(4).await;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use mks::epoch_log::{EpochLog, Kind, Options, RaftLog, StartError, Timing, Wire, WireError};
+use mks::epoch_log::{EpochLog, Kind, Options, ProposeError, RaftLog, StartError, Timing, Wire, WireError};
 use mks_logic::cluster::{Addresses, Entry, Keyspace, State};
 use mks_logic::id::{Incarnation, NodeId};
 use mks_logic::port::{Durability, ResolverHash, Store};
@@ -171,6 +171,22 @@ pub(crate) async fn wait<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
         }
         assert!(started.elapsed() < PATIENCE, "never: {what}");
         sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Proposes until the entry is in the log: an election, or a busy machine, may leave a single try unconfirmed.
+pub(crate) async fn insist(log: &RaftLog, entry: Entry) {
+    let started = Instant::now();
+    let mut unconfirmed = false;
+    loop {
+        match log.propose(entry.clone()).await {
+            Ok(_) => return,
+            Err(ProposeError::Refused(_)) if unconfirmed => return,
+            Err(ProposeError::Timeout | ProposeError::NoLeader { .. }) if started.elapsed() < PATIENCE => {
+                unconfirmed = true;
+            }
+            Err(error) => panic!("{entry:?}: {error}"),
+        }
     }
 }
 
