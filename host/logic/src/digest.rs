@@ -50,10 +50,12 @@ pub enum Age {
     Previous,
     /// The current epoch: it changes while clients write.
     Open,
+    /// All of them, as a partition that moves is compared: a record may go from one epoch to another meanwhile.
+    Any,
 }
 
 impl Age {
-    /// In the order in which they are compared.
+    /// Those that owners compare apart, in that order.
     pub const ALL: [Self; 3] = [Self::Closed, Self::Previous, Self::Open];
 
     /// The age of `epoch` when `current` is the current one; `None` for one that is still to come.
@@ -64,6 +66,12 @@ impl Age {
             1 => Some(Self::Previous),
             _ => Some(Self::Closed),
         }
+    }
+
+    /// Whether it spans `epoch` when `current` is the current one.
+    #[must_use]
+    pub fn spans(self, epoch: Epoch, current: Epoch) -> bool {
+        self == Self::Any || Self::of(epoch, current) == Some(self)
     }
 }
 
@@ -113,6 +121,9 @@ pub trait Digests: Send + Sync {
 
     /// What must be staged so that the sums of a bucket become those of its records, by copies and epoch.
     fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta>;
+
+    /// Partitions of which there are records, each with the copies of a keyspace that it has records of.
+    fn held(&self) -> Vec<(PartitionId, u8)>;
 
     /// Those of `buckets` whose sums are not those of `records`.
     fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16>;

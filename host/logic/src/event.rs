@@ -1,6 +1,6 @@
 //! Everything that can wake a node, and everything it can do: two closed enums on one screen.
 
-use crate::cluster::State;
+use crate::cluster::{Entry, State};
 use crate::context::Context;
 use crate::exchange::{Found, Work};
 use crate::id::{Dot, Epoch, Incarnation, Key, NodeId, PartitionId};
@@ -54,6 +54,8 @@ pub enum Input {
     Scrub { partition: Option<PartitionId> },
     /// A read or a write met a record of ours that is damaged.
     Damaged { key: Key },
+    /// Work for partitions that move is done: see [`Effect::Move`].
+    Moved { job: JobId, outcome: MoveOutcome },
 }
 
 /// The node's name for a job that its disk does.
@@ -80,6 +82,11 @@ pub enum Effect {
     Compare { job: JobId, work: Work },
     /// Look at what the disk really holds: `scrub::work`, then [`Input::Scrubbed`].
     Scrub(ScrubJob),
+    /// Work on our own store for partitions that move, by whoever also carries out [`Effect::Write`]: `moves::work`,
+    /// then [`Input::Moved`].
+    Move(MoveJob),
+    /// Get this entry into the epoch log. It may fail or be late: it is asked for again until the state shows it.
+    Propose { entry: Entry },
 }
 
 /// See [`Effect::Write`].
@@ -307,4 +314,49 @@ pub struct Checked {
     pub damaged: Vec<Bytes>,
     /// Sums were not those of the records: the disk lost or changed something, whether or not it is known what.
     pub differed: bool,
+}
+
+/// See [`Effect::Move`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MoveJob {
+    /// Comes back in [`Input::Moved`].
+    pub job: JobId,
+    /// What to do.
+    pub work: MoveWork,
+}
+
+/// What is done for partitions that move.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MoveWork {
+    /// Make everything that was written so far survive a power cut.
+    Flush,
+    /// Say of which partitions there are records here.
+    Survey,
+    /// Remove what is here of a partition, a part at a time.
+    Drop {
+        /// Which partition.
+        partition: PartitionId,
+        /// Only keyspaces of fewer copies; `None`: all of it at once.
+        below: Option<u8>,
+        /// Only engine keys after this one; empty: from the start.
+        after: Bytes,
+    },
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MoveOutcome {
+    /// See [`MoveWork::Flush`].
+    Flushed,
+    /// Each partition with the copies of a keyspace that it has records of.
+    Surveyed(Vec<(PartitionId, u8)>),
+    /// See [`MoveWork::Drop`].
+    Dropped {
+        /// Records that were removed one by one.
+        records: u64,
+        /// Where to go on; `None`: nothing is left.
+        next: Option<Bytes>,
+    },
+    /// The store could not; nothing was done.
+    Failed,
 }

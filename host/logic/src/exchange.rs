@@ -74,6 +74,8 @@ pub enum SyncAnswer {
         more: bool,
         /// Where a [`SyncAsk::Pull`] goes on.
         next: Bytes,
+        /// So many versions that the asker sent were not taken.
+        refused: u32,
     },
     /// It can't now.
     Refused(SyncRefused),
@@ -150,8 +152,8 @@ pub enum Work {
     Differ { range: Range, nonce: u64, lists: Vec<List> },
     /// The records that the asker wants, and those that are not what it sent.
     Fetch { range: Range, nonce: u64, sent: Vec<(Key, u64)>, wants: Vec<Prints> },
-    /// Records of a bucket after an engine key.
-    Page { range: Range, bucket: u16, after: Bytes },
+    /// Records of a bucket after an engine key; `whole`: or nothing, if one of them is damaged.
+    Page { range: Range, bucket: u16, after: Bytes, whole: bool },
 }
 
 /// What was found.

@@ -153,6 +153,18 @@ impl ReadOp {
         Self { began_us, ..self }
     }
 
+    /// Owners that must answer, and the distinct zones that they must lie in.
+    #[must_use]
+    pub fn needed(&self) -> (u8, u8) {
+        (self.needed, self.spread.zones_min)
+    }
+
+    /// Whether these are the owners that it asks, in any order.
+    #[must_use]
+    pub fn is_for(&self, owners: &[NodeId]) -> bool {
+        self.owners.len() == owners.len() && self.owners.iter().all(|owner| owners.contains(&owner.node))
+    }
+
     /// When it began.
     #[must_use]
     pub fn began_us(&self) -> MonoUs {
@@ -197,6 +209,8 @@ impl ReadOp {
                 owner.heard = Heard::Digest(digest);
             }
             ReadOutcome::Digest(_) => {}
+            // Of a read that nobody waits for any more: the others are asked again in the owner's epoch.
+            ReadOutcome::StaleEpoch { .. } => owner.heard = Heard::Refused,
             ReadOutcome::Refused(refused) => {
                 owner.heard = Heard::Refused;
                 self.refusals.insert(refused);

@@ -33,6 +33,7 @@ pub mod replica;
 pub mod hint;
 pub mod sync;
 pub mod scrub;
+pub mod moves;
 pub mod member;
 pub mod retry;
 pub mod put;

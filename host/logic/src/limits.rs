@@ -81,6 +81,9 @@ pub struct Limits {
     pub hint_retry_ms: u64,
     /// Places that are remembered as needing sync; beyond it everything does.
     pub needs_sync_max: usize,
+    /// Pause before a part of a move that failed, or an entry of the epoch log that nobody hears of, is tried again,
+    /// milliseconds.
+    pub move_retry_ms: u64,
 }
 
 impl Default for Limits {
@@ -123,6 +126,7 @@ impl Default for Limits {
             hint_window_bytes_max: 1 << 20,
             hint_retry_ms: 1_000,
             needs_sync_max: 4_096,
+            move_retry_ms: 1_000,
         }
     }
 }

@@ -163,6 +163,11 @@ pub enum ReadOutcome {
     Record(Record),
     /// The hash of the record.
     Digest(u64),
+    /// The read is from an epoch that is no longer taken, or from one in which this was an owner.
+    StaleEpoch {
+        /// The owner's epoch.
+        current: Epoch,
+    },
     /// The owner can't, and says why.
     Refused(Refused),
 }

@@ -1,5 +1,6 @@
 //! One write (a put or a delete) as its coordinator sees it, from the stamp to the quorum.
 
+use crate::cluster::Tables;
 use crate::context::Context;
 use crate::id::{Epoch, Key, NodeId};
 use crate::message::{Refused, WriteOutcome};
@@ -23,6 +24,38 @@ struct StandIn {
     answer: Option<bool>,
 }
 
+/// Who shall hold a write, while it may be that its partition moves.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Seats {
+    /// All owners.
+    pub owners: Vec<NodeId>,
+    /// See [`Tally::tables`].
+    pub tables: [u16; 2],
+    /// How far apart those must be who take it.
+    pub spread: Spread,
+    /// Nodes that may stand in for owners, each with its zone, the first before the others.
+    pub stand_ins: Vec<(NodeId, u8)>,
+}
+
+impl From<Vec<NodeId>> for Seats {
+    fn from(owners: Vec<NodeId>) -> Self {
+        Self { owners, ..Self::default() }
+    }
+}
+
+impl Seats {
+    /// The owners of these tables.
+    #[must_use]
+    pub fn of(tables: Tables<'_>) -> Self {
+        let owners = tables.all();
+        let bits = |table: &[NodeId]| {
+            owners.iter().enumerate().fold(0, |bits, (i, owner)| bits | u16::from(table.contains(owner)) << i)
+        };
+        let tables = tables.next.map_or([0; 2], |next| [bits(tables.old), bits(next)]);
+        Self { owners, tables, ..Self::default() }
+    }
+}
+
 /// A write under way.
 #[derive(Clone, Debug)]
 pub struct WriteOp {
@@ -41,6 +74,9 @@ pub struct WriteOp {
     pub durability: Durability,
     /// How versions of the keyspace supersede one another.
     pub policy: Policy,
+    /// The client allows other nodes to stand in for owners.
+    pub sloppy: bool,
+    tables: [u16; 2],
     tally: Tally,
     refusals: BTreeSet<Refused>,
     /// Owners that refused for a reason that does not pass, one bit each.
@@ -71,55 +107,62 @@ pub enum Next {
 }
 
 impl WriteOp {
-    /// A write of `version` that needs `needed` of `owners`.
+    /// A write of `version` that needs `needed` of the owners, of each table.
     #[must_use]
     pub fn new(
         key: Key,
         (version, past): (Version, Context),
-        owners: Vec<NodeId>,
+        seats: impl Into<Seats>,
         needed: u8,
         durability: Durability,
         policy: Policy,
     ) -> Self {
-        let (tally, spread) = (Tally::new(owners.len(), needed), Spread::default());
-        let (refusals, stand_ins) = (BTreeSet::new(), Vec::new());
-        Self {
+        let mut op = Self {
             key,
             version,
             past,
             naming: false,
-            owners,
+            owners: Vec::new(),
             durability,
             policy,
-            tally,
-            refusals,
+            sloppy: false,
+            tables: [0; 2],
+            tally: Tally::new(0, needed),
+            refusals: BTreeSet::new(),
             never: 0,
-            stand_ins,
-            spread,
+            stand_ins: Vec::new(),
+            spread: Spread::default(),
             late: false,
-        }
+        };
+        op.sit(seats.into());
+        op
+    }
+
+    fn sit(&mut self, Seats { owners, tables, spread, stand_ins }: Seats) {
+        self.tally = Tally::new(owners.len(), self.tally.needed()).tables(tables).spread(spread);
+        let stand_in = |(node, zone)| StandIn { node, zone, seat: None, answer: None };
+        self.stand_ins = stand_ins.into_iter().filter(|(node, _)| !owners.contains(node)).map(stand_in).collect();
+        self.stand_ins.truncate(OWNERS_MAX);
+        self.tally.spare(self.stand_ins.len());
+        (self.owners, self.tables, self.spread) = (owners, tables, spread);
+    }
+
+    /// Whether these are the owners that it needs, table by table.
+    #[must_use]
+    pub fn is_for(&self, seats: &Seats) -> bool {
+        self.owners == seats.owners && self.tables == seats.tables
+    }
+
+    /// Distinct zones that those must lie in who take it.
+    #[must_use]
+    pub fn zones_min(&self) -> u8 {
+        self.spread.zones_min
     }
 
     /// True while the version has no name: our own disk has not taken it.
     #[must_use]
     pub fn is_nameless(&self) -> bool {
         self.version.dot.counter == 0
-    }
-
-    /// The same, held by nodes that lie so far apart.
-    #[must_use]
-    pub fn spread(self, spread: Spread) -> Self {
-        Self { tally: self.tally.spread(spread), spread, ..self }
-    }
-
-    /// The same as a sloppy write: these nodes, with their zones, may stand in for owners, the first before the others.
-    #[must_use]
-    pub fn sloppy(mut self, stand_ins: impl IntoIterator<Item = (NodeId, u8)>) -> Self {
-        let stand_in = |(node, zone)| StandIn { node, zone, seat: None, answer: None };
-        self.stand_ins = stand_ins.into_iter().filter(|(node, _)| !self.owners.contains(node)).map(stand_in).collect();
-        self.stand_ins.truncate(OWNERS_MAX);
-        self.tally.spare(self.stand_ins.len());
-        self
     }
 
     /// True when other nodes may stand in for owners.
@@ -154,7 +197,10 @@ impl WriteOp {
             }
         }
         while !self.tally.suffices(seats, &spread) {
-            let seat = (0..self.owners.len()).find(|i| seats & 1 << i == 0);
+            // While the partition moves, an owner in both tables is worth two.
+            let free = (0..self.owners.len()).filter(|i| seats & 1 << i == 0);
+            let worth = |i: &usize| core::cmp::Reverse(self.tally.lacking(*i, seats, &spread));
+            let seat = free.min_by_key(worth);
             let known = |zone: u8| (0..self.owners.len()).any(|i| seats & 1 << i != 0 && spread.zones[i] == zone);
             let free = |s: &&mut StandIn| s.seat.is_none() && is_there(s.node);
             // Where zones count, one that is not there yet comes first; `min_by_key` keeps the order otherwise.
@@ -263,12 +309,10 @@ impl WriteOp {
         Answer::Written { written: self.version.written, acks, hints, context }
     }
 
-    /// Starts over with another version: answers to the one before no longer count.
-    pub fn again(&mut self, version: Version) {
+    /// Starts over with another version, and with those who own its key now: answers to the one before no longer count.
+    pub fn again(&mut self, version: Version, seats: Seats) {
         self.version = version;
-        self.tally = Tally::new(self.owners.len(), self.tally.needed()).spread(self.spread);
-        self.tally.spare(self.stand_ins.len());
-        self.stand_ins.iter_mut().for_each(|s| (s.seat, s.answer) = (None, None));
+        self.sit(seats);
         self.refusals.clear();
         self.never = 0;
     }
@@ -334,6 +378,10 @@ mod tests {
     use bytes::Bytes;
 
     fn op(needed: u8) -> WriteOp {
+        seated(needed, [1, 2, 3].map(NodeId).to_vec().into())
+    }
+
+    fn seated(needed: u8, seats: Seats) -> WriteOp {
         let key = Key { keyspace: KeyspaceId(1), partition_key: Bytes::from_static(b"k"), sort_key: Bytes::new() };
         let version = Version {
             dot: Dot { counter: 1, ..Dot::default() },
@@ -343,9 +391,8 @@ mod tests {
             digest: 0,
             value: None,
         };
-        let owners = [1, 2, 3].map(NodeId).to_vec();
         let policy = Policy { resolver: ResolverHash([0; 32]), causal: false };
-        WriteOp::new(key, (version, Context::default()), owners, needed, Durability::Sync, policy)
+        WriteOp::new(key, (version, Context::default()), seats, needed, Durability::Sync, policy)
     }
 
     #[test]
@@ -365,7 +412,7 @@ mod tests {
         let stale = WriteOutcome::StaleStamp { latest: Hlc(50) };
         assert_eq!(op.answered(NodeId(2), &stale), Next::Restamp { above: Hlc(50) });
         let version = Version { written: Hlc(51), ..op.version.clone() };
-        op.again(version);
+        op.again(version, op.owners.clone().into());
         assert_eq!(op.unanswered().count(), 3, "acks of the first attempt do not count for the second");
     }
 
@@ -380,7 +427,8 @@ mod tests {
         assert!(text.contains("only 1 of the 3") && text.contains("disk is full"), "{text}");
     }
     fn sloppy() -> WriteOp {
-        op(2).sloppy([(NodeId(4), 16), (NodeId(5), 17), (NodeId(1), 0)])
+        let stand_ins = vec![(NodeId(4), 16), (NodeId(5), 17), (NodeId(1), 0)];
+        seated(2, Seats { stand_ins, ..[1, 2, 3].map(NodeId).to_vec().into() })
     }
 
     fn away(node: NodeId) -> bool {
@@ -434,5 +482,35 @@ mod tests {
             assert_eq!(op.answered(NodeId(node), &WriteOutcome::Held), Next::Wait);
         }
         assert_eq!(op.holders(), 0);
+    }
+
+    /// Owned by 1, 2, 3 so far, and by 1, 2, 4 from now on.
+    fn moving() -> Seats {
+        let (old, next) = ([1, 2, 3].map(NodeId), [1, 2, 4].map(NodeId));
+        Seats::of(Tables { read: &old, old: &old, next: Some(&next) })
+    }
+
+    #[test]
+    fn while_a_partition_moves_each_table_has_its_own_quorum_and_a_node_in_both_counts_in_both() {
+        let held = |op: &mut WriteOp, node| op.answered(NodeId(node), &WriteOutcome::Held);
+        let mut op = seated(2, moving());
+        assert_eq!(op.owners, [1, 2, 3, 4].map(NodeId));
+        assert_eq!((held(&mut op, 1), held(&mut op, 3)), (Next::Wait, Next::Wait), "one of the next table");
+        assert!(matches!(held(&mut op, 4), Next::Done(Ok(Answer::Written { acks: 3, .. }))));
+        let mut both = seated(2, moving());
+        held(&mut both, 1);
+        assert!(matches!(held(&mut both, 2), Next::Done(Ok(Answer::Written { acks: 2, .. }))));
+        let mut lost = seated(2, moving());
+        let full = WriteOutcome::Refused(Refused::DiskFull);
+        assert_eq!(lost.answered(NodeId(3), &full), Next::Wait);
+        assert!(matches!(lost.answered(NodeId(2), &full), Next::Done(Err(_))), "the old table has 1 alone");
+    }
+
+    #[test]
+    fn whoever_stands_in_takes_the_seat_that_is_worth_most() {
+        let mut op = seated(2, Seats { stand_ins: vec![(NodeId(7), 16), (NodeId(8), 17)], ..moving() });
+        op.answered(NodeId(1), &WriteOutcome::Held);
+        let away = |node: NodeId| ![2, 3, 4].contains(&node.0);
+        assert_eq!(op.call_stand_ins(away), [(NodeId(7), NodeId(2))], "its seat is in both tables");
     }
 }

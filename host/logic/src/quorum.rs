@@ -49,6 +49,8 @@ pub struct Tally {
     /// Stand-ins that may still take an owner's place.
     spare: u8,
     spread: Spread,
+    /// While a partition moves: the owners of each of its two tables, one bit each. Both zero: there is one table.
+    tables: [u16; 2],
 }
 
 impl Tally {
@@ -57,7 +59,14 @@ impl Tally {
     pub fn new(owners: usize, needed: u8) -> Self {
         assert!(owners <= OWNERS_MAX, "a ring is never wider than {OWNERS_MAX}");
         let spread = Spread::default();
-        Self { owners: owners as u8, needed, acked: 0, refused: 0, kept: 0, spare: 0, spread }
+        Self { owners: owners as u8, needed, acked: 0, refused: 0, kept: 0, spare: 0, spread, tables: [0; 2] }
+    }
+
+    /// The same where owners belong to two tables, one bit each: so many of *each* must do it. One quorum over all of
+    /// them together could lie in the one table alone, and readers of the other one would miss it.
+    #[must_use]
+    pub fn tables(self, tables: [u16; 2]) -> Self {
+        Self { tables, ..self }
     }
 
     /// The same, and so far apart.
@@ -138,9 +147,27 @@ impl Tally {
     /// Whether these seats, given that they are taken or will be, are enough.
     #[must_use]
     pub fn suffices(&self, seats: u16, spread: &Spread) -> bool {
+        self.each_table().all(|table| self.suffices_in(table, seats, spread))
+    }
+
+    /// The tables in force, as owners.
+    fn each_table(&self) -> impl Iterator<Item = u16> + use<> {
+        let all = if self.tables == [0; 2] { [u16::MAX, 0] } else { self.tables };
+        all.into_iter().filter(|table| *table != 0)
+    }
+
+    fn suffices_in(&self, table: u16, seats: u16, spread: &Spread) -> bool {
+        let seats = seats & table;
         let positions = (0..usize::from(self.owners)).filter(|i| seats & 1 << i != 0);
         let zones = if spread.zones_min > 1 { spread.zones_of(positions) } else { spread.zones_min };
         seats.count_ones() as u8 >= self.needed && zones >= spread.zones_min
+    }
+
+    /// In how many tables that lack some this owner is.
+    #[must_use]
+    pub fn lacking(&self, owner: usize, seats: u16, spread: &Spread) -> usize {
+        let lacks = |table: &u16| table & 1 << owner != 0 && !self.suffices_in(*table, seats, spread);
+        self.each_table().filter(lacks).count()
     }
 
     /// What it amounts to.
@@ -151,11 +178,13 @@ impl Tally {
         let open = u16::MAX.checked_shr(16 - u32::from(self.owners)).unwrap_or(0) & !hopeless;
         // Zones of stand-ins that are not known yet may be any.
         let spread = if self.spare > 0 { Spread::default() } else { self.spread };
-        let spare = (hopeless.count_ones() as u8).min(self.spare);
-        let reachable = Self { needed: self.needed.saturating_sub(spare), ..*self };
+        let reachable = |table: u16| {
+            let spare = ((hopeless & table).count_ones() as u8).min(self.spare);
+            Self { needed: self.needed.saturating_sub(spare), ..*self }.suffices_in(table, open, &spread)
+        };
         if self.suffices(taken, &self.spread) {
             Verdict::Won
-        } else if reachable.suffices(open, &spread) {
+        } else if self.each_table().all(reachable) {
             Verdict::Pending
         } else {
             Verdict::Lost
@@ -236,6 +265,37 @@ mod tests {
         assert_eq!(lost.verdict(), Verdict::Lost, "no other zone is left");
         tally.ack(2);
         assert_eq!(tally.verdict(), Verdict::Won);
+    }
+
+    proptest! {
+        /// Two tables are won when each of them alone would be, and lost when one of them is.
+        #[test]
+        fn two_tables_are_two_quorums(
+            needed in 1u8..=3,
+            answers in prop::collection::vec((0usize..5, any::<bool>()), 0..12),
+        ) {
+            // The owners 0, 1, 2 and 1, 3, 4.
+            let tables = [0b0_0111u16, 0b1_1010];
+            let mut both = Tally::new(5, needed).tables(tables);
+            let mut alone = tables.map(|_| Tally::new(3, needed));
+            for (owner, did) in answers {
+                if did { both.ack(owner) } else { both.refuse(owner) }
+                for (tally, table) in alone.iter_mut().zip([[0, 1, 2], [1, 3, 4]]) {
+                    if let Some(i) = table.iter().position(|at| *at == owner) {
+                        if did { tally.ack(i) } else { tally.refuse(i) }
+                    }
+                }
+            }
+            let verdicts = alone.map(|tally| tally.verdict());
+            let expected = if verdicts.contains(&Verdict::Lost) {
+                Verdict::Lost
+            } else if verdicts.contains(&Verdict::Pending) {
+                Verdict::Pending
+            } else {
+                Verdict::Won
+            };
+            prop_assert_eq!(both.verdict(), expected);
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ mod work;
 
 pub use work::{SLICE_KEYS, found};
 
-use crate::digest::{Range, Sums, root};
+use crate::digest::{Age, Range, Sums, root};
 use crate::exchange::{Found, List, SyncAnswer, SyncAsk, SyncRefused, Work};
 use crate::id::Key;
 use crate::record::Record;
@@ -52,6 +52,8 @@ pub enum End {
     Clean,
     /// Every difference that it saw was sent and taken.
     Mended,
+    /// A partition that moves was compared, and some of it was not taken: by the other owner, or by our own disk.
+    Partial,
     /// It took as many steps as it may: the next one goes on.
     Cut,
     /// The other owner settles siblings with other code: an operator must look.
@@ -95,6 +97,10 @@ pub struct Session {
     /// The buckets of this page of the plan.
     page: Vec<u16>,
     tally: Tally,
+    /// Nothing is taken from the other owner, only given.
+    gives: bool,
+    /// Versions that one of us did not take.
+    missed: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,8 +126,16 @@ impl Session {
             bulk: VecDeque::new(),
             page: Vec::new(),
             tally: Tally::default(),
+            gives: false,
+            missed: 0,
         };
         (session, Turn::Work(Work::Sums(range)))
+    }
+
+    /// The same of somebody who owns nothing of it any more: it hands over what it has, and takes nothing.
+    #[must_use]
+    pub fn giving(self) -> Self {
+        Self { gives: true, ..self }
     }
 
     /// What it compares.
@@ -145,7 +159,8 @@ impl Session {
     fn next(&mut self) -> Turn {
         let Self { range, nonce, .. } = *self;
         if self.plan.is_empty() && self.bulk.is_empty() {
-            return Turn::Done(End::Mended);
+            let partial = self.missed > 0 && range.age == Age::Any;
+            return Turn::Done(if partial { End::Partial } else { End::Mended });
         }
         // A page of the plan is two questions.
         if self.tally.steps + 2 > self.steps_max {
@@ -157,7 +172,7 @@ impl Session {
             return Turn::Work(Work::Sketch { range, nonce, buckets });
         }
         match self.bulk.front().cloned() {
-            Some((bucket, Way::Push, after)) => Turn::Work(Work::Page { range, bucket, after }),
+            Some((bucket, Way::Push, after)) => Turn::Work(Work::Page { range, bucket, after, whole: false }),
             Some((bucket, Way::Pull, after)) => self.ask(SyncAsk::Pull { range, bucket, after }),
             None => Turn::Done(End::Mended),
         }
@@ -189,7 +204,10 @@ impl Session {
                 }
                 self.ask(SyncAsk::Sketches { range, nonce, sketches })
             }
-            Found::Differences { records, wants, more } => {
+            Found::Differences { records, mut wants, more } => {
+                if self.gives {
+                    wants.clear();
+                }
                 if more {
                     // What is mended by then does not differ any more.
                     self.plan.extend(&self.page);
@@ -241,13 +259,14 @@ impl Session {
                 }
                 Turn::Work(Work::Differ { range: *range, nonce: *nonce, lists })
             }
-            (SyncAsk::Mend { .. }, SyncAnswer::Records { records, more, .. }) => {
+            (SyncAsk::Mend { .. }, SyncAnswer::Records { records, more, refused, .. }) => {
+                self.missed += refused as usize;
                 if more {
                     self.plan.extend(&self.page);
                 }
                 self.take(records)
             }
-            (SyncAsk::Pull { .. }, SyncAnswer::Records { records, more, next }) => {
+            (SyncAsk::Pull { .. }, SyncAnswer::Records { records, more, next, .. }) => {
                 self.turn_page(more, next);
                 self.take(records)
             }
@@ -259,6 +278,7 @@ impl Session {
         for (bucket, (mine, theirs)) in (0..).zip(self.mine.iter().zip(theirs)) {
             match (*mine as u64, *theirs) {
                 (mine, theirs) if mine == theirs => continue,
+                (0, _) if self.gives => continue,
                 (0, _) => self.bulk.push_back((bucket, Way::Pull, Bytes::new())),
                 (_, 0) => self.bulk.push_back((bucket, Way::Push, Bytes::new())),
                 _ => self.plan.push_back(bucket),
@@ -269,12 +289,16 @@ impl Session {
     }
 
     fn take(&mut self, records: Vec<(Key, Record)>) -> Turn {
+        if records.is_empty() || self.gives {
+            return self.next();
+        }
         self.tally.received += records.len() as u64;
-        if records.is_empty() { self.next() } else { Turn::Absorb(records) }
+        Turn::Absorb(records)
     }
 
-    /// [`Turn::Absorb`] is done, well or not: what failed is found by the next session.
-    pub fn absorbed(&mut self) -> Turn {
+    /// [`Turn::Absorb`] is done, but for so many versions: what failed is found by the next session.
+    pub fn absorbed(&mut self, missed: usize) -> Turn {
+        self.missed += missed;
         self.next()
     }
 }

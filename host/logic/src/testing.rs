@@ -102,6 +102,10 @@ impl Digests for Disk {
         self.digests(|digests| digests.correct(partition, bucket, records))
     }
 
+    fn held(&self) -> Vec<(PartitionId, u8)> {
+        self.digests(|digests| digests.held())
+    }
+
     fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {
         self.digests(|digests| digests.differing(partition, buckets, records))
     }

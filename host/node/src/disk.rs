@@ -9,12 +9,13 @@ mod scrub;
 use crate::metrics::Metrics;
 use crate::pump::Event;
 use mks_logic::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums};
-use mks_logic::event::{HintJob, HintOutcome, HintWork, JobId, ReadJob, ScrubJob, WriteJob};
+use mks_logic::event::{HintJob, HintOutcome, HintWork, JobId, MoveJob, MoveOutcome, ReadJob, ScrubJob, WriteJob};
 use mks_logic::exchange;
 use mks_logic::hint;
 use mks_logic::id::{Epoch, KeyspaceId, PartitionId};
 use mks_logic::message::{ReadOutcome, Refused, Want, WriteOutcome};
 use mks_logic::mint::Mints;
+use mks_logic::moves;
 use mks_logic::outline::{Outline, OutlineTable, Outlines};
 use mks_logic::port::{Batch, Resolve, Store, StoreError, Table};
 use mks_logic::replica::{self, Ports};
@@ -31,6 +32,7 @@ enum Work {
     Write(WriteJob),
     Hint(HintJob),
     Scrub(ScrubJob),
+    Move(MoveJob),
 }
 
 impl Work {
@@ -38,7 +40,7 @@ impl Work {
         let version = match self {
             Self::Write(job) => &job.version,
             Self::Hint(HintJob { work: HintWork::Keep(hint, _), .. }) => &hint.version,
-            Self::Hint(_) | Self::Scrub(_) => return 0,
+            Self::Hint(_) | Self::Scrub(_) | Self::Move(_) => return 0,
         };
         version.value.as_ref().map_or(0, bytes::Bytes::len)
     }
@@ -181,6 +183,11 @@ impl Disk {
         }
     }
 
+    /// Queues work for partitions that move. Nothing that it removes is written meanwhile.
+    pub fn moves(&self, job: MoveJob) {
+        self.work(Work::Move(job));
+    }
+
     fn look(&self, look: Look) {
         if let Some(queue) = &self.looks {
             drop(queue.send(look));
@@ -201,20 +208,24 @@ impl Disk {
 fn write_jobs(parts: &DiskParts, queue: &Receiver<Work>) {
     while let Ok(first) = queue.recv() {
         let (mut bytes, mut next) = (0, Some(first));
-        let (mut writes, mut hints, mut scrubs) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut writes, mut hints, mut scrubs, mut moves) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         while let Some(work) = next {
             bytes += work.value_bytes();
             match work {
                 Work::Write(job) => writes.push(job),
                 Work::Hint(job) => hints.push(job),
                 Work::Scrub(job) => scrubs.push(job),
+                Work::Move(job) => moves.push(job),
             }
-            let full = writes.len() + hints.len() + scrubs.len() >= GROUP_JOBS_MAX || bytes >= GROUP_BYTES_MAX;
+            let jobs = writes.len() + hints.len() + scrubs.len() + moves.len();
+            let full = jobs >= GROUP_JOBS_MAX || bytes >= GROUP_BYTES_MAX;
             next = if full { None } else { queue.try_recv().ok() };
         }
         // Somebody waits for the writes; for hints only where a sloppy write counts on them; for the rest nobody.
         let scrub = |parts: &DiskParts| scrubs.into_iter().all(|job| scrub::job(parts, job));
-        if !(commit(parts, &writes) && settle_hints(parts, &hints) && scrub(parts)) {
+        // Last, so that a flush covers all of them.
+        let moves = |parts: &DiskParts| moves.into_iter().all(|job| move_job(parts, job));
+        if !(commit(parts, &writes) && settle_hints(parts, &hints) && scrub(parts) && moves(parts)) {
             return;
         }
     }
@@ -260,6 +271,19 @@ fn settle_hints(parts: &DiskParts, jobs: &[HintJob]) -> bool {
     let broken = failed.then(|| fatal(&*parts.store)).flatten();
     let done = jobs.iter().map(|job| job.job).zip(outcomes).collect();
     if parts.events.blocking_send(Event::Hinted(done)).is_err() {
+        return false;
+    }
+    broken.is_none_or(|reason| {
+        drop(parts.events.blocking_send(Event::StoreBroken(reason)));
+        false
+    })
+}
+
+/// The same for partitions that move.
+fn move_job(parts: &DiskParts, MoveJob { job, work }: MoveJob) -> bool {
+    let outcome = moves::work(parts.ports(), &work);
+    let broken = (outcome == MoveOutcome::Failed).then(|| fatal(&*parts.store)).flatten();
+    if parts.events.blocking_send(Event::Moved(job, outcome)).is_err() {
         return false;
     }
     broken.is_none_or(|reason| {
@@ -397,6 +421,10 @@ impl Digests for SharedDigests {
 
     fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta> {
         self.table().correct(partition, bucket, records)
+    }
+
+    fn held(&self) -> Vec<(PartitionId, u8)> {
+        self.table().held()
     }
 
     fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {

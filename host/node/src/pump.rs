@@ -7,8 +7,8 @@ use crate::handle::{Call, OperatorCall, PeerView, PumpView, RepairCall, ScrubCal
 use crate::metrics::{Kind, Metrics};
 use crate::peer::{Link, LinkParts};
 use arc_swap::ArcSwap;
-use mks_logic::cluster::State;
-use mks_logic::event::{Effect, HintCount, HintOutcome, Input, JobId, Reply, ScrubOutcome, Ticket};
+use mks_logic::cluster::{Entry, State};
+use mks_logic::event::{Effect, HintCount, HintOutcome, Input, JobId, MoveOutcome, Reply, ScrubOutcome, Ticket};
 use mks_logic::exchange::Found;
 use mks_logic::id::{Key, NodeId};
 use mks_logic::message::{Message, ReadOutcome, WriteOutcome};
@@ -48,6 +48,8 @@ pub enum Event {
     Compared(JobId, Found),
     /// A part of a scrub is done.
     Scrubbed(JobId, ScrubOutcome),
+    /// Work for partitions that move is done.
+    Moved(JobId, MoveOutcome),
     /// Reads or writes met damaged records.
     Damaged(Vec<Key>),
     /// The store gave up for good: the node has to stop.
@@ -96,6 +98,8 @@ pub struct PumpParts {
     pub events: mpsc::Receiver<Event>,
     /// The epoch log.
     pub states: watch::Receiver<Arc<State>>,
+    /// What the logic wants in the epoch log.
+    pub proposals: mpsc::Sender<Entry>,
     /// Sealed datagrams out.
     pub gossip: GossipSender,
     /// Opened datagrams in.
@@ -237,6 +241,7 @@ impl Pump {
             }
             Event::Compared(job, found) => self.step(Input::Compared { job, found }),
             Event::Scrubbed(job, outcome) => self.step(Input::Scrubbed { job, outcome }),
+            Event::Moved(job, outcome) => self.step(Input::Moved { job, outcome }),
             Event::Damaged(keys) => keys.into_iter().for_each(|key| self.step(Input::Damaged { key })),
             Event::StoreBroken(reason) => self.broken = Some(Ended::StoreBroken(reason)),
         }
@@ -300,6 +305,9 @@ impl Pump {
             Effect::Hint(job) => self.parts.disk.hint(job),
             Effect::Compare { job, work } => self.parts.disk.compare(job, work),
             Effect::Scrub(job) => self.parts.disk.scrub(job),
+            Effect::Move(job) => self.parts.disk.moves(job),
+            // One that waits is enough: whatever is dropped here is asked for again.
+            Effect::Propose { entry } => drop(self.parts.proposals.try_send(entry)),
             Effect::Reply { ticket, reply } => self.reply(ticket, reply),
         }
     }

@@ -54,6 +54,10 @@ impl Digests for Nothing {
         Vec::new()
     }
 
+    fn held(&self) -> Vec<(PartitionId, u8)> {
+        Vec::new()
+    }
+
     fn differing(&self, _: PartitionId, _: Buckets, _: &Contributions) -> Vec<u16> {
         Vec::new()
     }
@@ -87,6 +91,10 @@ impl Digests for Kept {
 
     fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta> {
         self.table(|table| table.correct(partition, bucket, records))
+    }
+
+    fn held(&self) -> Vec<(PartitionId, u8)> {
+        self.table(|table| table.held())
     }
 
     fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {

@@ -34,6 +34,8 @@ pub struct Asked {
     pub sent_mono_us: u64,
     /// What it does to which key, as positions in the history.
     pub events: Vec<usize>,
+    /// That node is the one that coordinates it, as far as it knows.
+    pub coordinates: bool,
 }
 
 /// See the module's own words.
@@ -79,7 +81,8 @@ impl Clients {
         // process that knows it: another one would write it once more.
         let knows = |asked: &Asked| {
             let same = site.machines[asked.node.0 as usize - 1].opening == asked.opening;
-            alive.contains(&asked.node) && (same || !site.plan.workload.is_causal())
+            let owns = coordinates(&asked.request, &site.machines[asked.node.0 as usize - 1]);
+            alive.contains(&asked.node) && owns && (same || !site.plan.workload.is_causal())
         };
         if let Some(again) = self.again[client].take().filter(knows) {
             let node = again.node;
@@ -136,7 +139,8 @@ impl Clients {
         let events = parts.into_iter().zip(saw).map(begin).collect();
         let machine = &site.machines[node.0 as usize - 1];
         let (opening, (sent_us, sent_mono_us)) = (machine.opening, sent(machine, site.now_us));
-        self.put(Asked { client, request, node, opening, sent_us, sent_mono_us, events })
+        let coordinates = coordinates(&request, machine);
+        self.put(Asked { client, request, node, opening, sent_us, sent_mono_us, events, coordinates })
     }
 
     /// What the run itself knows of a key.
@@ -182,7 +186,7 @@ impl Clients {
             let client = asked.client.unwrap_or(self.known.len() - 1);
             self.learn(client, &site.history.events[*at], &reply, site.plan.workload);
         }
-        let retry = !all_good && may_retry(&asked, site) && self.dice.chance(60);
+        let retry = !all_good && asked.coordinates && self.dice.chance(60);
         if let Some(client) = asked.client.filter(|_| retry) {
             self.again[client] = Some(asked.clone());
         }
@@ -242,9 +246,13 @@ fn heard(history: &mut History, at: usize, reply: &Reply, now_us: u64, counts: b
 
 /// A request id is known to the owner that coordinates. A client that asked another node can't be sure that its retry
 /// meets the same owner, and what was acknowledged in a batch would be written again by a restarted one.
-fn may_retry(asked: &Asked, site: &Site) -> bool {
-    match &asked.request.operation {
-        Operation::Put { key, .. } | Operation::Delete { key } => site.owners(key).contains(&asked.node),
+fn coordinates(request: &Request, machine: &Machine) -> bool {
+    let state = &machine.state;
+    let n = |key: &Key| state.keyspaces.get(&key.keyspace).map_or(0, |keyspace| keyspace.n);
+    match &request.operation {
+        Operation::Put { key, .. } | Operation::Delete { key } => {
+            state.holds(machine.id, key.place(state.partition_bits).partition, n(key))
+        }
         Operation::Get { .. } | Operation::Batch { .. } => false,
     }
 }

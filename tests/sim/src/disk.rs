@@ -107,6 +107,12 @@ impl Disk {
         self.platter().trouble = trouble;
     }
 
+    /// Fsyncs so far.
+    #[must_use]
+    pub fn fsyncs(&self) -> u64 {
+        self.platter().fsyncs
+    }
+
     /// True when an fsync failed and the process has to end.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
@@ -276,8 +282,8 @@ impl Store for Disk {
             }
         }
         platter.change(batch);
+        platter.fsyncs += u64::from(durability == Durability::Sync);
         if durability == Durability::Sync && !platter.lies {
-            platter.fsyncs += 1;
             platter.unsynced.iter_mut().for_each(BTreeMap::clear);
         }
         Ok(())

@@ -64,6 +64,19 @@ faults! {
     Epoch, "epoch";
     /// A resolver traps, runs out of its budget or answers nonsense for a while.
     Resolver, "resolver";
+    /// Nodes join, leave, are declared dead and replaced, get other weights and zones.
+    Members, "members";
+    /// The epoch log has no majority for a while: entries wait.
+    LogStall, "log-stall";
+}
+
+impl Fault {
+    /// Those of the changes of members, which have dice of their own: all else of a seed is as it was before there were
+    /// any.
+    #[must_use]
+    pub const fn is_of_change(self) -> bool {
+        matches!(self, Self::Members | Self::LogStall)
+    }
 }
 
 /// Some classes.

@@ -1,10 +1,12 @@
 //! The epoch log as Raft promises it: the same entries in the same order on every node, after any delay.
 
+use crate::fault::Fault;
 use crate::mutation::Mutation;
 use crate::plan::Plan;
 use crate::rules::{KEEP_CODE, LWW_CODE};
+use crate::site::Phase;
 use crate::world::{Event, World};
-use mks_logic::cluster::{Addresses, Entry, Keyspace, State};
+use mks_logic::cluster::{Addresses, Entry, Keyspace, State, Wish};
 use mks_logic::event::Input;
 use mks_logic::id::Incarnation;
 use mks_logic::id::{KeyspaceId, NodeId};
@@ -20,6 +22,12 @@ pub const KEYSPACE: KeyspaceId = KeyspaceId(2);
 pub struct Log {
     /// In order.
     pub entries: Vec<Entry>,
+    /// What they amount to.
+    pub state: Arc<State>,
+    /// There is no majority before then.
+    pub stalled_until: u64,
+    /// The leader is about to propose what is due.
+    pub leads: bool,
 }
 
 /// The entry by which a process joins or comes back.
@@ -76,17 +84,85 @@ pub fn begin(plan: &Plan) -> Arc<State> {
     Arc::new(state)
 }
 
+/// Which step of which change it is.
+fn step(state: &State) -> (u64, bool, bool) {
+    let closing = state.change.as_ref().is_some_and(|change| change.closing.is_some());
+    (state.changes, state.change.is_some(), closing)
+}
+
 impl World {
     pub(crate) fn propose(&mut self, entry: Entry) {
         let delay = self.node_dice.between(100, self.site.plan.lag_us);
         self.schedule(delay, Event::Propose(Box::new(entry)));
     }
 
+    /// A change has come to its next step, or a partition to its own: in many runs some nodes, owners and coordinators
+    /// alike, hear of it late.
+    fn deafen(&mut self) {
+        if self.site.phase != Phase::Safety {
+            return;
+        }
+        let (machines, lasting) = (self.site.plan.machines(), self.site.plan.lasting_us);
+        let dice = &mut self.fault_dice[Fault::Members as usize];
+        if !dice.chance(60) {
+            return;
+        }
+        let (lasts, who) = (dice.between(lasting / 4, 2 * lasting), dice.draw());
+        let until = self.site.now_us + lasts;
+        for id in (1..=machines).filter(|id| who >> id & 1 == 1).map(NodeId) {
+            let machine = self.machine(id);
+            machine.deaf_until = machine.deaf_until.max(until);
+        }
+    }
+
+    /// The leader does what is due, a while after it has become so.
+    fn lead(&mut self) {
+        let state = &self.site.log.state;
+        if !self.site.log.leads && state.change.is_none() && state.is_unsettled() {
+            self.site.log.leads = true;
+            let delay = self.node_dice.between(100, self.site.plan.lag_us);
+            self.schedule(delay, Event::Lead);
+        }
+    }
+
+    pub(crate) fn led(&mut self) {
+        self.site.log.leads = false;
+        if let Some(entry) = self.site.log.state.due() {
+            self.propose(entry);
+        }
+    }
+
     pub(crate) fn append(&mut self, entry: Entry) {
+        let wait = self.site.log.stalled_until.saturating_sub(self.site.now_us);
+        if wait > 0 {
+            self.schedule(wait, Event::Propose(Box::new(entry)));
+            return;
+        }
+        // A process that waited for a majority in vain, and died, does not ask any more.
+        if let (true, Entry::Open { node, opening, .. }) = (self.site.log.stalled_until > 0, &entry)
+            && self.machine(*node).opening != *opening
+        {
+            return;
+        }
         self.note(|| format!("LOG {entry:?}"));
+        let was = step(&self.site.log.state);
+        let accepted = Arc::make_mut(&mut self.site.log.state).apply(&entry).is_ok();
+        let wish = if let Entry::Change { wish, .. } = &entry { Some(wish) } else { None };
+        if let Some(Wish::Leave { node, dead: true } | Wish::Replace { gone: node, .. }) = wish {
+            self.site.buried &= accepted;
+            // Some are declared dead that are not.
+            if accepted && self.node_dice.chance(70) {
+                self.retire(*node);
+            }
+        }
         self.site.log.entries.push(entry);
+        self.lead();
+        let holds = matches!(self.site.log.entries.last(), Some(Entry::Hold { .. }));
+        if was != step(&self.site.log.state) || accepted && holds {
+            self.deafen();
+        }
         let upto = self.site.log.entries.len();
-        for node in (1..=self.site.plan.nodes).map(NodeId) {
+        for node in (1..=self.site.plan.machines()).map(NodeId) {
             let delay = self.node_dice.between(100, self.site.plan.lag_us);
             self.schedule(delay, Event::Deliver { node, upto });
         }
@@ -108,6 +184,9 @@ impl World {
             let entry = self.site.log.entries[at].clone();
             let gap = mutation == Some(Mutation::LogGap) && id == NodeId(1) && at % 3 == 1;
             let machine = self.machine(id);
+            let fsyncs = machine.disk.fsyncs();
+            machine.unsynced.retain(|(then, ..)| *then == fsyncs);
+            machine.unsynced.push((fsyncs, Arc::clone(&machine.state), machine.applied));
             if !gap {
                 // A refused entry changes nothing, on every node.
                 let _ = Arc::make_mut(&mut machine.state).apply(&entry);
@@ -129,5 +208,8 @@ impl World {
         }
         machine.sums.learn(state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)));
         self.step(id, Input::Cluster(state));
+        if self.machine(id).state.removed.contains_key(&id) {
+            self.retire(id);
+        }
     }
 }

@@ -27,6 +27,8 @@ pub struct Machine {
     pub id: NodeId,
     /// `None` while it is dead.
     pub node: Option<Node>,
+    /// It was never switched on, or is off for good.
+    pub gone: bool,
     /// The name of the process.
     pub opening: u128,
     /// Its disk.
@@ -41,6 +43,8 @@ pub struct Machine {
     pub state: Arc<State>,
     /// See [`Machine::state`].
     pub applied: usize,
+    /// What it was before, with the number of fsyncs when it became something else: the next fsync makes that last.
+    pub unsynced: Vec<(u64, Arc<State>, usize)>,
     /// It does not hear of the epoch log before then.
     pub deaf_until: u64,
     /// Writes that the disk has not begun.
@@ -66,6 +70,7 @@ impl Machine {
         Self {
             id,
             node: None,
+            gone: false,
             opening: u128::from(id.0),
             disk: Disk::default(),
             sums: Sums::default(),
@@ -73,6 +78,7 @@ impl Machine {
             rules: Rules::Work,
             state,
             applied,
+            unsynced: Vec::new(),
             deaf_until: 0,
             waiting: Vec::new(),
             committing: false,
@@ -138,13 +144,19 @@ impl World {
         machine.paused_until = 0;
         if power {
             machine.disk.lose_power();
+            let fsyncs = machine.disk.fsyncs();
+            // It comes back with the log as it was when it last synced anything.
+            if let Some((_, state, applied)) = machine.unsynced.iter().find(|(at, ..)| *at == fsyncs) {
+                (machine.state, machine.applied) = (Arc::clone(state), *applied);
+            }
+            machine.unsynced.clear();
         }
         machine.disk.open();
         machine.mints = Mints::default();
         if !remembers {
             machine.disk.forget();
         }
-        for other in (1..=self.site.plan.nodes).map(NodeId).filter(|other| *other != id) {
+        for other in (1..=self.site.plan.machines()).map(NodeId).filter(|other| *other != id) {
             let stream = self.net.stream(id, other);
             stream.connected = false;
             stream.held.clear();
@@ -156,8 +168,15 @@ impl World {
         self.schedule(lasts, Event::Start { node: id });
     }
 
+    /// A process ends for good: its node left the cluster, or its machine is lost.
+    pub(crate) fn retire(&mut self, id: NodeId) {
+        self.note(|| format!("{id} is gone"));
+        self.machine(id).gone = true;
+        self.crash(id, false, MS);
+    }
+
     pub(crate) fn start(&mut self, id: NodeId) {
-        if self.machine(id).node.is_some() {
+        if self.machine(id).node.is_some() || self.machine(id).gone {
             return;
         }
         if !self.open_sums(id) {
@@ -200,7 +219,7 @@ impl World {
         machine.node = Some(Node::new(NodeOptions { me: id, opening, limits, gossip, seed }));
         self.note(|| format!("{id} starts as {opening}"));
         self.learn(id);
-        for to in (1..=self.site.plan.nodes).map(NodeId).filter(|other| *other != id) {
+        for to in (1..=self.site.plan.machines()).map(NodeId).filter(|other| *other != id) {
             self.net.stream(id, to).breaking = false;
             let delay = self.node_dice.between(MS, 10 * MS);
             self.schedule(delay, Event::Connect { from: id, to });

@@ -66,4 +66,12 @@ mutations! {
     HintsForgotten, "hints-forgotten";
     /// A hint is removed although its owner did not take it.
     HintDroppedEarly, "hint-dropped-early";
+    /// While a partition moves, one quorum over the owners of both tables is enough.
+    UnionQuorum, "union-quorum";
+    /// A node says that it holds a partition before it has fetched it.
+    CutoverBeforeSync, "cutover-before-sync";
+    /// What an owner tells before it is in the epoch of a change counts for that change.
+    DeadSession, "dead-session";
+    /// A node that lost a partition keeps what it holds of it.
+    NothingDropped, "nothing-dropped";
 }

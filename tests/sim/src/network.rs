@@ -7,7 +7,9 @@ use crate::plan::MS;
 use crate::world::{Event, World};
 use bytes::Bytes;
 use mks_logic::context::Context;
+use mks_logic::digest::Age;
 use mks_logic::event::Input;
+use mks_logic::exchange::{SyncAnswer, SyncAsk};
 use mks_logic::id::Incarnation;
 use mks_logic::id::NodeId;
 use mks_logic::message::Message;
@@ -144,12 +146,35 @@ impl World {
                 }
             }
             (Some(Mutation::AckTwice), Message::Written { outcome: WriteOutcome::Held, .. }) => {
-                let other =
-                    (1..=self.site.plan.nodes).map(NodeId).filter(|id| *id != from && *id != to).collect::<Vec<_>>();
+                let other = (1..=self.site.plan.machines())
+                    .map(NodeId)
+                    .filter(|id| *id != from && *id != to)
+                    .collect::<Vec<_>>();
                 twice = Some((self.dice.pick(&other), message.clone()));
             }
             (Some(Mutation::AnyEpoch), Message::Write { version, .. }) => {
                 version.epoch = version.epoch.max(self.site.machine(to).state.epoch);
+            }
+            (Some(Mutation::UnionQuorum), Message::Written { outcome: WriteOutcome::Held, .. }) => {
+                // Whoever is an owner in one table only counts for one of the other as well.
+                twice = self.alone_in_the_other(to, from).map(|other| (other, message.clone()));
+            }
+            (Some(Mutation::CutoverBeforeSync), Message::Sync { tag, ask: SyncAsk::Root { range, .. } })
+                if range.age == Age::Any =>
+            {
+                let same = Message::Synced { tag: *tag, answer: SyncAnswer::Same };
+                self.send(to, from, Frame::Message(Box::new(same)));
+                return;
+            }
+            (Some(Mutation::DeadSession), Message::Sync { ask, .. }) => {
+                let epoch = self.site.machine(to).state.epoch;
+                let (SyncAsk::Root { range, .. }
+                | SyncAsk::Sketches { range, .. }
+                | SyncAsk::Mend { range, .. }
+                | SyncAsk::Pull { range, .. }) = ask;
+                if range.age == Age::Any {
+                    range.epoch = epoch;
+                }
             }
             (Some(Mutation::WriteWithoutPast), Message::Write { past, .. }) => *past = Context::default(),
             _ => {}
@@ -158,6 +183,25 @@ impl World {
         if let Some((other, message)) = twice {
             self.step(to, Input::Peer { from: other, clock, message });
         }
+    }
+
+    /// An owner of any partition that moves, of the table that `one` is not in, as the coordinator knows them.
+    fn alone_in_the_other(&self, coordinator: NodeId, one: NodeId) -> Option<NodeId> {
+        let state = &self.site.machine(coordinator).state;
+        let n = self.site.plan.quorums.0;
+        let moving = state.change.iter().flat_map(|change| change.next.iter().map(|(partition, _)| partition));
+        moving
+            .filter_map(|partition| {
+                let tables = state.tables(partition, n);
+                let next = tables.next?;
+                let only = |a: &[NodeId], b: &[NodeId]| a.iter().find(|node| !b.contains(node)).copied();
+                match (tables.old.contains(&one), next.contains(&one)) {
+                    (true, false) => only(next, tables.old),
+                    (false, true) => only(tables.old, next),
+                    _ => None,
+                }
+            })
+            .next()
     }
 
     pub(crate) fn connect(&mut self, from: NodeId, to: NodeId) {

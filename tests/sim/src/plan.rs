@@ -21,6 +21,7 @@ pub(crate) mod part {
     pub(crate) const CLIENTS: u64 = 4;
     pub(crate) const CAUSAL: u64 = 5;
     pub(crate) const SLOPPY: u64 = 6;
+    pub(crate) const MEMBERS: u64 = 8;
     /// And one part per class of faults from here on.
     pub(crate) const FAULTS: u64 = 100;
 }
@@ -41,8 +42,10 @@ pub struct Cuts {
 pub struct Plan {
     /// Where all of it comes from.
     pub seed: u64,
-    /// Nodes, 3 to 7.
+    /// Nodes at the beginning, 3 to 7.
     pub nodes: u64,
+    /// Machines that may join later.
+    pub spares: u64,
     /// N, R and W: every two write quorums meet, and every read quorum meets every write quorum.
     pub quorums: (u8, u8, u8),
     /// What an ack of the keyspace promises.
@@ -111,6 +114,7 @@ fn limits(dice: &mut Dice) -> Limits {
         sync_quiet_ms: 200,
         sync_answer_ms: 500,
         scrub_period_ms: 1_500,
+        move_retry_ms: 200,
         ..Limits::default()
     };
     if dice.chance(80) {
@@ -142,7 +146,7 @@ impl Plan {
         let mut faults = FaultSet::default();
         // From calm to all at once.
         let share = dice.pick(&[0, 15, 30, 30, 50, 80]);
-        for fault in Fault::ALL {
+        for fault in Fault::ALL.iter().filter(|fault| !fault.is_of_change()) {
             if dice.chance(share) {
                 faults = faults.with(*fault);
             }
@@ -154,6 +158,7 @@ impl Plan {
         Self {
             seed,
             nodes,
+            spares: 0,
             quorums: quorums(&mut dice, nodes),
             durability: if dice.chance(80) { Durability::Sync } else { Durability::Os },
             weak_percent: dice.pick(&[0, 0, 0, 20]),
@@ -174,7 +179,33 @@ impl Plan {
             gossip: gossip(&mut dice),
             mutation: None,
         }
+        .members()
         .possible()
+    }
+
+    /// Nodes come and go in some seeds. In half of those little else goes wrong, clients ask fast and the log is fast:
+    /// then many reads and writes fall into every step of a change.
+    fn members(mut self) -> Self {
+        let mut dice = Dice::new(self.seed, part::MEMBERS);
+        if !dice.chance(40) {
+            return self;
+        }
+        self.spares = dice.between(1, 4);
+        if dice.chance(50) {
+            let rare = Fault::ALL.iter().filter(|_| !dice.chance(10));
+            self.faults = rare.fold(self.faults, |faults, fault| faults.without(FaultSet::default().with(*fault)));
+            self.think_us = dice.pick(&[1, 2, 4]) * MS;
+            self.operations *= 2;
+            self.load_us = self.load_us.min(1_500 * MS);
+            self.lasting_us = dice.between(20 * MS, self.load_us / 3);
+            self.lag_us = dice.pick(&[1, 5, 20]) * MS;
+            self.delay_us = dice.pick(&[1, 3]) * MS;
+        }
+        self.faults = self.faults.with(Fault::Members);
+        if dice.chance(20) {
+            self.faults = self.faults.with(Fault::LogStall);
+        }
+        self
     }
 
     /// The figures' load: five nodes, four clients and 13 requests per second for a minute, as nodes die and links
@@ -184,6 +215,7 @@ impl Plan {
         let faults = [Fault::Kill, Fault::Cut, Fault::OneWay].into_iter().fold(FaultSet::default(), FaultSet::with);
         Self {
             nodes: 5,
+            spares: 0,
             quorums: (3, 2, 2),
             durability: Durability::Sync,
             weak_percent: 0,
@@ -223,7 +255,16 @@ impl Plan {
         self.faults.has(Fault::PowerCut) || self.faults.has(Fault::Blackout)
     }
 
+    /// All machines.
+    #[must_use]
+    pub fn machines(&self) -> u64 {
+        self.nodes + self.spares
+    }
+
     fn possible(mut self) -> Self {
+        if !self.faults.has(Fault::Members) {
+            self.spares = 0;
+        }
         if self.loses_power() {
             self.durability = Durability::Sync;
         }
@@ -259,10 +300,11 @@ impl std::fmt::Display for Plan {
         let (n, r, w) = self.quorums;
         write!(
             f,
-            "seed {}: {} nodes, N={n} R={r} W={w} {:?}, {} x {} of {} requests on {} keys in {} ms, delays to {} ms, \
+            "seed {}: {} nodes and {} spare ones, N={n} R={r} W={w} {:?}, {} x {} of {} requests on {} keys in {} ms, delays to {} ms, \
              faults every {} ms for {} ms: {}",
             self.seed,
             self.nodes,
+            self.spares,
             self.durability,
             self.clients,
             self.workload.name(),

@@ -9,6 +9,7 @@ use crate::trouble::JUMP_MS;
 use crate::workloads::Known;
 use crate::world::World;
 use bytes::Bytes;
+use mks_logic::event::Input;
 use mks_logic::id::NodeId;
 use mks_logic::request::{Operation, Request};
 
@@ -99,6 +100,9 @@ pub fn run(plan: &Plan, keep: Keep) -> Outcome {
     }
 }
 
+/// How long changes of members may take that were asked for under faults, milliseconds.
+const MOVES_MS_MAX: u64 = 60_000;
+
 /// Clients at work, until they have asked what they may.
 fn load(world: &mut World) {
     let end = world.site.plan.load_us;
@@ -117,11 +121,18 @@ fn liveness(world: &mut World) {
     let gossip = &world.site.plan.gossip;
     let settle_ms = DEADLINE_MS + gossip.announce_period_ms + if jumped { JUMP_MS } else { world.site.plan.skew_ms };
     world.advance((settle_ms + 500) * MS);
+    let moves = world.site.plan.faults.has(Fault::Members);
+    let until = world.site.now_us + MOVES_MS_MAX * MS;
+    while moves && world.violation.is_none() && world.site.now_us < until && world.site.settled().is_err() {
+        world.advance(200 * MS);
+    }
     world.settled();
     world.site.phase = Phase::Liveness;
-    let (nodes, keys) = (world.site.plan.nodes, world.site.keys.clone());
+    let keys = world.site.keys.clone();
+    let nodes: Vec<NodeId> = world.site.present().map(|machine| machine.id).collect();
     for (i, key) in keys.iter().enumerate() {
-        for node in (1..=nodes).filter(|node| i == 0 || node % keys.len() as u64 == i as u64).map(NodeId) {
+        let mine = |node: &&NodeId| i == 0 || node.0 % keys.len() as u64 == i as u64;
+        for node in nodes.iter().filter(mine).copied() {
             if world.violation.is_some() {
                 return;
             }
@@ -140,6 +151,13 @@ fn liveness(world: &mut World) {
         }
     }
     world.advance((DEADLINE_MS + 200) * MS);
+    if moves {
+        // What nobody acknowledged is owed to nobody who owns its key only since then.
+        for round in 0..2 * nodes.len() {
+            world.step(nodes[round % nodes.len()], Input::Repair { partition: None });
+            world.advance(500 * MS);
+        }
+    }
 }
 
 fn request(operation: Operation) -> Request {

@@ -4,8 +4,9 @@ use crate::history::History;
 use crate::log::Log;
 use crate::machine::Machine;
 use crate::plan::Plan;
-use mks_logic::cluster::State;
+use mks_logic::cluster::{Standing, State};
 use mks_logic::id::{Key, NodeId};
+use mks_logic::node::Node;
 use std::sync::Arc;
 
 /// Where a run is.
@@ -32,7 +33,7 @@ pub struct Site {
     pub machines: Vec<Machine>,
     /// The epoch log.
     pub log: Log,
-    /// The state in which the run began; the ring is as it was.
+    /// The state in which the run began.
     pub birth: Arc<State>,
     /// All keys of the run.
     pub keys: Vec<Key>,
@@ -40,15 +41,47 @@ pub struct Site {
     pub history: History,
     /// Requests without a reply.
     pub waiting: usize,
+    /// A machine was lost for good, or declared so.
+    pub buried: bool,
     /// When faults were over; `u64::MAX` before.
     pub healed_us: u64,
 }
 
 impl Site {
-    /// Who owns a key.
+    /// Who owns a key, in any table, as the epoch log has it now.
     #[must_use]
-    pub fn owners(&self, key: &Key) -> &[NodeId] {
-        self.birth.owners(key.place(self.birth.partition_bits).partition, self.plan.quorums.0)
+    pub fn owners(&self, key: &Key) -> Vec<NodeId> {
+        let state = &self.log.state;
+        state.tables(key.place(state.partition_bits).partition, self.plan.quorums.0).all()
+    }
+
+    /// Machines that are not off for good.
+    pub fn present(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.iter().filter(|machine| !machine.gone)
+    }
+
+    /// What is asked for of the members is done, everywhere; or what is not.
+    ///
+    /// # Errors
+    /// Who or what it waits for.
+    pub fn settled(&self) -> Result<(), String> {
+        let state = &self.log.state;
+        if state.change.is_some() || state.is_unsettled() {
+            return Err(format!(
+                "{:?} is under way, of {} wishes {} are done",
+                state.change, state.asked, state.settled
+            ));
+        }
+        if let Some((node, member)) = state.members.iter().find(|(_, member)| member.standing == Standing::Leaving) {
+            return Err(format!("{node} is still {}", member.standing.name()));
+        }
+        for machine in self.present() {
+            let moves = machine.node.as_ref().map(Node::moves).unwrap_or_default();
+            if machine.applied < self.log.entries.len() || !moves.is_empty() {
+                return Err(format!("{} still moves {moves:?}", machine.id));
+            }
+        }
+        Ok(())
     }
 
     /// One machine.

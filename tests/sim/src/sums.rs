@@ -50,6 +50,10 @@ impl Digests for Sums {
         self.table().correct(partition, bucket, records)
     }
 
+    fn held(&self) -> Vec<(PartitionId, u8)> {
+        self.table().held()
+    }
+
     fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {
         self.table().differing(partition, buckets, records)
     }

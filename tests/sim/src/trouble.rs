@@ -2,13 +2,15 @@
 
 use crate::disk::Trouble;
 use crate::fault::Fault;
+use crate::machine::Machine;
 use crate::plan::MS;
 use crate::rules::Rules;
 use crate::site::Phase;
 use crate::world::{Event, World};
-use mks_logic::cluster::Entry;
+use mks_logic::cluster::{Entry, Standing, State, Wish};
 use mks_logic::id::NodeId;
 use mks_logic::port::StoreError;
+use std::sync::Arc;
 
 /// How a fault ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,12 +40,14 @@ impl World {
         let dice = &mut self.fault_dice[fault as usize];
         let pause = dice.between(every / 4, every * 2);
         let (a, b, lasts) = {
-            let nodes = self.site.plan.nodes;
+            let nodes = self.site.plan.machines();
             let a = 1 + dice.below(nodes);
             let b = 1 + (a + dice.below(nodes - 1)) % nodes;
             (NodeId(a), NodeId(b), dice.between(5 * MS, lasting))
         };
         let number = dice.draw();
+        let load_us = self.site.plan.load_us;
+        let pause = if fault == Fault::Members { load_us / 40 + number % (load_us / 10) } else { pause };
         self.schedule(pause, Event::Fault(fault));
         self.report.faults[fault as usize] += 1;
         self.note(|| format!("FAULT {} {a} {b} for {} ms", fault.name(), lasts / MS));
@@ -69,7 +73,7 @@ impl World {
             Fault::Kill => self.crash(a, false, lasts),
             Fault::PowerCut => self.crash(a, true, lasts),
             Fault::Blackout => {
-                for id in 1..=self.site.plan.nodes {
+                for id in 1..=self.site.plan.machines() {
                     self.crash(NodeId(id), true, lasts / 2 + number % (lasts / 2 + 1));
                 }
             }
@@ -102,9 +106,59 @@ impl World {
                 self.machine(a).rules = Rules::FAILURES[number as usize % Rules::FAILURES.len()];
                 self.schedule(lasts, Event::End(End::Settle(a)));
             }
+            Fault::Members => self.members(number),
+            Fault::LogStall => self.site.log.stalled_until = now_us + lasts,
             // Rates: they are there from the beginning.
             Fault::Datagrams | Fault::Skew | Fault::Drift => {}
         }
+    }
+
+    /// An operator wants something of the members, or somebody who may join is switched on.
+    fn members(&mut self, number: u64) {
+        let state = Arc::clone(&self.site.log.state);
+        let of = |standing| {
+            let members = state.members.iter().filter(move |(_, member)| member.standing == standing);
+            members.map(|(node, _)| *node).collect::<Vec<NodeId>>()
+        };
+        let (up, joining) = (of(Standing::Up), of(Standing::Joining));
+        let pick = |from: &[NodeId]| (!from.is_empty()).then(|| from[(number >> 8) as usize % from.len()]);
+        let off = |machine: &&Machine| machine.gone && !state.members.contains_key(&machine.id);
+        let off = |machine: &Machine| off(&machine) && !state.removed.contains_key(&machine.id);
+        let spare = self.site.machines.iter().find(|machine| off(machine)).map(|machine| machine.id);
+        let wish = match number % 16 {
+            0..8 if !joining.is_empty() => pick(&joining).map(|node| Wish::Accept { node }),
+            0..8 => {
+                if let Some(spare) = spare {
+                    self.machine(spare).gone = false;
+                    self.start(spare);
+                }
+                None
+            }
+            8..11 => pick(&up).map(|node| Wish::Leave { node, dead: false }),
+            11..13 => pick(&up).map(|node| Wish::Weight { node, weight: 50 + (number >> 16) as u32 % 150 }),
+            13 => pick(&up).map(|node| Wish::Zone { node, zone: format!("z{}", (number >> 16) % 3) }),
+            _ => self.declare_dead(pick(&up), joining.first().copied()),
+        };
+        if let Some(wish) = wish {
+            self.propose(Entry::Change { wish, seen: None });
+        }
+    }
+
+    /// A machine is lost for good, or taken for that: what its disk held counts as lost. Once in a run, and not where
+    /// another disk loses something as well: what as many disks as W lose is lost.
+    fn declare_dead(&mut self, gone: Option<NodeId>, by: Option<NodeId>) -> Option<Wish> {
+        let faults = self.site.plan.faults;
+        let node = gone.filter(|_| !self.site.buried && !faults.has(Fault::BitFlip))?;
+        let wish = match by {
+            Some(by) => Wish::Replace { gone: node, by, dead: true },
+            None => Wish::Leave { node, dead: true },
+        };
+        let entry = Entry::Change { wish: wish.clone(), seen: None };
+        if State::clone(&self.site.log.state).apply(&entry).is_err() {
+            return None;
+        }
+        self.site.buried = true;
+        Some(wish)
     }
 
     /// All links stop one by one, and come back one by one in another order.
@@ -151,8 +205,9 @@ impl World {
     pub(crate) fn heal(&mut self) {
         self.site.phase = Phase::Settling;
         self.site.healed_us = self.site.now_us;
+        self.site.log.stalled_until = self.site.log.stalled_until.min(self.site.now_us);
         self.note(|| "HEAL".into());
-        for id in (1..=self.site.plan.nodes).map(NodeId) {
+        for id in (1..=self.site.plan.machines()).map(NodeId) {
             let (now_us, rules) = (self.site.now_us, self.healthy(id));
             let machine = self.machine(id);
             machine.disk.mend();

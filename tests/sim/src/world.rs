@@ -18,11 +18,13 @@ use crate::trouble::End;
 use bytes::Bytes;
 use mks_logic::cluster::Entry;
 use mks_logic::event::{
-    Effect, HintJob, HintOutcome, HintWork, Input, Looked, ReadJob, ScrubJob, ScrubOutcome, ScrubWork, Ticket, WriteJob,
+    Effect, HintJob, HintOutcome, HintWork, Input, Looked, MoveJob, MoveOutcome, MoveWork, ReadJob, ScrubJob,
+    ScrubOutcome, ScrubWork, Ticket, WriteJob,
 };
 use mks_logic::hint;
 use mks_logic::id::{Incarnation, Key, NodeId};
 use mks_logic::message::{Message, ReadOutcome, Refused, WriteOutcome};
+use mks_logic::moves;
 use mks_logic::port::Durability;
 use mks_logic::replica;
 use mks_logic::request::{Operation, Reply, Request};
@@ -46,6 +48,7 @@ pub(crate) enum Event {
     Local { node: NodeId, opening: u128, what: Local },
     Deliver { node: NodeId, upto: usize },
     Propose(Box<Entry>),
+    Lead,
     Idle,
     Client(usize),
     Start { node: NodeId },
@@ -117,7 +120,8 @@ impl World {
     pub fn new(plan: Plan, keep: Keep) -> Self {
         let birth = log::begin(&plan);
         let seed = plan.seed;
-        let machines = (1..=plan.nodes).map(|id| Machine::new(NodeId(id), Arc::clone(&birth), 0)).collect();
+        let machine = |id| Machine { gone: id > plan.nodes, ..Machine::new(NodeId(id), Arc::clone(&birth), 0) };
+        let machines = (1..=plan.machines()).map(machine).collect();
         let key = |i: u64| Key {
             keyspace: KEYSPACE,
             partition_key: format!("key {}", i / 2).into(),
@@ -127,11 +131,12 @@ impl World {
             now_us: 0,
             phase: Phase::Safety,
             machines,
-            log: Log::default(),
+            log: Log { state: Arc::clone(&birth), ..Log::default() },
             birth,
             keys: (0..plan.keys).map(key).collect(),
             history: History::default(),
             waiting: 0,
+            buried: false,
             healed_us: u64::MAX,
             plan,
         };
@@ -141,7 +146,7 @@ impl World {
             report: Report::default(),
             trace: Trace::new(keep),
             violation: None,
-            net: Network::new(plan.nodes as usize),
+            net: Network::new(plan.machines() as usize),
             fault_dice: (0..Fault::ALL.len() as u64).map(|i| Dice::new(seed, part::FAULTS + i)).collect(),
             dice: Dice::new(seed, part::NET),
             node_dice: Dice::new(seed, part::NODES),
@@ -324,6 +329,7 @@ impl World {
             }
             Event::Deliver { node, upto } => self.deliver(node, upto),
             Event::Propose(entry) => self.append(*entry),
+            Event::Lead => self.led(),
             Event::Idle => {
                 for (from, to) in self.net.pairs() {
                     self.send(from, to, Frame::Clock);
@@ -399,6 +405,8 @@ impl World {
                 self.local(id, delay, Local::Input(Box::new(Input::Compared { job, found })));
             }
             Effect::Scrub(job) => self.scrub(id, &job),
+            Effect::Move(job) => self.moves(id, &job),
+            Effect::Propose { entry } => self.asked_for(entry),
             Effect::Reply { ticket, reply } => {
                 self.replied(id, ticket, &reply);
                 if mutation == Some(Mutation::ReplyTwice) {
@@ -458,6 +466,29 @@ impl World {
         if self.machine(id).disk.is_stopped() {
             self.local(id, delay, Local::Die);
         }
+    }
+
+    /// It lies between two commits, as commits happen in one moment.
+    fn moves(&mut self, id: NodeId, job: &MoveJob) {
+        let keeps = self.site.plan.mutation == Some(Mutation::NothingDropped);
+        let outcome = match job.work {
+            MoveWork::Drop { .. } if keeps => MoveOutcome::Dropped { records: 0, next: None },
+            MoveWork::Survey if keeps => MoveOutcome::Surveyed(Vec::new()),
+            _ => moves::work(self.machine(id).ports(), &job.work),
+        };
+        let delay = self.dice.between(20, MS) * self.machine(id).slow;
+        self.local(id, delay, Local::Input(Box::new(Input::Moved { job: job.job, outcome })));
+        if self.machine(id).disk.is_stopped() {
+            self.local(id, delay, Local::Die);
+        }
+    }
+
+    /// A node wants an entry in the epoch log. Some get lost on their way to the leader.
+    fn asked_for(&mut self, entry: Entry) {
+        if self.dice.chance(10) {
+            return;
+        }
+        self.propose(entry);
     }
 
     fn commit_soon(&mut self, id: NodeId) {

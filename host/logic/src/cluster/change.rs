@@ -163,7 +163,7 @@ impl State {
         Tables { read: if change.is_cut(partition) { next } else { old }, old, next: Some(next) }
     }
 
-    /// All owners of `partition` in any table in force, for a keyspace of `n` owners.
+    /// Whether `node` owns `partition` in any table in force, for a keyspace of `n` owners.
     #[must_use]
     pub fn holds(&self, node: NodeId, partition: PartitionId, n: u8) -> bool {
         let next = self.change.as_ref().map_or(&[][..], |change| change.next.owners(partition, n));
@@ -219,6 +219,12 @@ impl State {
             return None;
         }
         Some(super::Entry::Begin { asked: self.asked, ring: self.solve().ok()? })
+    }
+
+    /// What a leader has to propose now, unasked. Takes a while for large clusters.
+    #[must_use]
+    pub fn due(&self) -> Option<super::Entry> {
+        self.form_entry().or_else(|| self.begin_entry())
     }
 
     pub(super) fn wish(&mut self, wish: &Wish, seen: Option<Epoch>) -> Result<(), Refusal> {

@@ -83,11 +83,11 @@ impl Page {
 
     /// Adds the sums of `age`, seen from `current`, to `into`. False when they are folded together with others.
     fn add_to(&self, current: Epoch, age: Age, into: &mut Sums) -> bool {
-        if self.newest() > current {
+        if self.newest() > current && age != Age::Any {
             return false;
         }
-        let base = (age == Age::Closed && !self.base.is_empty()).then_some(&self.base);
-        let own = self.epochs.iter().filter(|(epoch, _)| Age::of(*epoch, current) == Some(age));
+        let base = (matches!(age, Age::Closed | Age::Any) && !self.base.is_empty()).then_some(&self.base);
+        let own = self.epochs.iter().filter(|(epoch, _)| age.spans(*epoch, current));
         for sums in base.into_iter().chain(own.map(|(_, sums)| sums)) {
             into.iter_mut().zip(sums).for_each(|(all, sum)| *all = all.wrapping_add(*sum));
         }
@@ -334,6 +334,13 @@ impl DigestTable {
         }
         let changed = deltas.into_iter().filter(|(_, sum)| *sum != 0);
         changed.map(|((copies, epoch), sum)| Delta { partition, copies, bucket, epoch, sum }).collect()
+    }
+
+    /// See [`super::Digests::held`].
+    #[must_use]
+    pub fn held(&self) -> Vec<(PartitionId, u8)> {
+        let some = |page: &Page| page.parts().iter().any(|(_, sums)| sums.iter().any(|sum| *sum != 0));
+        self.pages.iter().filter(|(_, page)| some(page)).map(|(id, _)| *id).collect()
     }
 
     /// See [`super::Digests::differing`].

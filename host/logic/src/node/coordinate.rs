@@ -7,7 +7,7 @@ use super::{JobFor, Kind, Node, Op, Step, Waiter};
 use crate::batch::BatchOp;
 use crate::cluster::Keyspace;
 use crate::event::Effect;
-use crate::get::{self, ReadOp};
+use crate::get;
 use crate::id::{Dot, Key, KeyspaceId, NodeId};
 use crate::message::{Message, ReadOutcome, Refused, Tag, Want, WriteOutcome};
 use crate::port::Policy;
@@ -17,6 +17,7 @@ use crate::retry::{Name, Seen, fingerprint, item_id};
 use crate::time::{Hlc, MonoUs};
 use crate::version::{Version, value_digest};
 use alloc::collections::BTreeSet;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -49,22 +50,22 @@ impl Node {
         };
         let keyspace = self.keyspace(key.keyspace)?;
         let needed = request.quorum.unwrap_or(if reads { keyspace.r } else { keyspace.w });
-        let owners = self.state.owners(key.place(self.state.partition_bits).partition, keyspace.n);
+        let (causal, n) = (keyspace.policy().causal, keyspace.n);
+        let partition = key.place(self.state.partition_bits).partition;
         let handed_on = matches!(waiter, Waiter::Peer { .. });
-        // Where no owner is in reach, others may take a sloppy write; this node coordinates it. Not in a causal
-        // keyspace, where an owner names each write.
-        let without = request.sloppy && !reads && !handed_on && !keyspace.policy().causal;
-        let without = without && !owners.iter().any(|owner| self.is_there(*owner));
-        if owners.contains(&self.me) || without {
-            let owners = owners.to_vec();
+        let is_owner = self.state.holds(self.me, partition, n);
+        // Handed on once already: the two nodes are in different steps of a change, and a third hop would not mend
+        // that. In a causal keyspace an owner names each write; the node that handed it on asks another one.
+        let anyway = handed_on && (reads || !causal);
+        // Where no owner is in reach, others may take a sloppy write; this node coordinates it.
+        let without = request.sloppy && !reads && !handed_on && !causal;
+        let all = || self.state.tables(partition, n).all();
+        if is_owner || anyway || without && !all().iter().any(|owner| self.is_there(*owner)) {
             match request.operation {
-                Operation::Get { key } => {
-                    self.start_read(step, waiter, deadline, key, &owners, (needed, request.node_confirms))
-                }
-                _ => self.start_write(step, waiter, deadline, request, owners, needed),
+                Operation::Get { key } => self.start_read(step, waiter, deadline, key, (needed, request.node_confirms)),
+                _ => self.start_write(step, waiter, deadline, request, needed),
             }
         } else if handed_on {
-            // Handed on once already: the two nodes disagree about the ring, and a third hop would not mend that.
             Err(OpError::NoOwner)
         } else {
             self.forward(step, waiter, deadline, request, BTreeSet::new())
@@ -98,28 +99,22 @@ impl Node {
         waiter: Waiter,
         deadline: MonoUs,
         key: Key,
-        owners: &[NodeId],
-        (needed, zones_min): (u8, Option<u8>),
+        quorum: (u8, Option<u8>),
     ) -> Result<(), OpError> {
-        let policy = self.keyspace(key.keyspace)?.policy();
-        let me = self.me;
-        // Ourselves first: the whole record from our own disk. Then whoever will answer; which of those takes turns.
-        let mut others: Vec<NodeId> = owners.iter().copied().filter(|o| *o != me).collect();
-        let turn = self.serial as usize % others.len().max(1);
-        others.rotate_left(turn);
-        others.sort_by_key(|o| (!self.is_linked(*o), !self.is_alive(*o)));
-        others.insert(0, me);
-        let (spread, _) = self.spread(&others, &[], zones_min)?;
-        let op = ReadOp::new(key, others, needed, policy).spread(spread).began(step.now.mono_us);
+        let op = self.read_op(key, quorum)?.began(step.now.mono_us);
+        self.begin_read(step, Op { waiter, deadline, bytes: 0, kind: Kind::Read(op) });
+        Ok(())
+    }
+
+    pub(super) fn begin_read(&mut self, step: &mut Step<'_>, op: Op) {
+        let Kind::Read(read) = &op.kind else { return };
+        let (key, asks): (Key, Vec<_>) = (read.key.clone(), read.unanswered().collect());
         let tag = self.tag();
-        let asks: Vec<_> = op.unanswered().collect();
-        let key = op.key.clone();
-        self.insert(tag, Op { waiter, deadline, bytes: 0, kind: Kind::Read(op) });
+        self.insert(tag, op);
         self.hedges.insert((step.now.mono_us + self.hedge_after_us(), tag));
         for (owner, want) in asks {
             self.read_from(step, tag, owner, key.clone(), want);
         }
-        Ok(())
     }
 
     /// How long a read waits before it asks everybody, microseconds: what 99 of 100 recent ones took, within bounds.
@@ -133,7 +128,7 @@ impl Node {
     }
 
     fn read_from(&mut self, step: &mut Step<'_>, tag: Tag, owner: NodeId, key: Key, want: Want) {
-        if owner == self.me && self.disk_is_busy() {
+        if owner == self.me && self.is_closed_for(&key) {
             self.found(step, tag, owner, ReadOutcome::Refused(Refused::Busy));
         } else if owner == self.me {
             self.read_here(step, tag, key, want);
@@ -149,7 +144,6 @@ impl Node {
         waiter: Waiter,
         deadline: MonoUs,
         request: Request,
-        owners: Vec<NodeId>,
         needed: u8,
     ) -> Result<(), OpError> {
         if self.incarnation.0 == 0 {
@@ -190,10 +184,9 @@ impl Node {
         }
         let value_bytes = version.value.as_ref().map_or(0, Bytes::len);
         let bytes = key.partition_key.len() + key.sort_key.len() + value_bytes + past.bytes();
-        let stand_ins = if request.sloppy { self.stand_ins(&owners) } else { Vec::new() };
-        let (spread, zones) = self.spread(&owners, &stand_ins, request.node_confirms)?;
-        let op = WriteOp::new(key, (version, past), owners, needed, durability, policy).spread(spread);
-        let op = op.sloppy(stand_ins.into_iter().zip(zones));
+        let seats = self.seats(&key, request.sloppy, request.node_confirms)?;
+        let mut op = WriteOp::new(key, (version, past), seats, needed, durability, policy);
+        op.sloppy = request.sloppy;
         let tag = self.tag();
         self.insert(tag, Op { waiter, deadline, bytes, kind: Kind::Write { op, request: remembered } });
         self.begin_write(step, tag);
@@ -222,7 +215,8 @@ impl Node {
     /// Sends a write's version to the owners that have not answered it, or to one of them. One without a name goes to
     /// our own disk, once, and nowhere else.
     pub(super) fn send_write(&mut self, step: &mut Step<'_>, tag: Tag, only: Option<NodeId>) {
-        let (me, busy) = (self.me, self.disk_is_busy());
+        let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get(&tag) else { return };
+        let (me, busy) = (self.me, self.is_closed_for(&op.key));
         let Some(Op { kind: Kind::Write { op, .. }, waiter, .. }) = self.ops.get_mut(&tag) else { return };
         let only = if op.is_nameless() {
             if only.is_some() {
@@ -249,7 +243,7 @@ impl Node {
         let jobs: Vec<_> = op.unanswered().filter(wanted).map(|owner| (owner, asked())).collect();
         let mut refused = false;
         for (owner, asked) in jobs {
-            if owner == self.me && self.disk_is_busy() {
+            if owner == self.me && self.is_closed_for(&asked.key) {
                 refused = true;
             } else if owner == self.me {
                 self.write_here(step, JobFor::Own(tag), asked, policy);
@@ -297,6 +291,8 @@ impl Node {
                 self.awaiting_epoch.insert(tag);
             }
             put::Next::AwaitEpoch { .. } => self.restamp(step, tag, Hlc::ZERO),
+            // The table changed while it was asked.
+            put::Next::Done(_) if self.is_outdated(tag) => self.restamp(step, tag, Hlc::ZERO),
             put::Next::Done(reply) => self.finish(step, tag, reply),
         }
     }
@@ -310,6 +306,18 @@ impl Node {
             self.finish(step, tag, Err(OpError::ClockOff { offset_ms: -(ahead.ahead_ms as i64) }));
             return;
         }
+        let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get(&tag) else { return };
+        let seats = match self.seats(&op.key, op.sloppy, Some(op.zones_min())) {
+            // Nobody but an owner names it, and nothing was written.
+            Ok(seats) if op.is_nameless() && !seats.owners.contains(&self.me) => {
+                Err(OpError::NotNamed { refused: Refused::NotOwner.to_string() })
+            }
+            seats => seats,
+        };
+        let seats = match seats {
+            Ok(seats) => seats,
+            Err(error) => return self.finish(step, tag, Err(error)),
+        };
         let Some(mut taken) = self.remove(tag) else { return };
         let Kind::Write { op, .. } = &mut taken.kind else { return };
         let lifetime_ms = match op.version.expires_ms {
@@ -320,7 +328,7 @@ impl Node {
         if op.policy.causal {
             version.dot = op.version.dot;
         }
-        op.again(version);
+        op.again(version, seats);
         self.figures.restamps += 1;
         let tag = self.tag();
         self.insert(tag, taken);
@@ -334,6 +342,15 @@ impl Node {
             self.found_late(step, tag, owner, outcome);
             return;
         }
+        if let ReadOutcome::StaleEpoch { current } = outcome {
+            // Others may still make the quorum, in the epoch that they and we are in.
+            if current > self.state.epoch {
+                self.awaiting_epoch.insert(tag);
+            } else {
+                self.reread(step, tag);
+            }
+            return;
+        }
         let next = op.answered(owner, outcome, step.resolve, step.now.wall_ms);
         self.read_on(step, tag, next);
     }
@@ -341,6 +358,8 @@ impl Node {
     fn read_on(&mut self, step: &mut Step<'_>, tag: Tag, next: get::Next) {
         match next {
             get::Next::Wait => {}
+            // The table changed while it was asked.
+            get::Next::Done(_) if self.is_outdated(tag) => self.reread(step, tag),
             get::Next::Done(reply) => {
                 if let (true, Some(Op { kind: Kind::Read(op), .. })) = (reply.is_ok(), self.ops.get(&tag)) {
                     self.latencies.note(step.now.mono_us.saturating_sub(op.began_us()));
@@ -372,7 +391,7 @@ impl Node {
             Operation::Batch { .. } => return Ok(()),
         };
         let n = self.keyspace(key.keyspace)?.n;
-        let owners = self.state.owners(key.place(self.state.partition_bits).partition, n);
+        let owners = self.state.tables(key.place(self.state.partition_bits).partition, n).read;
         // Spread over the owners; but a request that has an id goes where it went before, and where it is known.
         let turn = request.request_id.unwrap_or(u128::from(self.serial)) % owners.len().max(1) as u128;
         let turn = turn as usize;
@@ -396,7 +415,7 @@ impl Node {
         match reply {
             _ if !known => {}
             // Nothing was written, and another owner may do better.
-            Err(error @ OpError::NotNamed { .. }) => self.forward_on(step, tag, true, error),
+            Err(error @ (OpError::NotNamed { .. } | OpError::NoOwner)) => self.forward_on(step, tag, true, error),
             reply => self.finish(step, tag, reply),
         }
     }
@@ -528,7 +547,7 @@ impl Node {
         Some(op)
     }
 
-    fn finish(&mut self, step: &mut Step<'_>, tag: Tag, reply: Reply) {
+    pub(super) fn finish(&mut self, step: &mut Step<'_>, tag: Tag, reply: Reply) {
         let Some(op) = self.ops.get(&tag) else { return };
         if let Kind::Write { op: write, request: Some(request) } = &op.kind
             && !write.naming

@@ -372,9 +372,13 @@ impl Node {
     fn hint_receiver(&self, hint: &Hint) -> Option<NodeId> {
         let owner = hint.id.owner;
         let n = self.state.keyspaces.get(&hint.key.keyspace).map_or(0, |keyspace| keyspace.n);
-        let owners = self.state.owners(hint.id.partition, n);
-        if !hint.counted || owners.is_empty() || owners.contains(&owner) {
+        let owners = self.state.tables(hint.id.partition, n).all();
+        if owners.is_empty() || owners.contains(&owner) {
             return self.state.members.contains_key(&owner).then_some(owner);
+        }
+        // Others hold what was acknowledged: whoever gained the partition fetched it.
+        if !hint.counted {
+            return None;
         }
         owners.iter().copied().find(|other| self.is_linked(*other))
     }

@@ -3,18 +3,20 @@
 //! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give
 //! equal effects. `coordinate` is the side that serves clients, `check` what it refuses at once, `linger` what is left
 //! to do after the reply, `repair` what reads mend, `hints` what owners are owed, `sloppy` who stands in for them,
-//! `own` the side that holds partitions.
+//! `table` whom both ask, `own` the side that holds partitions, `moves` how those come and go.
 
 mod budget;
 mod check;
 mod coordinate;
 mod hints;
 mod linger;
+mod moves;
 mod own;
 mod repair;
 mod scrub;
 mod sloppy;
 mod sync;
+mod table;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -109,12 +111,14 @@ enum JobFor {
     Sync(Tag),
     /// A look at what the disk really holds.
     Scrub,
+    /// Work for partitions that move.
+    Move,
 }
 
 impl JobFor {
     /// True when no client waits for it.
     const fn is_background(self) -> bool {
-        matches!(self, Self::Sync(_) | Self::Scrub)
+        matches!(self, Self::Sync(_) | Self::Scrub | Self::Move)
     }
 }
 
@@ -221,6 +225,7 @@ pub struct Node {
     figures: Figures,
     sync: sync::Comparing,
     scrub: scrub::Scrubbing,
+    moves: moves::Moves,
 }
 
 /// What a step needs besides its input: bundled so that helpers stay readable.
@@ -267,6 +272,7 @@ impl Node {
             figures: Figures::default(),
             sync: sync::Comparing::default(),
             scrub: scrub::Scrubbing::default(),
+            moves: moves::Moves::default(),
         }
     }
 
@@ -283,13 +289,13 @@ impl Node {
             Input::Written { job, outcome } => match self.take_job(job) {
                 Some(JobFor::Own(tag)) => self.written(&mut step, tag, self.me, &outcome),
                 Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Written { tag, outcome }),
-                Some(JobFor::Sync(tag)) => self.sync_written(&mut step, tag),
-                Some(JobFor::Scrub) | None => {}
+                Some(JobFor::Sync(tag)) => self.sync_written(&mut step, tag, &outcome),
+                Some(JobFor::Scrub | JobFor::Move) | None => {}
             },
             Input::Found { job, outcome } => match self.take_job(job) {
                 Some(JobFor::Own(tag)) => self.found(&mut step, tag, self.me, outcome),
                 Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Found { tag, outcome }),
-                Some(JobFor::Sync(_) | JobFor::Scrub) | None => {}
+                Some(JobFor::Sync(_) | JobFor::Scrub | JobFor::Move) | None => {}
             },
             Input::Hinted { job, outcome } => self.hinted(&mut step, job, outcome),
             Input::Cluster(state) => self.cluster(&mut step, state),
@@ -307,6 +313,11 @@ impl Node {
             }
             Input::Scrub { partition } => self.scrub_demanded(&mut step, partition),
             Input::Damaged { key } => self.scrub_met(&mut step, &key),
+            Input::Moved { job, outcome } => match self.take_job(job) {
+                Some(JobFor::Sync(tag)) => self.serve_flushed(&mut step, tag, &outcome),
+                Some(JobFor::Move) => self.moved(&mut step, job, outcome),
+                _ => {}
+            },
         }
     }
 
@@ -318,7 +329,7 @@ impl Node {
         let hedge = self.hedges.first().map(|(at, _)| *at);
         let hints = self.hints_wake();
         let wakes = deadline.into_iter().chain(gossip).chain(hedge).chain(self.repairs.next_wake()).chain(hints);
-        wakes.chain(self.sync_wake()).chain(self.scrub_wake()).min()
+        wakes.chain(self.sync_wake()).chain(self.scrub_wake()).chain(self.moves_wake()).min()
     }
 
     /// This node's hybrid clock: it rides on every frame.
@@ -498,13 +509,15 @@ impl Node {
         }
         self.sync_cluster(step);
         self.scrub_cluster(step);
+        self.moves_cluster(step);
         for (from, message) in core::mem::take(&mut self.early) {
             self.asked(step, from, message);
         }
         for tag in core::mem::take(&mut self.awaiting_epoch) {
-            self.restamp(step, tag, Hlc::ZERO);
+            self.go_on(step, tag);
         }
         self.hints_of_members(step);
+        self.moves_tick(step);
     }
 
     fn tick(&mut self, step: &mut Step<'_>) {
@@ -518,6 +531,7 @@ impl Node {
         self.hints_tick(step);
         self.scrub_tick(step);
         self.sync_tick(step);
+        self.moves_tick(step);
         while let Some((at, tag)) = self.deadlines.first().copied() {
             if at > step.now.mono_us {
                 break;

@@ -26,16 +26,23 @@ impl Node {
                 let asked = WriteAsked { key, version, past, fresh, durability, replaces: false };
                 self.write_asked(step, from, tag, asked);
             }
-            Message::Read { tag, key, want, .. } => match self.admit(&key) {
-                Ok(_) => {
-                    let job = self.job(JobFor::Peer { node: from, tag });
-                    step.out.push(Effect::Read(ReadJob { job, key, want }));
-                }
-                Err(refused) => {
-                    let outcome = ReadOutcome::Refused(refused);
-                    self.send(step, from, Message::Found { tag, outcome });
-                }
-            },
+            Message::Read { tag, key, want, .. } => {
+                let admitted = self.admit(&key);
+                let outcome = match admitted {
+                    _ if !self.takes(epoch) => ReadOutcome::StaleEpoch { current: self.state.epoch },
+                    Ok(_) => {
+                        let job = self.job(JobFor::Peer { node: from, tag });
+                        step.out.push(Effect::Read(ReadJob { job, key, want }));
+                        return;
+                    }
+                    // It was an owner when this was sent: whoever asks looks at the table again.
+                    Err(Refused::NotOwner) if epoch < self.state.epoch => {
+                        ReadOutcome::StaleEpoch { current: self.state.epoch }
+                    }
+                    Err(refused) => ReadOutcome::Refused(refused),
+                };
+                self.send(step, from, Message::Found { tag, outcome });
+            }
             Message::Keep { .. } => self.keep_asked(step, from, message),
             _ => {}
         }
@@ -59,7 +66,7 @@ impl Node {
         }
     }
 
-    /// Whether a client's write of that epoch is still taken: a coordinator may be one step behind.
+    /// Whether a client's read or write of that epoch is still taken: a coordinator may be one step behind.
     pub(super) fn takes(&self, epoch: Epoch) -> bool {
         epoch.0.saturating_add(1) >= self.state.epoch.0
     }
@@ -71,7 +78,14 @@ impl Node {
         } else if ahead_ms > self.limits.clock_offset_max_ms {
             Err(WriteOutcome::Refused(Refused::StampFromFuture))
         } else {
-            self.admit(&asked.key).map_err(WriteOutcome::Refused)
+            let current = self.state.epoch;
+            self.admit(&asked.key).map_err(|refused| match refused {
+                // It was an owner when this was sent: whoever asks looks at the table again.
+                Refused::NotOwner if asked.fresh && asked.version.epoch < current => {
+                    WriteOutcome::StaleEpoch { current }
+                }
+                refused => WriteOutcome::Refused(refused),
+            })
         };
         match verdict {
             Ok(policy) => self.write_here(step, JobFor::Peer { node: from, tag }, asked, policy),
@@ -90,8 +104,16 @@ impl Node {
         }
         let keyspace = self.state.keyspaces.get(&key.keyspace).ok_or(Refused::UnknownKeyspace)?;
         let partition = key.place(self.state.partition_bits).partition;
-        let owners = self.state.owners(partition, keyspace.n);
-        if owners.contains(&self.me) { Ok(keyspace.policy()) } else { Err(Refused::NotOwner) }
+        if !self.state.holds(self.me, partition, keyspace.n) {
+            return Err(Refused::NotOwner);
+        }
+        if self.moves.drops(partition, keyspace.n) { Err(Refused::Busy) } else { Ok(keyspace.policy()) }
+    }
+
+    /// Whether our own disk can't take anything of this key now.
+    pub(super) fn is_closed_for(&self, key: &Key) -> bool {
+        let n = self.state.keyspaces.get(&key.keyspace).map_or(0, |keyspace| keyspace.n);
+        self.disk_is_busy() || self.moves.drops(key.place(self.state.partition_bits).partition, n)
     }
 
     /// Whether as many jobs wait for our disk as may, whoever they are for.

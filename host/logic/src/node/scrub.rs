@@ -143,6 +143,16 @@ impl Scrubbing {
         self.distrusted.get(&place.partition).is_some_and(|distrust| distrust.buckets.contains(&place.bucket))
     }
 
+    /// Whether something that was written to this partition may be missing here, because the disk lied.
+    pub(super) fn doubts(&self, partition: PartitionId, partition_bits: u8) -> bool {
+        let there = |key: &Key| key.place(partition_bits).partition == partition;
+        let mending = |work: &ScrubWork| matches!(work, ScrubWork::Mend { key, .. } if there(key));
+        self.distrusted.contains_key(&partition)
+            || self.damaged.iter().any(|(_, key)| there(key))
+            || self.fetches.values().any(|fetch| there(&fetch.key))
+            || self.jobs.values().any(mending)
+    }
+
     /// The partition of this node that comes after `partition`, round and round.
     fn after(&self, partition: PartitionId) -> Option<PartitionId> {
         let later = (core::ops::Bound::Excluded(partition), core::ops::Bound::Unbounded);
@@ -225,7 +235,15 @@ impl Node {
     pub(super) fn scrub_cluster(&mut self, step: &Step<'_>) {
         let widest = self.state.keyspaces.values().map(|keyspace| keyspace.n).max().unwrap_or(0);
         let all = (0..self.state.ring.as_ref().map_or(0, |ring| ring.partitions())).map(|p| PartitionId(p as u16));
-        let mine: BTreeSet<_> = all.filter(|p| self.state.owners(*p, widest).contains(&self.me)).collect();
+        let mine: BTreeSet<_> = all.filter(|p| self.state.holds(self.me, *p, widest)).collect();
+        let state = &self.state;
+        for (partition, distrust) in &mut self.scrub.distrusted {
+            // Whoever is no owner any more is not compared with: then with those who are.
+            if !distrust.left.iter().all(|owner| state.holds(*owner, *partition, widest)) {
+                distrust.left.clear();
+                distrust.again = step.now.mono_us;
+            }
+        }
         if mine == self.scrub.mine {
             return;
         }
@@ -460,7 +478,7 @@ impl Node {
             && let Some((_, key)) = self.scrub.damaged.pop_front_if(|(at, _)| *at <= now)
         {
             let Some(n) = self.state.keyspaces.get(&key.keyspace).map(|keyspace| keyspace.n) else { continue };
-            let owners = self.state.owners(key.place(self.state.partition_bits).partition, n);
+            let owners = self.state.tables(key.place(self.state.partition_bits).partition, n).all();
             let left: BTreeSet<NodeId> = owners.iter().copied().filter(|owner| *owner != self.me).collect();
             // Where there is no other owner, nothing can be done: reads say so, and the next write replaces it.
             if !owners.contains(&self.me) || left.is_empty() {
@@ -498,7 +516,7 @@ impl Node {
             // Its disk lied about the same record: nothing will come from there.
             ReadOutcome::Refused(Refused::DamagedRecord) => drop(fetch.left.remove(&from)),
             ReadOutcome::Record(_) | ReadOutcome::Digest(_) => {}
-            ReadOutcome::Refused(_) => self.fetch_failed(step, tag),
+            ReadOutcome::Refused(_) | ReadOutcome::StaleEpoch { .. } => self.fetch_failed(step, tag),
         }
         if let Some(fetch) = self.scrub.fetches.get(&tag).filter(|fetch| fetch.left.is_empty())
             && let Ok(policy) = self.keyspace(fetch.key.keyspace).map(|keyspace| keyspace.policy())

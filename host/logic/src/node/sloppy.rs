@@ -126,9 +126,14 @@ impl Node {
         };
         let id = self.hint_id(owner, &key, &version);
         let hint = Hint { id, key, version, past, counted: true };
-        let kept = verdict.and_then(|()| self.keep_hint(step, hint, durability, whose));
-        if let Err(refused) = kept {
-            self.answer_keep(step, whose, WriteOutcome::Refused(refused));
+        let (sent_in, current) = (hint.version.epoch, self.state.epoch);
+        match verdict.and_then(|()| self.keep_hint(step, hint, durability, whose)) {
+            Ok(()) => {}
+            // It was an owner when this was sent: whoever asks looks at the table again.
+            Err(Refused::NotOwner) if sent_in < current => {
+                self.answer_keep(step, whose, WriteOutcome::StaleEpoch { current });
+            }
+            Err(refused) => self.answer_keep(step, whose, WriteOutcome::Refused(refused)),
         }
     }
 
@@ -140,8 +145,8 @@ impl Node {
             return Err(Refused::Damaged);
         }
         let n = self.state.keyspaces.get(&key.keyspace).ok_or(Refused::UnknownKeyspace)?.n;
-        let owners = self.state.owners(key.place(self.state.partition_bits).partition, n);
-        if owner != self.me && owners.contains(&owner) { Ok(()) } else { Err(Refused::NotOwner) }
+        let partition = key.place(self.state.partition_bits).partition;
+        if owner != self.me && self.state.holds(owner, partition, n) { Ok(()) } else { Err(Refused::NotOwner) }
     }
 
     /// A hint was kept for somebody who waits for it, or was not.

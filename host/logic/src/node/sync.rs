@@ -13,9 +13,9 @@ use crate::digest::{Age, Range};
 use crate::event::Effect;
 use crate::exchange::{Found, SyncAnswer, SyncAsk, SyncRefused, Work};
 use crate::id::{Key, NodeId, PartitionId};
-use crate::message::{Message, Tag};
+use crate::message::{Message, Tag, WriteOutcome};
+use crate::port::Durability;
 use crate::record::Record;
-use crate::ring::RING_WIDTH_MAX;
 use crate::sync::{End, Session, Turn};
 use crate::time::MonoUs;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -59,10 +59,23 @@ struct Running {
     /// Ages that come after this one.
     ages: VecDeque<Age>,
     demanded: Option<u8>,
+    /// The partition moves.
+    mover: Option<Mover>,
     session: Session,
+    /// Versions of the last answer that were not taken.
+    missed: usize,
     waits: Waits,
     /// When it is given up, if nothing comes.
     deadline: MonoUs,
+}
+
+/// Why a partition that moves is compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mover {
+    /// This node fetches it.
+    In,
+    /// This node hands over what it has of keyspaces of at least so many copies.
+    Out(u8),
 }
 
 /// What a comparison waits for.
@@ -142,12 +155,17 @@ impl Node {
         let mut pairs = BTreeMap::new();
         for partition in 0..self.state.ring.as_ref().map_or(0, |ring| ring.partitions()) {
             let partition = PartitionId(partition as u16);
-            let owners = self.state.owners(partition, widest);
-            let Some(mine) = owners.iter().position(|owner| *owner == self.me) else { continue };
-            for (theirs, owner) in owners.iter().enumerate().filter(|(i, _)| *i != mine) {
-                pairs.insert((partition, *owner), mine.max(theirs) as u8 + 1);
+            let owners = self.state.tables(partition, widest).all();
+            if !owners.contains(&self.me) {
+                continue;
+            }
+            for owner in owners.into_iter().filter(|owner| *owner != self.me) {
+                if let Some(copies) = self.copies_shared_with(partition, owner) {
+                    pairs.insert((partition, owner), copies);
+                }
             }
         }
+        self.sync_epoch(step);
         if pairs == self.sync.pairs {
             return;
         }
@@ -161,6 +179,22 @@ impl Node {
             self.sync.due.insert((step.now.mono_us + after, *pair));
         }
         self.sync.pairs = pairs;
+    }
+
+    /// A comparison ends with its epoch: one that is demanded begins anew, others come again.
+    fn sync_epoch(&mut self, step: &mut Step<'_>) {
+        let epoch = self.state.epoch;
+        let old = |(tag, running): (&Tag, &Running)| (running.session.range().epoch != epoch).then_some(*tag);
+        for tag in self.sync.running.iter().filter_map(old).collect::<Vec<_>>() {
+            if let Some(rounds) = self.sync.running.get(&tag).and_then(|running| running.demanded)
+                && let Some(running) = self.sync.running.remove(&tag)
+            {
+                self.sync.demanded.push_back((running.pair, rounds));
+                self.sync_missing_ended(step.now.mono_us, running.pair, false);
+            } else {
+                self.sync_failed(step, tag);
+            }
+        }
     }
 
     /// An operator wants to see everything equal now.
@@ -285,12 +319,42 @@ impl Node {
             return;
         };
         let range = Range { partition: pair.0, copies_min, epoch: self.state.epoch, age };
+        self.sync_session(step, pair, range, (ages, demanded, None));
+    }
+
+    fn sync_session(
+        &mut self,
+        step: &mut Step<'_>,
+        pair: Pair,
+        range: Range,
+        (ages, demanded, mover): (VecDeque<Age>, Option<u8>, Option<Mover>),
+    ) {
         let tag = self.tag();
         let nonce = self.sync_dice(u64::MAX);
-        let (session, turn) = Session::new(range, self.code(copies_min), nonce, self.limits.sync_steps_max);
+        let (session, turn) = Session::new(range, self.code(range.copies_min), nonce, self.limits.sync_steps_max);
+        let session = if matches!(mover, Some(Mover::Out(_))) { session.giving() } else { session };
         let deadline = step.now.mono_us + self.limits.sync_answer_ms * 1_000;
-        self.sync.running.insert(tag, Running { pair, ages, demanded, session, waits: Waits::Disk(0), deadline });
+        let (missed, waits) = (0, Waits::Disk(0));
+        self.sync.running.insert(tag, Running { pair, ages, demanded, mover, session, missed, waits, deadline });
         self.sync_turn(step, tag, turn);
+    }
+
+    /// Compares a partition that moves with an owner, if there is a place for one more comparison.
+    pub(super) fn sync_move(&mut self, step: &mut Step<'_>, pair: Pair, mover: Mover) -> bool {
+        let copies_min = match mover {
+            Mover::In => self.sync.pairs.get(&pair).copied(),
+            Mover::Out(copies) => Some(copies),
+        };
+        let busy = self.sync.running.values().any(|running| running.pair == pair);
+        let Some(copies_min) = copies_min.filter(|_| !busy && self.sync_has_room()) else { return false };
+        let range = Range { partition: pair.0, copies_min, epoch: self.state.epoch, age: Age::Any };
+        self.sync_session(step, pair, range, (VecDeque::new(), None, Some(mover)));
+        true
+    }
+
+    /// Whether one more comparison may go on.
+    pub(super) fn sync_has_room(&self) -> bool {
+        self.sync.running.len() < self.limits.sync_sessions_max
     }
 
     fn sync_turn(&mut self, step: &mut Step<'_>, tag: Tag, turn: Turn) {
@@ -311,11 +375,11 @@ impl Node {
             }
             Turn::Absorb(records) => {
                 running.waits = Waits::Disk(0);
-                let jobs = self.sync_absorb(step, tag, range, records);
+                let (jobs, missed) = self.sync_absorb(step, tag, range, records);
                 match self.sync.running.get_mut(&tag) {
-                    Some(running) if jobs > 0 => running.waits = Waits::Disk(jobs),
+                    Some(running) if jobs > 0 => (running.waits, running.missed) = (Waits::Disk(jobs), missed),
                     Some(running) => {
-                        let turn = running.session.absorbed();
+                        let turn = running.session.absorbed(missed);
                         self.sync_turn(step, tag, turn);
                     }
                     None => {}
@@ -371,30 +435,41 @@ impl Node {
     }
 
     /// The disk has merged one version of a record that a comparison brought.
-    pub(super) fn sync_written(&mut self, step: &mut Step<'_>, tag: Tag) {
+    pub(super) fn sync_written(&mut self, step: &mut Step<'_>, tag: Tag, outcome: &WriteOutcome) {
         if self.sync.served.contains_key(&tag) {
-            self.serve_written(step, tag);
+            self.serve_written(step, tag, outcome);
         } else if let Some(running) = self.sync.running.get_mut(&tag)
             && let Waits::Disk(left @ 1..) = &mut running.waits
         {
+            running.missed += usize::from(!outcome.is_held());
             *left -= 1;
             if *left == 0 {
-                let turn = running.session.absorbed();
+                let turn = running.session.absorbed(core::mem::take(&mut running.missed));
                 self.sync_turn(step, tag, turn);
             }
         }
     }
 
-    /// Hands records to the disk: how many jobs that makes. What may not be here is left out.
-    fn sync_absorb(&mut self, step: &mut Step<'_>, tag: Tag, range: Range, records: Vec<(Key, Record)>) -> usize {
+    /// Hands records to the disk: how many jobs that makes, and how many versions were left out that may not be here.
+    fn sync_absorb(
+        &mut self,
+        step: &mut Step<'_>,
+        tag: Tag,
+        range: Range,
+        records: Vec<(Key, Record)>,
+    ) -> (usize, usize) {
         let latest = step.now.wall_ms + self.limits.clock_offset_max_ms;
-        let mut jobs = 0;
+        let (mut jobs, mut left_out) = (0, 0);
         for (key, record) in records {
-            let Ok(policy) = self.admit(&key) else { continue };
-            let durability = self.state.keyspaces.get(&key.keyspace).map(|keyspace| keyspace.durability);
             let place = key.place(self.state.partition_bits);
-            let strange = place.partition != range.partition;
-            let Some(durability) = durability.filter(|_| !strange) else { continue };
+            let durability = self.state.keyspaces.get(&key.keyspace).map(|keyspace| keyspace.durability);
+            let admitted = if place.partition == range.partition { self.admit(&key).ok() } else { None };
+            let Some((policy, durability)) = admitted.zip(durability) else {
+                left_out += record.versions().len();
+                continue;
+            };
+            // Whoever fetches a partition says so to everybody, and whoever hands it over removes it.
+            let durability = if range.age == Age::Any { Durability::Sync } else { durability };
             let replaces = self.scrub.distrusts(place);
             let (versions, past) = record.into_parts();
             for version in versions {
@@ -403,10 +478,12 @@ impl Node {
                     let asked = WriteAsked { key, version, past, fresh: false, durability, replaces };
                     self.write_here(step, JobFor::Sync(tag), asked, policy);
                     jobs += 1;
+                } else {
+                    left_out += 1;
                 }
             }
         }
-        jobs
+        (jobs, left_out)
     }
 
     fn sync_done(&mut self, step: &mut Step<'_>, tag: Tag, end: End) {
@@ -420,7 +497,11 @@ impl Node {
             End::Clean => figures.clean += 1,
             End::Mended => figures.mended += 1,
             End::PluginDrift => figures.plugin_drift += 1,
-            End::Cut | End::Refused(_) | End::Unready | End::Nonsense => figures.failed += 1,
+            End::Partial | End::Cut | End::Refused(_) | End::Unready | End::Nonsense => figures.failed += 1,
+        }
+        if let Some(mover) = running.mover {
+            self.move_compared(step, running.pair, mover, Some(end), tally);
+            return;
         }
         if matches!(end, End::Clean | End::Mended) && running.demanded.is_some() && running.ages.is_empty() {
             self.scrub_compared(step, running.pair);
@@ -441,6 +522,10 @@ impl Node {
     fn sync_failed(&mut self, step: &Step<'_>, tag: Tag) {
         if let Some(running) = self.sync.running.remove(&tag) {
             self.sync.figures.failed += 1;
+            if let Some(mover) = running.mover {
+                self.move_compared(step, running.pair, mover, None, running.session.tally());
+                return;
+            }
             self.sync_missing_ended(step.now.mono_us, running.pair, false);
             self.sync_later(step, running.pair);
         }
@@ -472,8 +557,7 @@ impl Node {
 
     /// Copies that a keyspace needs to lie on us and on `peer`; `None` when one of us is no owner.
     fn copies_shared_with(&self, partition: PartitionId, peer: NodeId) -> Option<u8> {
-        let owners = self.state.owners(partition, RING_WIDTH_MAX);
-        let place = |node: NodeId| owners.iter().position(|owner| *owner == node);
-        Some(place(self.me)?.max(place(peer)?) as u8 + 1)
+        let copies = |node| self.state.copies_at(node, partition);
+        Some(copies(self.me)?.max(copies(peer)?))
     }
 }

@@ -1,7 +1,7 @@
 //! A few nodes with disks and a network that delivers in order, unless a test cuts it.
 
 use super::{Node, NodeOptions, SyncFigures};
-use crate::cluster::State;
+use crate::cluster::{Entry, Member, State};
 use crate::digest::{Age, Range};
 use crate::event::{Effect, Input, Ticket, WriteJob};
 use crate::exchange::Work;
@@ -10,6 +10,7 @@ use crate::id::{NodeId, PartitionId};
 use crate::limits::Limits;
 use crate::member::GossipSettings;
 use crate::message::{Message, ReadOutcome, Refused, WriteOutcome};
+use crate::moves;
 use crate::replica::{absorb, find};
 use crate::request::Reply;
 use crate::scrub;
@@ -26,6 +27,8 @@ pub(super) struct Town {
     pub(super) now: Now,
     /// Messages in flight: from, to, what.
     pub(super) wire: VecDeque<(NodeId, NodeId, Message)>,
+    /// Entries on their way into the epoch log.
+    pub(super) log: VecDeque<Entry>,
     /// Messages delivered so far, and after how many the next ones are lost.
     pub(super) delivered: usize,
     pub(super) cut_after: usize,
@@ -43,6 +46,7 @@ impl Town {
             nodes: BTreeMap::new(),
             now,
             wire: VecDeque::new(),
+            log: VecDeque::new(),
             delivered: 0,
             cut_after: usize::MAX,
             records_read: 0,
@@ -61,6 +65,35 @@ impl Town {
             }
         }
         town
+    }
+
+    /// Another node joins, and shall own its share.
+    pub(super) fn join(&mut self, id: u64, limits: &Limits) {
+        let member = formed(id, (3, 2, 2)).members.remove(&NodeId(id)).expect("the last one");
+        self.state.members.insert(NodeId(id), Member { owned: false, ..member });
+        self.state.asked += 1;
+        let (opening, gossip, limits) = (u128::from(id), GossipSettings::default(), limits.clone());
+        let node = Node::new(NodeOptions { me: NodeId(id), opening, limits, gossip, seed: id });
+        self.nodes.insert(NodeId(id), (node, Disk::default()));
+        self.tell();
+        for peer in self.nodes.keys().copied().filter(|peer| peer.0 != id).collect::<Vec<_>>() {
+            self.feed(peer, Input::Link { peer: NodeId(id), up: true });
+            self.feed(NodeId(id), Input::Link { peer, up: true });
+        }
+    }
+
+    /// Everybody hears of the state of the epoch log.
+    pub(super) fn tell(&mut self) {
+        let state = Arc::new(self.state.clone());
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.feed(id, Input::Cluster(Arc::clone(&state)));
+        }
+    }
+
+    /// The leader does what is due.
+    pub(super) fn lead(&mut self) {
+        let due = self.state.due().expect("something is due");
+        self.apply(&due);
     }
 
     pub(super) fn disk(&self, id: u64) -> &Disk {
@@ -111,6 +144,11 @@ impl Town {
                         inputs.push_back(Input::Scrubbed { job: job.job, outcome });
                     }
                     Effect::Reply { ticket, reply } => self.replies.push((ticket, reply)),
+                    Effect::Move(job) => {
+                        let outcome = moves::work(disk.ports(&Rules::Work), &job.work);
+                        inputs.push_back(Input::Moved { job: job.job, outcome });
+                    }
+                    Effect::Propose { entry } => self.log.push_back(entry),
                     Effect::Datagram { .. } => {}
                 }
             }
@@ -125,13 +163,24 @@ impl Town {
                 self.feed(to, Input::Peer { from, clock, message });
             }
         }
+        if let Some(entry) = self.log.pop_front() {
+            self.apply(&entry);
+        }
+    }
+
+    /// The epoch log has one more entry, and everybody hears of it at once. A refused one changes nothing.
+    pub(super) fn apply(&mut self, entry: &Entry) {
+        if self.state.apply(entry).is_ok() {
+            self.tell();
+        }
+        self.deliver();
     }
 
     pub(super) fn pass(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(100) {
             self.now.mono_us += 100_000;
             self.now.wall_ms += 100;
-            for id in [1, 2, 3].map(NodeId) {
+            for id in self.nodes.keys().copied().collect::<Vec<_>>() {
                 self.feed(id, Input::Tick);
             }
             self.deliver();

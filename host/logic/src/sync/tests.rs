@@ -58,7 +58,7 @@ fn answer(disk: &Disk, ask: &SyncAsk, code: u64) -> SyncAnswer {
         SyncAsk::Root { code: theirs, .. } if theirs != code => return SyncAnswer::Drift,
         SyncAsk::Root { range, root, .. } => (Work::Sums(range), root),
         SyncAsk::Sketches { range, nonce, sketches } => (Work::List { range, nonce, sketches }, 0),
-        SyncAsk::Pull { range, bucket, after } => (Work::Page { range, bucket, after }, 0),
+        SyncAsk::Pull { range, bucket, after } => (Work::Page { range, bucket, after, whole: false }, 0),
         SyncAsk::Mend { range, nonce, records, wants } => {
             let sent = records.iter().map(|(key, record)| (key.clone(), record.digest())).collect();
             merge(disk, records);
@@ -69,7 +69,7 @@ fn answer(disk: &Disk, ask: &SyncAsk, code: u64) -> SyncAnswer {
         Found::Sums(Some(sums)) if root(&sums) == mine => SyncAnswer::Same,
         Found::Sums(Some(sums)) => SyncAnswer::Sums(sums.into_iter().map(|sum| sum as u64).collect()),
         Found::Lists { lists, covered } => SyncAnswer::Lists { lists, covered },
-        Found::Records { records, more, next } => SyncAnswer::Records { records, more, next },
+        Found::Records { records, more, next } => SyncAnswer::Records { records, more, next, refused: 0 },
         other => panic!("{other:?}"),
     }
 }
@@ -97,7 +97,7 @@ fn session(
             }
             Turn::Absorb(records) => {
                 merge(a, records);
-                session.absorbed()
+                session.absorbed(0)
             }
             Turn::Done(end) => return Some((end, session.tally())),
         }

@@ -24,15 +24,16 @@ const SLICE_PRINTS_MAX: usize = 4_096;
 /// Does the work. `bytes_max` bounds what is found, except that one record or one bucket's sketch is always in it.
 #[must_use]
 pub fn found(ports: Ports<'_>, work: &Work, bytes_max: usize) -> Found {
+    let look = |range, nonce, whole| Look { ports, range, nonce, whole };
+    // Who fetches a partition that moves must not take a damaged record for an absent one.
+    let moves = |range: &Range| range.age == Age::Any;
     let done = match work {
         Work::Sums(range) => Ok(Found::Sums(ports.digests.sums(*range))),
-        Work::Sketch { range, nonce, buckets } => sketch(Look { ports, range, nonce: *nonce }, buckets, bytes_max),
-        Work::List { range, nonce, sketches } => list(Look { ports, range, nonce: *nonce }, sketches, bytes_max),
-        Work::Differ { range, nonce, lists } => differ(Look { ports, range, nonce: *nonce }, lists, bytes_max),
-        Work::Fetch { range, nonce, sent, wants } => {
-            fetch(Look { ports, range, nonce: *nonce }, sent, wants, bytes_max)
-        }
-        Work::Page { range, bucket, after } => page(Look { ports, range, nonce: 0 }, *bucket, after, bytes_max),
+        Work::Sketch { range, nonce, buckets } => sketch(look(range, *nonce, false), buckets, bytes_max),
+        Work::List { range, nonce, sketches } => list(look(range, *nonce, moves(range)), sketches, bytes_max),
+        Work::Differ { range, nonce, lists } => differ(look(range, *nonce, false), lists, bytes_max),
+        Work::Fetch { range, nonce, sent, wants } => fetch(look(range, *nonce, moves(range)), sent, wants, bytes_max),
+        Work::Page { range, bucket, after, whole } => page(look(range, 0, *whole), *bucket, after, bytes_max),
     };
     done.unwrap_or(Found::Failed)
 }
@@ -43,6 +44,8 @@ struct Look<'a> {
     ports: Ports<'a>,
     range: &'a Range,
     nonce: u64,
+    /// A damaged record is an error, and not as good as absent.
+    whole: bool,
 }
 
 /// A record as a comparison sees it.
@@ -72,20 +75,25 @@ impl Look<'_> {
         let start = if after.is_empty() { first.to_be_bytes().to_vec() } else { [after, &[0]].concat() };
         let end = first.checked_add(1).map(u32::to_be_bytes);
         let end = end.as_ref().map(|end| &end[..]);
+        let mut damaged = false;
         self.ports.store.scan(Table::Records, &start, end, &mut |engine_key, value| {
-            let Ok(record) = Record::decode(&Bytes::copy_from_slice(value)) else { return ControlFlow::Continue(()) };
+            let Ok(record) = Record::decode(&Bytes::copy_from_slice(value)) else {
+                damaged = true;
+                return ControlFlow::Continue(());
+            };
             if !self.is_of_age(&record) || !self.is_shared(engine_key) {
                 return ControlFlow::Continue(());
             }
             let slice = xxh3_64_with_seed(engine_key, self.nonce);
             let print = xxh3_64_with_seed(&record.digest().to_le_bytes(), slice) as u32;
             visit(Seen { engine_key, slice, print, record })
-        })
+        })?;
+        if damaged && self.whole { Err(StoreError::Corrupt("a record is damaged".into())) } else { Ok(()) }
     }
 
     fn is_of_age(self, record: &Record) -> bool {
         let Range { epoch, age, .. } = *self.range;
-        record.versions().iter().any(|version| Age::of(version.epoch, epoch) == Some(age))
+        record.versions().iter().any(|version| age.spans(version.epoch, epoch))
     }
 
     /// Whether both owners hold the keyspace.
@@ -217,16 +225,22 @@ fn fetch(look: Look<'_>, sent: &[(Key, u64)], wants: &[Prints], bytes_max: usize
         }
     }
     let sent: BTreeSet<&Key> = sent.iter().map(|(key, _)| key).collect();
+    let mut gone = false;
     for want in wants {
+        let mut left: BTreeSet<u32> = want.prints.iter().copied().collect();
         look.bucket(want.bucket, &[], |seen| {
             if want.prints.binary_search(&seen.print).is_ok()
                 && let Some(key) = Key::from_engine_key(seen.engine_key).filter(|key| !sent.contains(key))
             {
+                left.remove(&seen.print);
                 take(key, seen.record);
             }
             ControlFlow::Continue(())
         })?;
+        gone |= !left.is_empty();
     }
+    // Something was replaced since it was listed. Whoever must have all of it asks again for what there is now.
+    more |= gone && look.whole;
     Ok(Found::Records { records, more, next: Bytes::new() })
 }
 

@@ -6,7 +6,7 @@
 
 mod storage;
 
-use crate::clock::NodeClock;
+use crate::clock::{NodeClock, wall_ms};
 use crate::config::Config;
 use crate::disk::{Disk, DiskParts, SharedDigests, SharedOutlines};
 use crate::epoch_log::{EpochLog, Fence, Options as RaftOptions, RaftLog, Timing};
@@ -22,7 +22,7 @@ use anyhow::{Context as _, anyhow};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use mks_logic::cluster::{Addresses, State};
+use mks_logic::cluster::{Addresses, Entry, State};
 use mks_logic::digest::DigestTable;
 use mks_logic::id::NodeId;
 use mks_logic::node::{Node, NodeOptions};
@@ -278,6 +278,7 @@ impl Booted {
             operators: queues.operator_queue,
             events: queues.event_queue,
             states: self.log.watch(),
+            proposals: proposals(Arc::clone(&self.log), me),
             gossip,
             datagrams,
             state: Arc::clone(&handle.state),
@@ -371,4 +372,20 @@ async fn signals(stop: watch::Sender<bool>) {
         _ = int.recv() => tracing::info!("SIGINT"),
     }
     let _ = stop.send(true);
+}
+
+/// Entries of the epoch log that the logic wants and that wait for a leader.
+const PROPOSALS_MAX: usize = 16;
+
+/// Hands on to the epoch log what the logic wants in it, one after the other. What fails is asked for again.
+fn proposals(log: Arc<RaftLog>, me: NodeId) -> mpsc::Sender<Entry> {
+    let (proposals, mut queue) = mpsc::channel::<Entry>(PROPOSALS_MAX);
+    tokio::spawn(async move {
+        while let Some(entry) = queue.recv().await {
+            if let Err(error) = log.propose(entry.signed(me.to_string(), wall_ms())).await {
+                tracing::debug!(%error, "the epoch log did not take what this node says of its partitions");
+            }
+        }
+    });
+    proposals
 }

@@ -169,6 +169,7 @@ fn check_limits(limits: &Limits, out: &mut Vec<Complaint>) {
     in_range(out, &["limits.hint_window_max"], limits.hint_window_max as u64, 1, 1 << 16);
     in_range(out, &["limits.hint_window_bytes_max"], limits.hint_window_bytes_max as u64, 1, 64 << 20);
     in_range(out, &["limits.hint_retry_ms"], limits.hint_retry_ms, 1, 3_600_000);
+    in_range(out, &["limits.move_retry_ms"], limits.move_retry_ms, 1, 3_600_000);
     check_sync(limits, out);
     let pairs: [(&'static [&'static str], u64, u64); 5] = [
         (

@@ -312,6 +312,7 @@ struct LimitFields {
     hint_window_bytes_max: usize,
     hint_retry_ms: u64,
     needs_sync_max: usize,
+    move_retry_ms: u64,
 }
 
 /// `[gossip]`: the fields of [`GossipSettings`], as above.

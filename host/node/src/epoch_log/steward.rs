@@ -74,6 +74,10 @@ async fn next_entry(core: &Core, state: &Arc<State>, seen: &Seen) -> Option<Entr
         let state = Arc::clone(state);
         return tokio::task::spawn_blocking(move || state.form_entry()).await.ok()?;
     }
+    if state.change.is_none() && state.is_unsettled() {
+        let state = Arc::clone(state);
+        return tokio::task::spawn_blocking(move || state.due()).await.ok()?;
+    }
     (seen.epoch.1.elapsed() >= options.epoch_period).then_some(Entry::Advance)
 }
 
@@ -81,6 +85,7 @@ async fn propose(core: &Core, entry: Entry) {
     let what = match &entry {
         Entry::Found { .. } => "founding the cluster",
         Entry::Form { .. } => "forming the ring",
+        Entry::Begin { .. } => "beginning a change of the ring",
         _ => "advancing the epoch",
     };
     match core.write(entry.signed(core.options.node.to_string(), wall_ms())).await {

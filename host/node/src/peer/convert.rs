@@ -49,6 +49,7 @@ pub fn to_wire(message: Message) -> PeerMessage {
                 ReadOutcome::Record(record) if record.is_empty() => found::Outcome::Record(Bytes::new()),
                 ReadOutcome::Record(record) => found::Outcome::Record(record.encode()),
                 ReadOutcome::Digest(digest) => found::Outcome::Digest(digest),
+                ReadOutcome::StaleEpoch { current } => found::Outcome::StaleEpoch(current.0),
                 ReadOutcome::Refused(refused) => found::Outcome::Refused(refused_to_wire(refused)),
             };
             (tag, Body::Found(wire::Found { outcome: Some(outcome) }))
@@ -102,6 +103,7 @@ pub fn from_wire(message: PeerMessage) -> Result<Message, Malformed> {
                     ReadOutcome::Record(Record::decode(&bytes).map_err(|_| Malformed("a damaged record"))?)
                 }
                 found::Outcome::Digest(digest) => ReadOutcome::Digest(digest),
+                found::Outcome::StaleEpoch(current) => ReadOutcome::StaleEpoch { current: Epoch(current) },
                 found::Outcome::Refused(refused) => ReadOutcome::Refused(refused_from_wire(refused)?),
             };
             Ok(Message::Found { tag, outcome })
@@ -223,6 +225,7 @@ mod tests {
             Message::Found { tag, outcome: ReadOutcome::Record(Record::of(version).with_past(&past)) },
             Message::Found { tag, outcome: ReadOutcome::Record(Record::default()) },
             Message::Found { tag, outcome: ReadOutcome::Digest(1) },
+            Message::Found { tag, outcome: ReadOutcome::StaleEpoch { current: Epoch(9) } },
             Message::Forward { tag, request, remaining_ms: 77 },
             Message::Forwarded { tag, reply: Err(mks_logic::event::OpError::NoOwner) },
         ];

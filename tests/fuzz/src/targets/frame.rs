@@ -101,7 +101,7 @@ fn answers() -> impl Iterator<Item = SyncAnswer> {
         SyncAnswer::Drift,
         SyncAnswer::Sums(sums),
         SyncAnswer::Lists { lists: vec![list], covered: 1 },
-        SyncAnswer::Records { records: records(), more: true, next: "next".into() },
+        SyncAnswer::Records { records: records(), more: true, next: "next".into(), refused: 3 },
         SyncAnswer::Refused(SyncRefused::OtherEpoch(Epoch(9))),
     ]
     .into_iter()

@@ -4,6 +4,7 @@
 
 use super::{Invariant, Replied, Verdict};
 use crate::log::PARTITION_BITS;
+use crate::machine::Machine;
 use crate::site::Site;
 use mks_logic::port::Durability;
 use mks_logic::request::Answer;
@@ -42,10 +43,22 @@ impl Invariant for Acks {
                 // In a causal keyspace: it holds the write, or knows that it is superseded.
                 context.as_ref().map_or_else(|| record.latest() >= Some(*written), |c| record.context().includes(c))
             };
-            let owners = site.owners(key).iter().filter(|id| holds(&site.machine(**id).disk)).count();
+            let owners = site.owners(key);
             let keeps = |disk: &crate::disk::Disk| disk.hints(synced).iter().any(|hint| hint.written == *written);
-            let others = site.machines.iter().filter(|machine| !site.owners(key).contains(&machine.id));
+            let others = site.machines.iter().filter(|machine| !owners.contains(&machine.id));
+            if site.log.state.changes > 0 {
+                // Those who took it may have handed it on by now.
+                let any = |machine: &&Machine| holds(&machine.disk) || *hints > 0 && keeps(&machine.disk);
+                let there = site.machines.iter().filter(any).count();
+                if there < usize::from(site.plan.quorums.2) && !site.buried {
+                    return Err(format!(
+                        "{acks} acks and {hints} hints, and {there} nodes hold {written:?} of {key:?}"
+                    ));
+                }
+                continue;
+            }
             let keepers = if *hints > 0 { others.filter(|machine| keeps(&machine.disk)).count() } else { 0 };
+            let owners = owners.iter().filter(|id| holds(&site.machine(**id).disk)).count();
             if owners < usize::from(*acks) || owners + keepers < nodes {
                 return Err(format!(
                     "{acks} acks and {hints} hints from {}, {owners} owners and {keepers} others hold {written:?} of {key:?}",

@@ -10,7 +10,8 @@ use crate::site::{Phase, Site};
 use mks_logic::limits::Limits;
 
 /// Faults after which anti-entropy alone could make owners equal.
-const BEYOND_HINTS: [Fault; 10] = [
+const BEYOND_HINTS: [Fault; 11] = [
+    Fault::Members,
     Fault::Kill,
     Fault::PowerCut,
     Fault::Blackout,

@@ -14,7 +14,8 @@ use std::sync::Arc;
 pub(super) struct Epochs {
     /// By the number of applied entries.
     states: BTreeMap<usize, Arc<State>>,
-    latest: BTreeMap<NodeId, Epoch>,
+    /// By process: a power cut may bring the next one back to what the disk had synced.
+    latest: BTreeMap<(NodeId, u128), Epoch>,
     /// The epoch in which each write set out; its clock tells attempts of one dot apart.
     stamped: BTreeMap<(NodeId, Incarnation, Hlc), Epoch>,
 }
@@ -30,7 +31,7 @@ impl Invariant for Epochs {
         if *known != machine.state {
             return Err(format!("{node} is in another state than others after {} entries", machine.applied));
         }
-        let latest = self.latest.entry(node).or_default();
+        let latest = self.latest.entry((node, machine.opening)).or_default();
         if *latest > machine.state.epoch {
             return Err(format!("{node} went from {latest} back to {}", machine.state.epoch));
         }

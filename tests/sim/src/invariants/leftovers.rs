@@ -16,7 +16,7 @@ impl Invariant for Leftovers {
         if site.phase != Phase::Liveness {
             return Ok(());
         }
-        for machine in &site.machines {
+        for machine in site.present() {
             let load = machine.node.as_ref().map(mks_logic::node::Node::load);
             if load != Some(Load::default()) || !machine.waiting.is_empty() {
                 return Err(format!("{}: {load:?}, {} jobs at the disk", machine.id, machine.waiting.len()));

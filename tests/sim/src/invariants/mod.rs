@@ -8,6 +8,7 @@ mod epochs;
 mod handover;
 mod leftovers;
 mod liveness;
+mod moves;
 mod outlines;
 mod phantoms;
 mod replies;
@@ -99,6 +100,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<handover::Handover>::default(),
         Box::<leftovers::Leftovers>::default(),
         Box::<liveness::Liveness>::default(),
+        Box::<moves::Moves>::default(),
         Box::<outlines::Outlines>::default(),
         Box::<phantoms::Phantoms>::default(),
         Box::<replies::Replies>::default(),

@@ -13,7 +13,7 @@ impl Invariant for Scrub {
 
     fn ended(&mut self, site: &Site) -> Verdict {
         let hurt = |machine: &&crate::machine::Machine| machine.disk.is_flipped();
-        match site.machines.iter().find(hurt) {
+        match site.present().find(hurt) {
             Some(machine) if site.phase == Phase::Liveness => {
                 Err(format!("{} still holds a damaged record", machine.id))
             }

@@ -5,7 +5,7 @@
 use super::{Invariant, Replied, Verdict};
 use crate::log::PARTITION_BITS;
 use crate::site::Site;
-use mks_logic::event::WriteJob;
+use mks_logic::event::{Effect, MoveJob, MoveWork, WriteJob};
 use mks_logic::id::NodeId;
 use mks_logic::request::Answer;
 use mks_logic::time::Hlc;
@@ -22,6 +22,16 @@ pub(super) struct Stamps {
 impl Invariant for Stamps {
     fn name(&self) -> &'static str {
         "stamps"
+    }
+
+    fn stepped(&mut self, _site: &Site, node: NodeId, effects: &[Effect]) -> Verdict {
+        for effect in effects {
+            // What is not owned any more may go.
+            if let Effect::Move(MoveJob { work: MoveWork::Drop { partition, .. }, .. }) = effect {
+                self.synced.retain(|(owner, key), _| *owner != node || !key.starts_with(&partition.0.to_be_bytes()));
+            }
+        }
+        Ok(())
     }
 
     fn committed(&mut self, site: &Site, node: NodeId, group: &[WriteJob]) -> Verdict {

@@ -70,8 +70,8 @@ pub(super) fn answer_to_wire(answer: SyncAnswer) -> wire::SyncAnswer {
             };
             Answer::Lists(wire::SyncLists { lists: lists.into_iter().map(list).collect(), covered })
         }
-        SyncAnswer::Records { records, more, next } => {
-            Answer::Records(wire::SyncRecords { records: records_to_wire(records), more, next })
+        SyncAnswer::Records { records, more, next, refused } => {
+            Answer::Records(wire::SyncRecords { records: records_to_wire(records), more, next, refused })
         }
         SyncAnswer::Refused(refused) => Answer::Refused(refusal_to_wire(refused)),
     };
@@ -88,15 +88,15 @@ pub(super) fn answer_from_wire(answer: wire::SyncAnswer) -> Result<SyncAnswer, M
             let lists = lists.into_iter().map(list_from_wire).collect::<Result<_, _>>()?;
             Ok(SyncAnswer::Lists { lists, covered })
         }
-        Answer::Records(wire::SyncRecords { records, more, next }) => {
-            Ok(SyncAnswer::Records { records: records_from_wire(records)?, more, next: engine_key(next)? })
+        Answer::Records(wire::SyncRecords { records, more, next, refused }) => {
+            Ok(SyncAnswer::Records { records: records_from_wire(records)?, more, next: engine_key(next)?, refused })
         }
         Answer::Refused(refused) => Ok(SyncAnswer::Refused(refusal_from_wire(refused)?)),
     }
 }
 
 /// The numbers are part of the contract between releases.
-const AGES: [(Age, u32); 3] = [(Age::Closed, 1), (Age::Previous, 2), (Age::Open, 3)];
+const AGES: [(Age, u32); 4] = [(Age::Closed, 1), (Age::Previous, 2), (Age::Open, 3), (Age::Any, 4)];
 
 fn range_to_wire(range: Range) -> wire::SyncRange {
     let Range { partition, copies_min, epoch, age } = range;
@@ -242,7 +242,7 @@ mod tests {
             SyncAnswer::Drift,
             SyncAnswer::Sums(vec![u64::MAX; BUCKETS as usize]),
             SyncAnswer::Lists { lists: vec![list], covered: 1 },
-            SyncAnswer::Records { records: records(), more: true, next: "next".into() },
+            SyncAnswer::Records { records: records(), more: true, next: "next".into(), refused: 3 },
         ];
         answers.extend(refusals.map(SyncAnswer::Refused));
         answers
@@ -265,7 +265,8 @@ mod tests {
             wire::SyncRange { partition: 1 << 16, ..good },
             wire::SyncRange { copies_min: 0, ..good },
             wire::SyncRange { copies_min: 6, ..good },
-            wire::SyncRange { age: 4, ..good },
+            wire::SyncRange { age: 0, ..good },
+            wire::SyncRange { age: 5, ..good },
         ] {
             assert!(range_from_wire(range).is_err(), "{range:?}");
         }
