@@ -20,7 +20,8 @@ use mks_logic::outline::{Outline, OutlineTable, Outlines};
 use mks_logic::port::{Batch, Resolve, Store, StoreError, Table};
 use mks_logic::replica::{self, Ports};
 use mks_logic::sync;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::mem;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -52,6 +53,8 @@ const GROUP_JOBS_MAX: usize = 512;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 /// Reads that one answer to the pump carries at most.
 const GROUP_READS_MAX: usize = 64;
+/// Reads that go to one reader together: few enough that the others get their share of a large turn.
+const HANDED_READS_MAX: usize = 16;
 
 /// What is read although no client asked for it.
 #[derive(Debug)]
@@ -100,12 +103,16 @@ impl DiskParts {
 }
 
 /// The queues in front of the threads. The pump bounds what it puts in: see `disk_jobs_max`.
+///
+/// Jobs gather until [`Disk::hand_over`]: a thread that is woken for each one costs more than the job.
 #[expect(missing_debug_implementations, reason = "made of trait objects")]
 pub struct Disk {
     outlines: Arc<dyn Outlines>,
     partition_bits: u8,
-    writes: Option<Sender<Work>>,
-    reads: Option<Sender<ReadJob>>,
+    gathered: Vec<Work>,
+    gathered_reads: Vec<ReadJob>,
+    writes: Option<Sender<Vec<Work>>>,
+    reads: Option<Sender<Vec<ReadJob>>>,
     looks: Option<Sender<Look>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -134,38 +141,42 @@ impl Disk {
         threads.push(thread::Builder::new().name("mks-comparer".into()).spawn(look)?);
         let (outlines, partition_bits) = (Arc::clone(&parts.outlines), parts.partition_bits);
         let (writes, reads, looks) = (Some(writes), Some(reads), Some(looks));
-        Ok(Self { outlines, partition_bits, writes, reads, looks, threads })
+        let (gathered, gathered_reads) = (Vec::new(), Vec::new());
+        Ok(Self { outlines, partition_bits, gathered, gathered_reads, writes, reads, looks, threads })
     }
 
-    /// Queues a write.
-    pub fn write(&self, job: WriteJob) {
-        self.work(Work::Write(job));
+    /// Gathers a write.
+    pub fn write(&mut self, job: WriteJob) {
+        self.gathered.push(Work::Write(job));
     }
 
-    /// Queues work on the hints. It is done in the order in which it is given.
-    pub fn hint(&self, job: HintJob) {
-        self.work(Work::Hint(job));
+    /// Gathers work on the hints. It is done in the order in which it is given.
+    pub fn hint(&mut self, job: HintJob) {
+        self.gathered.push(Work::Hint(job));
     }
 
-    fn work(&self, work: Work) {
-        if let Some(queue) = &self.writes {
-            // Fails only when the thread is gone, at the end of the process.
-            drop(queue.send(work));
+    /// Gives what has gathered to the threads.
+    pub fn hand_over(&mut self) {
+        // A send fails only when the thread is gone, at the end of the process.
+        if let Some(queue) = self.writes.as_ref().filter(|_| !self.gathered.is_empty()) {
+            drop(queue.send(mem::take(&mut self.gathered)));
+        }
+        while let Some(queue) = self.reads.as_ref().filter(|_| !self.gathered_reads.is_empty()) {
+            let rest = self.gathered_reads.split_off(self.gathered_reads.len().min(HANDED_READS_MAX));
+            drop(queue.send(mem::replace(&mut self.gathered_reads, rest)));
         }
     }
 
-    /// Queues a read, or answers it at once where it takes no disk: two threads need not wake up for a digest that is
+    /// Gathers a read, or answers it at once where it takes no disk: two threads need not wake up for a digest that is
     /// remembered.
     #[must_use]
-    pub fn read(&self, job: ReadJob) -> Option<(JobId, ReadOutcome)> {
+    pub fn read(&mut self, job: ReadJob) -> Option<(JobId, ReadOutcome)> {
         if job.want == Want::Digest
             && let Some(outcome) = replica::remembered(&*self.outlines, &job.key, self.partition_bits)
         {
             return Some((job.job, outcome));
         }
-        if let Some(queue) = &self.reads {
-            drop(queue.send(job));
-        }
+        self.gathered_reads.push(job);
         None
     }
 
@@ -175,17 +186,17 @@ impl Disk {
     }
 
     /// Queues a part of a scrub: a look waits for nobody and nobody for it, what it suspects is the writer's.
-    pub fn scrub(&self, job: ScrubJob) {
+    pub fn scrub(&mut self, job: ScrubJob) {
         if job.work.is_for_the_writer() {
-            self.work(Work::Scrub(job));
+            self.gathered.push(Work::Scrub(job));
         } else {
             self.look(Look::Scrub(job));
         }
     }
 
-    /// Queues work for partitions that move. Nothing that it removes is written meanwhile.
-    pub fn moves(&self, job: MoveJob) {
-        self.work(Work::Move(job));
+    /// Gathers work for partitions that move. Nothing that it removes is written meanwhile.
+    pub fn moves(&mut self, job: MoveJob) {
+        self.gathered.push(Work::Move(job));
     }
 
     fn look(&self, look: Look) {
@@ -196,6 +207,7 @@ impl Disk {
 
     /// Lets the threads finish what is queued, and waits for them. Blocks.
     pub fn stop(mut self) {
+        self.hand_over();
         self.writes = None;
         self.reads = None;
         self.looks = None;
@@ -205,11 +217,19 @@ impl Disk {
     }
 }
 
-fn write_jobs(parts: &DiskParts, queue: &Receiver<Work>) {
-    while let Ok(first) = queue.recv() {
-        let (mut bytes, mut next) = (0, Some(first));
+fn write_jobs(parts: &DiskParts, queue: &Receiver<Vec<Work>>) {
+    let mut waiting = VecDeque::new();
+    loop {
+        if waiting.is_empty() {
+            let Ok(handed) = queue.recv() else { return };
+            waiting.extend(handed);
+        }
+        waiting.extend(queue.try_iter().flatten());
+        let (mut jobs, mut bytes) = (0, 0);
         let (mut writes, mut hints, mut scrubs, mut moves) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        while let Some(work) = next {
+        while jobs < GROUP_JOBS_MAX && bytes < GROUP_BYTES_MAX {
+            let Some(work) = waiting.pop_front() else { break };
+            jobs += 1;
             bytes += work.value_bytes();
             match work {
                 Work::Write(job) => writes.push(job),
@@ -217,9 +237,6 @@ fn write_jobs(parts: &DiskParts, queue: &Receiver<Work>) {
                 Work::Scrub(job) => scrubs.push(job),
                 Work::Move(job) => moves.push(job),
             }
-            let jobs = writes.len() + hints.len() + scrubs.len() + moves.len();
-            let full = jobs >= GROUP_JOBS_MAX || bytes >= GROUP_BYTES_MAX;
-            next = if full { None } else { queue.try_recv().ok() };
         }
         // Somebody waits for the writes; for hints only where a sloppy write counts on them; for the rest nobody.
         let scrub = |parts: &DiskParts| scrubs.into_iter().all(|job| scrub::job(parts, job));
@@ -300,16 +317,16 @@ fn fatal(store: &dyn Store) -> Option<String> {
     }
 }
 
-fn read_jobs(parts: &DiskParts, queue: &Mutex<Receiver<ReadJob>>) {
+fn read_jobs(parts: &DiskParts, queue: &Mutex<Receiver<Vec<ReadJob>>>) {
     let mut group = Vec::new();
     loop {
         {
             let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-            let Ok(first) = queue.recv() else { return };
-            group.push(first);
-            while group.len() < GROUP_READS_MAX {
-                let Ok(job) = queue.try_recv() else { break };
-                group.push(job);
+            let Ok(handed) = queue.recv() else { return };
+            group.extend(handed);
+            while group.len() + HANDED_READS_MAX <= GROUP_READS_MAX {
+                let Ok(handed) = queue.try_recv() else { break };
+                group.extend(handed);
             }
         }
         let done: Vec<(JobId, ReadOutcome)> =

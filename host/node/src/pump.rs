@@ -170,6 +170,7 @@ impl Pump {
         view.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut wake = std::pin::pin!(sleep_until(Instant::now()));
         loop {
+            self.parts.disk.hand_over();
             self.arm(wake.as_mut());
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
