@@ -1,7 +1,7 @@
 //! What a node says about itself: whether it serves, and what its operator should know.
 
 use crate::handle::{Handle, ScrubView};
-use mks_logic::ring::RING_WIDTH_MAX;
+use mks_logic::cluster::Standing;
 
 /// Why clients are not served yet; `None` when they are.
 #[must_use]
@@ -59,9 +59,10 @@ pub fn warnings(handle: &Handle) -> Vec<String> {
         ));
     }
     warnings.extend(disk_lies(&view.scrub));
-    if let Some(ring) = &state.ring {
-        for node in state.members.keys().filter(|node| ring.owned_by(**node, RING_WIDTH_MAX) == 0) {
-            warnings.push(format!("{node} owns nothing until moving partitions is built"));
+    if state.ring.is_some() {
+        let joining = state.members.iter().filter(|(_, member)| member.standing == Standing::Joining);
+        for (node, _) in joining {
+            warnings.push(format!("{node} owns nothing until it is accepted: mks node accept {}", node.0));
         }
     }
     warnings

@@ -16,6 +16,7 @@ mod http;
 mod kills;
 mod members;
 mod mending;
+mod moving;
 mod partitions;
 mod plugins;
 mod python;

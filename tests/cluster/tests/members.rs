@@ -88,7 +88,7 @@ async fn operators_see_who_is_there_what_changed_and_what_a_change_would_move() 
     assert_eq!((plan["partitions"].as_u64(), plan["moved"].as_u64()), (Some(192), Some(192)), "{plan}");
     assert_eq!(plan["loads"].as_array().unwrap().len(), 4);
     assert!(at(&addresses, &["node", "accept", "4", "--plan"]).text().contains("will own"));
-    assert_eq!(at(&addresses, &["node", "accept", "4"]).status, USAGE, "it can only be looked at");
+    assert_eq!(at(&addresses, &["node", "accept", "4", "--plan", "--wait"]).status, USAGE, "nothing to wait for");
     for (arguments, word) in [
         (vec!["node", "leave", "1"], "n = 3 copies"),
         (vec!["node", "leave", "9"], "no member n9"),
@@ -96,8 +96,10 @@ async fn operators_see_who_is_there_what_changed_and_what_a_change_would_move() 
         (vec!["node", "replace", "2", "--by", "4"], "NODE_ALIVE"),
         (vec!["node", "accept", "2"], "STANDING"),
     ] {
-        let output = at(&addresses, &[&arguments[..], &["--plan"]].concat());
-        assert_eq!(output.status, REFUSED, "{arguments:?}: {output:?}");
-        assert!(output.stderr.contains(word), "{arguments:?}: {}", output.stderr);
+        for how in [&["--plan"][..], &[]] {
+            let output = at(&addresses, &[&arguments[..], how].concat());
+            assert_eq!(output.status, REFUSED, "{arguments:?}: {output:?}");
+            assert!(output.stderr.contains(word), "{arguments:?}: {}", output.stderr);
+        }
     }
 }

@@ -188,7 +188,7 @@ mod tests {
             "mks put k v --w 0",
             "mks put k v --request-id 12",
             "mks node accept",
-            "mks node leave 3",
+            "mks node leave 3 --plan --wait",
             "mks node replace 3",
             "mks node weight 3 0",
         ] {

@@ -1,20 +1,24 @@
-//! `node`: the members, and what a change of them would move.
+//! `node`: the members, and changes of them.
 
-use super::client::{Client, Failure, Retry};
-use super::output::{Output, table};
+use super::client::{Client, Failure, Retry, signed};
+use super::output::{Output, progress, table};
 use super::units;
 use clap::{Args, Subcommand};
 use mks_proto::v1::admin_client::AdminClient;
 use mks_proto::v1::wish::Wish as Asked;
 use mks_proto::v1::{
-    AcceptNode, ChangePlan, LeaveNode, MemberStatus, MembersRequest, PlaceNode, PlanChangeRequest, PlannedLoad,
-    ReplaceNode, Standing, WeighNode, Wish,
+    AcceptNode, ChangeMembersRequest, ChangePlan, LeaveNode, MemberStatus, MembersRequest, PlaceNode,
+    PlanChangeRequest, PlannedLoad, ReplaceNode, RingRange, RingRequest, Standing, WeighNode, Wish,
 };
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::time::Duration;
 use tonic::transport::Channel;
 
 type Admin = AdminClient<Channel>;
+
+/// Pause between two looks at partitions that move.
+const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
 /// `mks node`
 #[derive(Clone, Debug, Subcommand)]
@@ -75,9 +79,12 @@ pub(super) enum NodeCommand {
 /// What a change is asked for.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct HowArgs {
-    /// Only show what would move. Must be given: moving partitions is not built yet
-    #[arg(long, required = true)]
+    /// Only show what would move
+    #[arg(long)]
     plan: bool,
+    /// Return when all partitions have moved. They move without it as well
+    #[arg(long, conflicts_with = "plan")]
+    wait: bool,
     /// You have made sure that a node is dead, whatever gossip says
     #[arg(long)]
     force: bool,
@@ -107,14 +114,51 @@ impl NodeCommand {
 pub(super) async fn node(client: &Client, command: &NodeCommand, output: &Output) -> Result<(), Failure> {
     let Some((wishes, how)) = command.wishes() else { return list(client, output).await };
     let wishes = wishes.into_iter().map(|wish| Wish { wish: Some(wish) }).collect();
-    debug_assert!(how.plan, "clap asks for it");
-    let request = PlanChangeRequest { wishes, force: how.force };
+    if how.plan {
+        let request = PlanChangeRequest { wishes, force: how.force };
+        let ask = |mut admin: Admin| {
+            let request = request.clone();
+            async move { admin.plan_change(request).await }
+        };
+        let plan = client.admin(Retry::Read, ask).await?;
+        return output.result(&plan_json(&plan), |_| plan_text(&plan, "Nothing is asked for: this was a plan"));
+    }
+    let request = ChangeMembersRequest { wishes, force: how.force, planned_in: None };
     let ask = |mut admin: Admin| {
-        let request = request.clone();
-        async move { admin.plan_change(request).await }
+        let request = signed(request.clone());
+        async move { admin.change_members(request).await }
     };
-    let plan = client.admin(Retry::Read, ask).await?;
-    output.result(&plan_json(&plan), |_| plan_text(&plan))
+    let plan = client.admin(Retry::Write, ask).await?;
+    if how.wait {
+        settled(client).await?;
+    }
+    let end = if how.wait { "All of it has moved" } else { "It is asked for; see `mks node list` for how far it is" };
+    output.result(&plan_json(&plan), |_| plan_text(&plan, end))
+}
+
+/// Waits until no change is due or under way, and nobody is about to leave, with a progress bar over the partitions.
+async fn settled(client: &Client) -> Result<(), Failure> {
+    let bar = progress("moving partitions", Some(0));
+    loop {
+        let ask = |mut admin: Admin| async move { admin.ring(RingRequest { key: None }).await };
+        let ring = client.admin(Retry::Read, ask).await?;
+        let ask = |mut admin: Admin| async move { admin.members(MembersRequest {}).await };
+        let members = client.admin(Retry::Read, ask).await?.members;
+        let moving = |range: &&RingRange| !range.next.is_empty() && range.next != range.owners;
+        let partitions = |range: &RingRange| u64::from(range.last - range.first) + 1;
+        let all: u64 = ring.ranges.iter().filter(moving).map(partitions).sum();
+        let done: u64 = ring.ranges.iter().filter(moving).filter(|range| range.cut_over).map(partitions).sum();
+        if ring.change.is_some() {
+            bar.set_length(all);
+            bar.set_position(done);
+        }
+        let goes = |member: &MemberStatus| matches!(member.standing(), Standing::Leaving | Standing::Dead);
+        if ring.change.is_none() && !ring.due && !members.iter().any(goes) {
+            bar.finish_and_clear();
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 fn plan_json(plan: &ChangePlan) -> Value {
@@ -127,15 +171,15 @@ fn plan_json(plan: &ChangePlan) -> Value {
     })
 }
 
-fn plan_text(plan: &ChangePlan) -> String {
+fn plan_text(plan: &ChangePlan, end: &str) -> String {
     let ChangePlan { epoch, copies, partitions, moved, slots, bytes, loads, notes } = plan;
     if loads.is_empty() {
-        return "nothing would move".to_owned();
+        return format!("Nothing moves. {end}");
     }
     let share = f64::from(*moved) * 100.0 / f64::from((*slots).max(1));
     let about = bytes.map_or_else(String::new, |bytes| format!(", about {}", units::bytes(bytes)));
     let mut text = format!(
-        "{moved} of {slots} copies ({share:.1} %{about}) would be made anew, of {partitions} partitions with {copies} \
+        "{moved} of {slots} copies ({share:.1} %{about}) are made anew, of {partitions} partitions with {copies} \
          owners each\n"
     );
     let mut rows = table(&["node", "owns now", "will own", "fetches", "hands over"]);
@@ -147,7 +191,7 @@ fn plan_text(plan: &ChangePlan) -> String {
     for note in notes {
         let _ = writeln!(text, "NOTE: {note}");
     }
-    text + &format!("Planned in epoch {epoch}. Nothing is asked for: moving partitions is not built yet")
+    text + &format!("Planned in epoch {epoch}. {end}")
 }
 
 async fn list(client: &Client, output: &Output) -> Result<(), Failure> {
@@ -224,12 +268,12 @@ mod tests {
             loads: vec![load],
             notes: vec!["n4 does not answer gossip".into()],
         };
-        let text = plan_text(&plan);
-        for part in ["192 of 768", "25.0 %", "3.0 MiB", "epoch 17", "NOTE: n4"] {
+        let text = plan_text(&plan, "This was a plan");
+        for part in ["192 of 768", "25.0 %", "3.0 MiB", "epoch 17. This was a plan", "NOTE: n4"] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert_eq!(plan_json(&plan)["loads"][0]["after"], 192);
-        assert_eq!(plan_text(&ChangePlan::default()), "nothing would move");
+        assert_eq!(plan_text(&ChangePlan::default(), "Done"), "Nothing moves. Done");
     }
 
     #[test]

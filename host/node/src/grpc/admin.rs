@@ -19,10 +19,10 @@ use mks_logic::port::{Durability, ResolverHash};
 use mks_logic::ring::{RING_WIDTH_MAX, Ring};
 use mks_proto::v1::admin_server::Admin;
 use mks_proto::v1::{
-    self, AlterKeyspaceRequest, ChangePlan, CreateKeyspaceRequest, EpochsRequest, EpochsResponse, KeyspaceDefinition,
-    KeyspaceResponse, ListKeyspacesRequest, ListKeyspacesResponse, LogStatus, MemberStatus, MembersRequest,
-    MembersResponse, PlanChangeRequest, RepairProgress, RepairRequest, RingRange, RingRequest, RingResponse,
-    ScrubProgress, ScrubRequest, StatusRequest, StatusResponse, StoreStatus,
+    self, AlterKeyspaceRequest, ChangeMembersRequest, ChangePlan, CreateKeyspaceRequest, EpochsRequest, EpochsResponse,
+    KeyspaceDefinition, KeyspaceResponse, ListKeyspacesRequest, ListKeyspacesResponse, LogStatus, MemberStatus,
+    MembersRequest, MembersResponse, PlanChangeRequest, RepairProgress, RepairRequest, RingRange, RingRequest,
+    RingResponse, ScrubProgress, ScrubRequest, StatusRequest, StatusResponse, StoreStatus,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -240,7 +240,8 @@ impl AdminService {
             }
         };
         let change = state.change.as_ref().map(|change| change.id);
-        Ok(RingResponse { epoch: state.epoch.0, partitions: ring.partitions() as u32, ranges, partition, change })
+        let (epoch, partitions, due) = (state.epoch.0, ring.partitions() as u32, state.is_unsettled());
+        Ok(RingResponse { epoch, partitions, ranges, partition, change, due })
     }
 }
 
@@ -335,6 +336,10 @@ impl Admin for AdminService {
 
     async fn plan_change(&self, request: Request<PlanChangeRequest>) -> Result<Response<ChangePlan>, Status> {
         self.answer(self.plan(request.into_inner()).await)
+    }
+
+    async fn change_members(&self, request: Request<ChangeMembersRequest>) -> Result<Response<ChangePlan>, Status> {
+        self.answer(self.change(request).await)
     }
 
     async fn epochs(&self, _: Request<EpochsRequest>) -> Result<Response<EpochsResponse>, Status> {

@@ -6,9 +6,9 @@ use mks_logic::cluster::{Addresses, Entry, Member, Standing};
 use mks_logic::id::{Incarnation, NodeId};
 use mks_proto::detail_of;
 use mks_proto::v1::{
-    AcceptNode, AlterKeyspaceRequest, CreateKeyspaceRequest, Durability, EpochsRequest, Key, KeyspaceDefinition,
-    LeaveNode, ListKeyspacesRequest, MembersRequest, PlanChangeRequest, RepairRequest, ReplaceNode, RingRequest,
-    ScrubRequest, StatusRequest, WeighNode, Wish, wish::Wish as Asked,
+    AcceptNode, AlterKeyspaceRequest, ChangeMembersRequest, CreateKeyspaceRequest, Durability, EpochsRequest, Key,
+    KeyspaceDefinition, LeaveNode, ListKeyspacesRequest, MembersRequest, PlanChangeRequest, RepairRequest, ReplaceNode,
+    RingRequest, ScrubRequest, StatusRequest, WeighNode, Wish, wish::Wish as Asked,
 };
 use std::sync::Arc;
 use tokio_stream::StreamExt;
@@ -200,7 +200,11 @@ async fn status_warns_of_what_an_operator_should_know() {
     state.members.insert(NodeId(4), newcomer);
     node.handle.state.store(Arc::new(state));
     let status = admin.status(StatusRequest {}).await.unwrap().into_inner();
-    assert!(warned(&status.warnings, "n4 owns nothing until moving partitions is built"), "{:?}", status.warnings);
+    assert!(
+        warned(&status.warnings, "n4 owns nothing until it is accepted: mks node accept 4"),
+        "{:?}",
+        status.warnings
+    );
 }
 
 #[tokio::test]
@@ -361,6 +365,14 @@ async fn a_change_is_planned_and_what_changed_is_told() {
     admin.create_keyspace(named).await.unwrap();
     let epochs = admin.epochs(EpochsRequest {}).await.unwrap().into_inner();
     assert_eq!(epochs.events[1].who, "ann@desk");
+
+    let asked =
+        |planned_in| ChangeMembersRequest { wishes: vec![Wish { wish: Some(accept(4)) }], force: false, planned_in };
+    let stale = admin.change_members(asked(Some(plan.epoch))).await.unwrap_err();
+    assert_eq!(reason(&stale).1, "STALE_PLAN", "{stale:?}");
+    assert_eq!(node.log.watch().borrow().members[&NodeId(4)].standing, Standing::Joining);
+    admin.change_members(asked(None)).await.unwrap();
+    assert_eq!(node.log.watch().borrow().members[&NodeId(4)].standing, Standing::Up);
 }
 
 #[tokio::test]

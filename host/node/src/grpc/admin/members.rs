@@ -1,16 +1,18 @@
-//! What a change of the members would move, and what changed in the configuration lately.
+//! Changes of the members: what they would move, how they are asked for, and what changed lately.
 
-use super::{AdminService, ring};
+use super::{AdminService, ring, signed};
+use crate::epoch_log::ProposeError;
 use crate::fault::{Fault, Reason};
-use mks_logic::cluster::{Plan, Refusal, Standing, State, Wish};
-use mks_logic::id::NodeId;
+use mks_logic::cluster::{Entry, Plan, Refusal, Standing, State, Wish};
+use mks_logic::id::{Epoch, NodeId};
 use mks_logic::ring::RING_WIDTH_MAX;
 use mks_proto::v1::{
-    self, AcceptNode, ChangePlan, EpochEvent, EpochsResponse, LeaveNode, PlaceNode, PlanChangeRequest, PlannedLoad,
-    ReplaceNode, WeighNode,
+    self, AcceptNode, ChangeMembersRequest, ChangePlan, EpochEvent, EpochsResponse, LeaveNode, PlaceNode,
+    PlanChangeRequest, PlannedLoad, ReplaceNode, WeighNode,
 };
 use std::sync::Arc;
 use tokio::sync::Semaphore;
+use tonic::Request;
 
 /// Wishes of one request at most.
 const WISHES_MAX: usize = 64;
@@ -26,11 +28,40 @@ impl AdminService {
     pub(super) async fn plan(&self, request: PlanChangeRequest) -> Result<ChangePlan, Fault> {
         let state = self.agreed();
         let wishes = self.wishes(&state, request.wishes, request.force)?;
+        self.planned(&state, &wishes).await
+    }
+
+    async fn planned(&self, state: &Arc<State>, wishes: &[Wish]) -> Result<ChangePlan, Fault> {
         let _turn = PLANS.acquire().await;
-        let (planned, asked) = (Arc::clone(&state), wishes.clone());
+        let (planned, asked) = (Arc::clone(state), wishes.to_vec());
         let plan =
             tokio::task::spawn_blocking(move || planned.plan(&asked)).await.map_err(|_| Fault::wrong_answer())?;
-        Ok(self.shown(&state, &plan.map_err(refused)?, &wishes))
+        Ok(self.shown(state, &plan.map_err(refused)?, wishes))
+    }
+
+    /// All wishes are planned together first, so that none is granted where one of them can't be.
+    pub(super) async fn change(&self, request: Request<ChangeMembersRequest>) -> Result<ChangePlan, Fault> {
+        let (sign, request) = signed(request);
+        let state = self.agreed();
+        let wishes = self.wishes(&state, request.wishes, request.force)?;
+        let plan = self.planned(&state, &wishes).await?;
+        let mut seen = request.planned_in.map(Epoch);
+        for (granted, wish) in wishes.iter().enumerate() {
+            // The first one may move the epoch itself.
+            let entry = Entry::Change { wish: wish.clone(), seen: seen.take() };
+            if let Err(error) = self.handle.epoch_log.propose(sign(entry)).await {
+                let fault = match error {
+                    ProposeError::Refused(refusal) => refused(refusal),
+                    other => other.into(),
+                };
+                let message = match granted {
+                    0 => fault.message,
+                    _ => format!("{}; {granted} of {} wishes are granted already", fault.message, wishes.len()),
+                };
+                return Err(Fault { message, ..fault });
+            }
+        }
+        Ok(plan)
     }
 
     fn shown(&self, state: &State, plan: &Plan, wishes: &[Wish]) -> ChangePlan {
