@@ -13,9 +13,13 @@ impl State {
     ///
     /// Two members vote both: the log is then on two disks. From three on the number is odd, because a fourth voter
     /// adds no lost node that could be borne. They are spread over zones; whoever votes already is preferred where that
-    /// is equal. Members that shall leave lose their vote; while the cluster forms, everybody who joined may have one.
+    /// is equal. Members that shall leave lose their vote. While the cluster forms, the founder votes alone until all
+    /// who are expected have joined.
     #[must_use]
     pub fn voters(&self, voting: &BTreeSet<NodeId>, ready: impl Fn(NodeId) -> bool) -> BTreeSet<NodeId> {
+        if self.forming().is_some_and(|(joined, expected)| joined < expected) {
+            return voting.clone();
+        }
         let may = |member: &Member| match member.standing {
             Standing::Up => true,
             Standing::Joining => self.ring.is_none(),

@@ -22,6 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const CHANGE_WAIT: Duration = Duration::from_secs(5);
 /// A learner this many entries behind may become a voter: it takes part in the next majority at once.
 const VOTER_LAG_MAX: u64 = 64;
+/// The ring is made when the log is on all disks that it shall be on; so long is waited for one that does not follow.
+const SPREAD_WAIT: Duration = Duration::from_secs(15);
 /// A node that left gets this long to hear it, at least and at most, before the log forgets it.
 const GOODBYE_MIN: Duration = Duration::from_secs(2);
 const GOODBYE_MAX: Duration = Duration::from_secs(30);
@@ -29,7 +31,7 @@ const GOODBYE_MAX: Duration = Duration::from_secs(30);
 /// Runs for ever; works only while this node leads.
 pub(super) async fn run(core: Arc<Core>) {
     let mut state = core.state.clone();
-    let mut seen = Seen { epoch: (Epoch(0), Instant::now()), departed: BTreeMap::new() };
+    let mut seen = Seen { epoch: (Epoch(0), Instant::now()), complete: None, departed: BTreeMap::new() };
     loop {
         let now = Arc::clone(&state.borrow_and_update());
         seen.note(&now);
@@ -46,6 +48,8 @@ pub(super) async fn run(core: Arc<Core>) {
 /// What there is, and since when this node has seen it so.
 struct Seen {
     epoch: (Epoch, Instant),
+    /// Since when all have joined that the ring waits for.
+    complete: Option<Instant>,
     /// Nodes that left and that Raft still knows.
     departed: BTreeMap<u64, Instant>,
 }
@@ -55,6 +59,8 @@ impl Seen {
         if self.epoch.0 != state.epoch {
             self.epoch = (state.epoch, Instant::now());
         }
+        let complete = state.forming().is_some_and(|(joined, expected)| state.cluster != 0 && joined >= expected);
+        self.complete = complete.then(|| self.complete.unwrap_or_else(Instant::now));
     }
 }
 
@@ -67,8 +73,9 @@ async fn next_entry(core: &Core, state: &Arc<State>, seen: &Seen) -> Option<Entr
         return Some(Entry::Found { cluster: *core.cluster.borrow(), partition_bits, expect, resolver, resolver_hash });
     }
     if state.ring.is_none() {
-        let (joined, expected) = state.forming()?;
-        if joined < expected {
+        // Whoever is told that the cluster serves may count on it that one lost node does not take the log along.
+        let complete = seen.complete?;
+        if !is_spread(core.metrics().membership_config.membership(), state) && complete.elapsed() < SPREAD_WAIT {
             return None;
         }
         let state = Arc::clone(state);
@@ -145,6 +152,13 @@ fn departed(metrics: &RaftMetrics<u64, BasicNode>, state: &State, seen: &mut See
     left.into_iter().filter(ripe).collect()
 }
 
+/// Whether all vote that shall, were all of them ready.
+fn is_spread(membership: &Membership<u64, BasicNode>, state: &State) -> bool {
+    let [voting] = &membership.get_joint_config()[..] else { return false };
+    let voting = voting.iter().copied().map(NodeId).collect();
+    state.voters(&voting, |_| true) == voting
+}
+
 /// The voters as they shall be ([`State::voters`]), if that differs from what they are. A change that another leader
 /// left half done is finished first.
 fn next_voters(
@@ -204,6 +218,22 @@ mod tests {
         assert_eq!(next(&[&[1, 2, 3]], &[""; 5], &[4, 5]), Some(vec![1, 2, 3, 4, 5]), "five of five");
         assert_eq!(next(&[&[1, 2, 3]], &[""; 9], &[4]), None, "the fifth is not ready");
         assert_eq!(next(&[&[1, 2, 3, 4, 5]], &[""; 9], &[6, 7, 8, 9]), None, "five are enough");
+    }
+
+    #[test]
+    fn the_founder_votes_alone_until_all_are_there_and_the_ring_waits_until_they_vote() {
+        let mut state = state(&["", ""]);
+        state.expect = 3;
+        assert_eq!(next_voters(&membership(&[&[1]], 2), &state, |_| true), None, "the third has not joined");
+        let third = state.members[&NodeId(2)].clone();
+        state.members.insert(NodeId(3), third);
+        let voters = next_voters(&membership(&[&[1]], 3), &state, |_| true);
+        assert_eq!(voters, Some(BTreeSet::from([1, 2, 3])), "never two, of which both are needed");
+        for (configs, spread) in
+            [(&[&[1][..]][..], false), (&[&[1, 2]], false), (&[&[1], &[1, 2, 3]], false), (&[&[1, 2, 3]], true)]
+        {
+            assert_eq!(is_spread(&membership(configs, 3), &state), spread, "{configs:?}");
+        }
     }
 
     #[test]
