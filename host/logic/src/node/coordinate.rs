@@ -161,6 +161,8 @@ impl Node {
         let (policy, durability) = (keyspace.policy(), request.durability.unwrap_or(keyspace.durability));
         let ttl_ms = if value.is_some() { request.ttl_ms.unwrap_or(keyspace.ttl_ms) } else { 0 };
         let (remembered, past) = (request.request_id, request.context.unwrap_or_default());
+        // Whatever is refused is refused before its id is remembered: nobody would ever end it.
+        let seats = self.seats(&key, request.sloppy, request.node_confirms)?;
         let mut version = self.version(step, value, ttl_ms, policy);
         if let Some(remembered) = remembered {
             match self.memory.begin(remembered, fingerprint(&key, version.value.as_ref())) {
@@ -184,7 +186,6 @@ impl Node {
         }
         let value_bytes = version.value.as_ref().map_or(0, Bytes::len);
         let bytes = key.partition_key.len() + key.sort_key.len() + value_bytes + past.bytes();
-        let seats = self.seats(&key, request.sloppy, request.node_confirms)?;
         let mut op = WriteOp::new(key, (version, past), seats, needed, durability, policy);
         op.sloppy = request.sloppy;
         let tag = self.tag();

@@ -269,6 +269,18 @@ fn more_zones_than_there_are_is_an_error_that_says_so() {
 }
 
 #[test]
+fn a_write_that_was_refused_may_be_sent_again_under_its_id() {
+    let (mut state, owners, _) = five();
+    state.members.get_mut(&owners[0]).unwrap().zone = "a".into();
+    state.members.get_mut(&owners[1]).unwrap().zone = "a".into();
+    let mut solo = Solo::member(owners[0].0, &state);
+    let asked = |confirms| Request { sloppy: false, request_id: Some(5), node_confirms: Some(confirms), ..put() };
+    assert!(matches!(reply(&solo.ask(asked(3))), Some(Err(OpError::Invalid(_)))));
+    let out = solo.ask(asked(2));
+    assert_eq!((reply(&out), sends(&out).len()), (None, 2), "it is new");
+}
+
+#[test]
 fn a_read_asks_owners_until_they_lie_far_enough_apart() {
     let (mut state, owners, _) = five();
     for (owner, zone) in owners.iter().zip(["a", "a", "b"]) {
