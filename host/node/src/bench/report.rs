@@ -173,18 +173,25 @@ impl Report {
     }
 
     fn cpu_text(&self, text: &mut String) {
+        // Writing to a String can't fail, here and below.
+        if self.operations == 0 {
+            let _ = writeln!(text, "no operation worked, so there is no CPU per operation");
+            return;
+        }
         let client = self.client_cpu_us_per_op;
         let nodes = self.servers.len();
         let servers = match self.server_cpu_us_per_op {
             Some(servers) => format!("{servers:.1} us on {nodes} nodes together"),
-            None => "unknown on the nodes (name them with --pids)".to_owned(),
+            None if self.servers.is_empty() => "unknown on the nodes (name them with --pids)".to_owned(),
+            None => "unknown on the nodes, as one of them is gone".to_owned(),
         };
-        // Writing to a String can't fail, here and below.
         let _ = writeln!(text, "CPU per operation: {servers}, {client:.1} us in the client");
         for server in &self.servers {
-            let memory = server.resident_bytes.unwrap_or(0) >> 20;
-            let cpu = server.cpu_us_per_op.unwrap_or(f64::NAN);
-            let _ = writeln!(text, "  process {} {}: {cpu:.1} us, {memory} MiB resident", server.pid, server.address);
+            let cpu = server.cpu_us_per_op.map_or("unknown".to_owned(), |us| format!("{us:.1} us"));
+            let memory = server
+                .resident_bytes
+                .map_or_else(|| "gone at the end".to_owned(), |bytes| format!("{} MiB resident", bytes >> 20));
+            let _ = writeln!(text, "  process {} {}: {cpu}, {memory}", server.pid, server.address);
         }
         if self.foreign_cores > FOREIGN_CORES_MAX {
             let _ = writeln!(text, "NOISY: {:.1} cores were busy with something else", self.foreign_cores);
@@ -315,10 +322,33 @@ pub(super) mod tests {
         }
         recorder.add(Kind::Get, Duration::from_millis(500), Outcome::Absent);
         recorder.add(Kind::Get, Duration::ZERO, Outcome::Failed("BUSY".to_owned()));
-        let spent = Spent { servers: vec![Some(2_020)], client: 101, foreign_cores: 0.5 };
-        let servers = [Process { pid: std::process::id(), address: "a:1".to_owned() }];
+        report(&recorder, 101, std::process::id(), Some(2_020))
+    }
+
+    /// A report of two seconds with one node, and what that spent.
+    fn report(recorder: &Recorder, operations: u64, pid: u32, cpu_us: Option<u64>) -> Report {
+        let spent = Spent { servers: vec![cpu_us], client: 101, foreign_cores: 0.5 };
+        let servers = [Process { pid, address: "a:1".to_owned() }];
         let args = Line::parse_from(["bench"]).args;
-        Report::new(&args, &recorder, 101, Duration::from_secs(2), &servers, &spent, Engines::default()).unwrap()
+        Report::new(&args, recorder, operations, Duration::from_secs(2), &servers, &spent, Engines::default()).unwrap()
+    }
+
+    #[test]
+    fn a_node_that_is_gone_has_no_figures() {
+        // No process has this id: they end at 2^22.
+        let text = report(&Recorder::new(), 7, u32::MAX, None).text();
+        assert!(text.contains("process 4294967295 a:1: unknown, gone at the end"), "{text}");
+        assert!(text.contains("unknown on the nodes, as one of them is gone"), "{text}");
+        assert!(!text.contains("NaN"), "{text}");
+    }
+
+    #[test]
+    fn without_operations_nothing_is_said_per_operation() {
+        let report = report(&Recorder::new(), 0, std::process::id(), Some(2_020));
+        let text = report.text();
+        assert!(text.contains("no operation worked"), "{text}");
+        assert!(!text.contains("NaN") && !text.contains("CPU per operation:"), "{text}");
+        assert!(serde_json::to_value(report).unwrap()["all"]["mean_us"].is_number());
     }
 
     #[test]
