@@ -34,6 +34,9 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
+    /// Its name in the directory of a store.
+    pub(crate) const FILE: &str = "floor";
+
     /// Reads the number at `path`, 0 when there is none: a missing or torn file only means that nothing is noticed.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;

@@ -3,9 +3,10 @@
 //! **What is absent:** keys with a meaning, versions, quorums, networks, async. Bytes in, bytes out, on the thread of
 //! the caller. An engine's crate is named in that engine's file and nowhere else in the workspace.
 //!
-//! [`open`](open()) is the only way in. What it returns is an engine (`fjall`, `rocks`, `memory`) inside a guard that
-//! gives all of them the same manners: a failed fsync is the end, a full disk is noticed before the engine does,
-//! waiting writers share one fsync, and writers are slowed down smoothly before the engine would stop them.
+//! [`open`](open()) is the only way in, or [`open_watched`] where a start may take long. What it returns is an engine
+//! (`fjall`, `rocks`, `memory`) inside a guard that gives all of them the same manners: a failed fsync is the end, a full
+//! disk is noticed before the engine does, waiting writers share one fsync, and writers are slowed down smoothly before the
+//! engine would stop them.
 //!
 //! Rules for callers, the same for every engine:
 //! - A key has 1 to [`KEY_BYTES_MAX`] bytes and sorts before [`KEYS_END`]; a value has up to [`VALUE_BYTES_MAX`] bytes.
@@ -24,6 +25,7 @@ mod options;
 #[cfg(feature = "rocksdb")]
 mod rocks;
 mod room;
+mod swap;
 mod throttle;
 
 #[cfg(feature = "conformance")]
@@ -31,5 +33,6 @@ pub mod conformance;
 
 pub use effects::RANGE_DELETE_KEYS_MAX;
 pub use engine::{KEY_BYTES_MAX, KEYS_END, VALUE_BYTES_MAX};
-pub use open::{OpenError, open};
+pub use open::{OpenError, open, open_watched};
 pub use options::{BUILT, Engine, Options};
+pub use swap::Swapping;

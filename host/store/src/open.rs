@@ -3,7 +3,8 @@
 //! ```text
 //! directory/
 //! ├── lock        held while the store is open; names the process
-//! ├── building/   a store that is being made; swept away at the next opening
+//! ├── building/   a store that is being made, or one that has had its day; swept away at the next opening
+//! ├── replaced/   the store of another engine, until the one that took its place has opened: see `swap`
 //! └── live/       renamed from `building` when all of it is on the disk
 //!     ├── marker      format and engine
 //!     ├── floor       see `floor`
@@ -17,6 +18,7 @@ use crate::guard::{Disk, Guard};
 use crate::memory::Memory;
 use crate::options::{BUILT, Engine, Options};
 use crate::room::Room;
+use crate::swap::{self, Swapping};
 use mks_logic::port::{Store, StoreError};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -27,7 +29,7 @@ use std::sync::Arc;
 /// Version of the layout above and of what the tables' keys mean to the engines.
 const FORMAT: u32 = 1;
 
-/// Why a store can't be opened. Nothing was changed in its directory, except for a birth that goes on next time.
+/// Why a store can't be opened. What it held is there as before; a birth, or a move to another engine, begins anew next time.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// This binary does not have the engine.
@@ -46,14 +48,44 @@ pub enum OpenError {
         /// Who holds it, if it said so.
         process: Option<u32>,
     },
-    /// The directory was made by another engine.
-    #[error("{} was made by the engine {found}, not by {asked}; set the engine back to {found}, or start with an \
-        empty directory and let the other owners fill it", directory.display())]
+    /// The directory was made by another engine, which this binary does not have: nobody can read it here.
+    #[error("{} holds data of the engine {found}, which is not part of this binary, so that {asked} can't take it over; \
+        start a binary that has both (`cargo build --release --features rocksdb`), or set the engine back to {found}",
+        directory.display())]
     WrongEngine {
         /// The directory.
         directory: PathBuf,
         /// The engine that made it.
-        found: String,
+        found: Engine,
+        /// The engine that was asked for.
+        asked: Engine,
+    },
+    /// There is no room for the copy by which a store gets another engine.
+    #[error("{} holds {needed} bytes of the engine {found}, and to copy them to {asked} that much must be free beside \
+        the reserve of {reserve} bytes, but {free} bytes are; make room, or set the engine back to {found}",
+        directory.display())]
+    NoRoomToSwap {
+        /// The directory.
+        directory: PathBuf,
+        /// The engine that made it.
+        found: Engine,
+        /// The engine that was asked for.
+        asked: Engine,
+        /// Bytes of the old engine.
+        needed: u64,
+        /// Bytes that stay free in any case.
+        reserve: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// Whoever watched the copy to another engine said stop.
+    #[error("{} was being copied from the engine {found} to {asked} when it was told to stop; {found} still has it all",
+        directory.display())]
+    SwapStopped {
+        /// The directory.
+        directory: PathBuf,
+        /// The engine that made it.
+        found: Engine,
         /// The engine that was asked for.
         asked: Engine,
     },
@@ -84,14 +116,23 @@ pub enum OpenError {
     },
 }
 
-/// Opens the store in `options.directory`, and makes it when there is none.
+/// Opens the store in `options.directory`, and makes it when there is none. One that another engine made is copied to
+/// `options.engine` first.
 ///
-/// A crash at any instant, also while it is made, leaves a directory that opens again. Dropping the last handle closes
-/// the store and gives the directory back.
+/// A crash at any instant, also while it is made or copied, leaves a directory that opens again. Dropping the last handle
+/// closes the store and gives the directory back.
 ///
 /// # Errors
 /// See [`OpenError`].
 pub fn open(options: &Options) -> Result<Arc<dyn Store>, OpenError> {
+    open_watched(options, &mut |_| true)
+}
+
+/// As [`open`](open()), for stores that may need a copy: `watch` hears now and then how far it is, and says whether to go on.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open_watched(options: &Options, watch: &mut dyn FnMut(Swapping) -> bool) -> Result<Arc<dyn Store>, OpenError> {
     if !BUILT.contains(&options.engine) {
         return Err(OpenError::NotBuilt(options.engine));
     }
@@ -104,16 +145,19 @@ pub fn open(options: &Options) -> Result<Arc<dyn Store>, OpenError> {
         Locking::Ours(lock) => lock,
         Locking::Theirs(process) => return Err(OpenError::Locked { directory: home.directory.to_owned(), process }),
     };
-    let live = home.directory.join("live");
-    if !live.try_exists().map_err(|e| home.io(&e))? {
-        home.build(options, &live)?;
+    swap::resume(&home, options.engine)?;
+    let live = home.live();
+    if !home.has(&live)? {
+        home.build(options, |_| Ok(()))?;
+        home.rename(&home.building(), &live)?;
     }
-    let made = Marker::read(&home, &live)?;
-    made.check(&home, options.engine)?;
-    let tuned = Options { memtable_bytes: made.memtable_bytes, ..options.clone() };
-    let engine = start(&tuned, &live.join("engine"), Birth::Old).map_err(|e| home.store(e))?;
-    let floor = Floor::open(&live.join("floor")).map_err(|e| home.io(&e))?;
-    floor.check(&*engine).map_err(|e| home.store(e))?;
+    let mut made = Marker::read(&home, &live)?;
+    if made.engine != options.engine {
+        swap::swap(&home, &made, options, watch)?;
+        made = Marker::read(&home, &live)?;
+    }
+    let (engine, floor) = home.start(&live, &made, options).inspect_err(|_| swap::tell_of_old(&home))?;
+    swap::clear(&home)?;
     let room = Room::new(live, options.reserve_bytes);
     Ok(Arc::new(Guard::new(engine, Some(Disk { floor, room, _lock: lock }))))
 }
@@ -136,13 +180,34 @@ fn start(options: &Options, directory: &Path, birth: Birth) -> Result<Box<dyn Na
     }
 }
 
-/// The directory that is being opened, for the errors.
-struct Home<'a> {
-    directory: &'a Path,
+/// The directory that is being opened.
+pub(crate) struct Home<'a> {
+    pub(crate) directory: &'a Path,
 }
 
 impl Home<'_> {
-    fn io(&self, e: &io::Error) -> OpenError {
+    pub(crate) fn live(&self) -> PathBuf {
+        self.directory.join("live")
+    }
+
+    pub(crate) fn building(&self) -> PathBuf {
+        self.directory.join("building")
+    }
+
+    pub(crate) fn replaced(&self) -> PathBuf {
+        self.directory.join("replaced")
+    }
+
+    pub(crate) fn has(&self, path: &Path) -> Result<bool, OpenError> {
+        path.try_exists().map_err(|e| self.io(&e))
+    }
+
+    /// Gives a store in this directory another name, durably.
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), OpenError> {
+        fs::rename(from, to).and_then(|()| files::sync_directory(self.directory)).map_err(|e| self.io(&e))
+    }
+
+    pub(crate) fn io(&self, e: &io::Error) -> OpenError {
         OpenError::Io { directory: self.directory.to_owned(), why: e.to_string() }
     }
 
@@ -150,7 +215,7 @@ impl Home<'_> {
         OpenError::Corrupt { directory: self.directory.to_owned(), why: why.into() }
     }
 
-    fn store(&self, e: StoreError) -> OpenError {
+    pub(crate) fn store(&self, e: StoreError) -> OpenError {
         let directory = self.directory.to_owned();
         match e {
             StoreError::Corrupt(why) => OpenError::Corrupt { directory, why },
@@ -159,10 +224,28 @@ impl Home<'_> {
         }
     }
 
-    /// Makes a store next to where it will live, puts all of it on the disk, and moves it there in one step. An engine
-    /// that is killed while it makes its files may never open them again; here the half-made ones are swept away.
-    fn build(&self, options: &Options, live: &Path) -> Result<(), OpenError> {
-        let building = self.directory.join("building");
+    /// Starts the engine that made `store`, if it holds all that the disk had promised to keep.
+    pub(crate) fn start(
+        &self,
+        store: &Path,
+        made: &Marker,
+        options: &Options,
+    ) -> Result<(Box<dyn Native>, Floor), OpenError> {
+        let tuned = Options { engine: made.engine, memtable_bytes: made.memtable_bytes, ..options.clone() };
+        let engine = start(&tuned, &store.join("engine"), Birth::Old).map_err(|e| self.store(e))?;
+        let floor = Floor::open(&store.join(Floor::FILE)).map_err(|e| self.io(&e))?;
+        floor.check(&*engine).map_err(|e| self.store(e))?;
+        Ok((engine, floor))
+    }
+
+    /// Makes a store next to where it will live, with whatever `fill` puts into it, all of it on the disk. An engine that
+    /// is killed while it makes its files may never open them again; here the half-made ones are swept away.
+    pub(crate) fn build<T>(
+        &self,
+        options: &Options,
+        fill: impl FnOnce(&dyn Native) -> Result<T, OpenError>,
+    ) -> Result<T, OpenError> {
+        let building = self.building();
         let fresh = || -> io::Result<()> {
             if building.try_exists()? {
                 fs::remove_dir_all(&building)?;
@@ -170,20 +253,20 @@ impl Home<'_> {
             fs::create_dir(&building)
         };
         fresh().map_err(|e| self.io(&e))?;
-        let marker = Marker { engine: options.engine.name().to_owned(), memtable_bytes: options.memtable() };
+        let marker = Marker { engine: options.engine, memtable_bytes: options.memtable() };
         marker.write(&building).map_err(|e| self.io(&e))?;
-        drop(start(options, &building.join("engine"), Birth::New).map_err(|e| self.store(e))?);
-        files::sync_tree(&building)
-            .and_then(|()| fs::rename(&building, live))
-            .and_then(|()| files::sync_directory(self.directory))
-            .map_err(|e| self.io(&e))
+        let engine = start(options, &building.join("engine"), Birth::New).map_err(|e| self.store(e))?;
+        let filled = fill(&*engine)?;
+        drop(engine);
+        files::sync_tree(&building).map_err(|e| self.io(&e))?;
+        Ok(filled)
     }
 }
 
 /// The file that says what made the directory: `name = value` lines.
 #[derive(Debug)]
-struct Marker {
-    engine: String,
+pub(crate) struct Marker {
+    pub(crate) engine: Engine,
     memtable_bytes: u64,
 }
 
@@ -196,8 +279,8 @@ impl Marker {
         write!(file, "format = {FORMAT}\nengine = {engine}\nmemtable_bytes = {memtable_bytes}\n")
     }
 
-    fn read(home: &Home<'_>, live: &Path) -> Result<Self, OpenError> {
-        let text = match fs::read(live.join(Self::FILE)) {
+    pub(crate) fn read(home: &Home<'_>, store: &Path) -> Result<Self, OpenError> {
+        let text = match fs::read(store.join(Self::FILE)) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(home.corrupt("its marker file is missing")),
             Err(e) => return Err(home.io(&e)),
@@ -212,19 +295,12 @@ impl Marker {
         }
         match (lines.get("engine"), number("memtable_bytes")) {
             (Some(engine), Some(memtable_bytes)) if found == FORMAT => {
-                Ok(Self { engine: (*engine).to_owned(), memtable_bytes })
+                // `memory` makes no directories.
+                let known = engine.parse::<Engine>().ok().filter(|engine| *engine != Engine::Memory);
+                let strange = || home.corrupt(format!("its marker file names an engine {engine:?}"));
+                Ok(Self { engine: known.ok_or_else(strange)?, memtable_bytes })
             }
             _ => Err(unreadable()),
         }
-    }
-
-    fn check(&self, home: &Home<'_>, asked: Engine) -> Result<(), OpenError> {
-        if self.engine == asked.name() {
-            return Ok(());
-        }
-        if self.engine.parse::<Engine>().is_err() {
-            return Err(home.corrupt(format!("its marker file names an engine {:?}", self.engine)));
-        }
-        Err(OpenError::WrongEngine { directory: home.directory.to_owned(), found: self.engine.clone(), asked })
     }
 }

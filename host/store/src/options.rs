@@ -57,7 +57,7 @@ impl FromStr for Engine {
 pub struct Options {
     /// The store's own directory, made when it is missing. Ignored by [`Engine::Memory`].
     pub directory: PathBuf,
-    /// Which engine. A directory keeps the engine that made it.
+    /// Which engine. A directory that another one made is copied to this one when it is opened.
     pub engine: Engine,
     /// Cache of blocks that were read, for all tables together.
     pub cache_bytes: u64,

@@ -31,18 +31,26 @@ impl Room {
             return Ok(());
         }
         self.unseen.store(0, Ordering::Relaxed);
-        let directory = self.directory.display();
-        let disk = rustix::fs::statvfs(&self.directory)
-            .map_err(|e| StoreError::Io(format!("the file system of {directory} does not say its free space: {e}")))?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let free = self.free()?;
         self.short.store(free < self.reserve, Ordering::Relaxed);
         let needed = if deletes_only { self.reserve / 2 } else { self.reserve };
         if free < needed {
-            let reserve = self.reserve;
+            let (reserve, directory) = (self.reserve, self.directory.display());
             return Err(StoreError::Full(format!(
                 "{free} bytes are free at {directory}, the store keeps {reserve} for its own work"
             )));
         }
         Ok(())
+    }
+
+    /// Bytes that are free.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the file system does not answer.
+    pub(crate) fn free(&self) -> Result<u64, StoreError> {
+        let directory = self.directory.display();
+        let disk = rustix::fs::statvfs(&self.directory)
+            .map_err(|e| StoreError::Io(format!("the file system of {directory} does not say its free space: {e}")))?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 }

@@ -5,7 +5,7 @@
 use mks_logic::digest::{Age, DigestTable, Range, recompute};
 use mks_logic::id::{Epoch, KeyspaceId};
 use mks_logic::port::{Read, Store, Table};
-use mks_store::Options;
+use mks_store::{Engine, Options};
 use mks_tests_cluster::{Client, Cluster, Contest, Node, NodeSetup};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -24,8 +24,8 @@ fn rounds() -> u64 {
     std::env::var("MKS_KILL_ROUNDS").map_or(ROUNDS, |text| text.parse().expect("MKS_KILL_ROUNDS is a number"))
 }
 
-fn store_of(node: &Node) -> Arc<dyn Store> {
-    let options = Options { directory: node.data_dir().join("store"), ..Options::default() };
+fn store_of(node: &Node, engine: Engine) -> Arc<dyn Store> {
+    let options = Options { directory: node.data_dir().join("store"), engine, ..Options::default() };
     mks_store::open(&options).unwrap_or_else(|error| panic!("node {} does not open: {error}", node.id()))
 }
 
@@ -39,9 +39,9 @@ fn rows(store: &dyn Read, table: Table) -> BTreeMap<Vec<u8>, Vec<u8>> {
     rows
 }
 
-/// The sums that lie on the disk are those of the records that lie there. Returns how many records that was.
-fn assert_sums_are_true(node: &Node) -> usize {
-    let store = store_of(node);
+/// The sums that lie on the disk of a dead node are those of the records that lie there. Returns how many records that was.
+pub(crate) fn assert_sums_are_true(node: &Node, engine: Engine) -> usize {
+    let store = store_of(node, engine);
     let before = rows(&*store, Table::Digests);
     let kept = DigestTable::open(&*store, [COPIES]).expect("the store reads");
     // Where sums were damaged or missing, opening would have made them anew, and there were nothing to compare.
@@ -93,7 +93,7 @@ async fn after_kill_9_at_random_moments_the_sums_are_those_of_the_records_and_no
         let (id, wait) = (1 + dice % 3, 20 + (dice >> 32) % 400);
         tokio::time::sleep(Duration::from_millis(wait)).await;
         cluster.node_mut(id).kill();
-        records = assert_sums_are_true(cluster.node(id)).max(records);
+        records = assert_sums_are_true(cluster.node(id), Engine::Fjall).max(records);
         cluster.node_mut(id).start();
         cluster.node_mut(id).wait_ready();
         println!("round {round}: node {id} after {wait} ms, {records} records at most so far");
@@ -106,6 +106,6 @@ async fn after_kill_9_at_random_moments_the_sums_are_those_of_the_records_and_no
     history.assert_settled(&cluster, &clients(&cluster)).await;
     cluster.nodes().for_each(Node::kill);
     for node in cluster.nodes() {
-        assert_sums_are_true(node);
+        assert_sums_are_true(node, Engine::Fjall);
     }
 }

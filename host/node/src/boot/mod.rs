@@ -44,7 +44,7 @@ const CALLS_MAX: usize = 4_096;
 const OPERATORS_MAX: usize = 16;
 /// Events that wait for the pump at most; each is a group.
 const EVENTS_MAX: usize = 4_096;
-/// How often a start that reads every record says how far it is.
+/// How often a start that reads or copies every record says how far it is.
 const OPENING_SAID: Duration = Duration::from_secs(5);
 /// Threads that read the disk.
 const READERS: usize = 1;
@@ -63,7 +63,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let key = *config.cluster_key()?.bytes();
     let metrics = Metrics::new();
     let sandbox = storage::sandbox(&config, &metrics)?;
-    let opened = storage::open(&config, &sandbox, &metrics)?;
+    let Some(opened) = storage::open(&config, &sandbox, &metrics, stopped.clone()).await? else {
+        return Ok(());
+    };
     let sockets = Sockets::bind(&config).await?;
     let trust = Trust::new(config.node.id, &key);
     let log = RaftLog::start(raft_options(&config, &sockets.addresses, &opened, &trust)).await?;

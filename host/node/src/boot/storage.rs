@@ -1,14 +1,18 @@
 //! The sandbox, and the store behind the adapter that the config names.
 
+use super::OPENING_SAID;
 use crate::config::{Adapter, Config};
 use crate::metrics::{Metrics, Sample, SampleKind};
 use anyhow::Context as _;
 use mks_logic::port::Store;
 use mks_sandbox::{AdapterSource, Compression, Sandbox, SandboxOptions, StoragePlan, Tuning};
-use mks_store::{Engine, Options};
+use mks_store::{Engine, OpenError, Options, Swapping};
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 /// What the store was opened with, for status pages.
 #[derive(Clone)]
@@ -42,8 +46,14 @@ pub(super) fn sandbox(config: &Config, metrics: &Metrics) -> anyhow::Result<Arc<
     Ok(sandbox)
 }
 
-/// Asks the adapter for its plan and opens the engine that it names.
-pub(super) fn open(config: &Config, sandbox: &Sandbox, metrics: &Metrics) -> anyhow::Result<Opened> {
+/// Asks the adapter for its plan and opens the engine that it names, on a thread of its own: the store of another engine
+/// is copied first. `None` when the node is stopped meanwhile.
+pub(super) async fn open(
+    config: &Config,
+    sandbox: &Sandbox,
+    metrics: &Metrics,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<Option<Opened>> {
     let storage = &config.storage;
     let defaults = Options {
         directory: config.node.data_dir.join("store"),
@@ -67,11 +77,32 @@ pub(super) fn open(config: &Config, sandbox: &Sandbox, metrics: &Metrics) -> any
             (planned(defaults, &plan)?, name)
         }
     };
-    let store = mks_store::open(&options)
-        .map_err(anyhow::Error::from)
-        .with_context(|| format!("can't open the {} store in {}", options.engine, options.directory.display()))?;
+    let (engine, directory) = (options.engine, options.directory.clone());
+    let opened = spawn_blocking(move || mks_store::open_watched(&options, &mut progress(stopped)));
+    let store = match opened.await.context("the thread that opens the store died")? {
+        Err(stop @ OpenError::SwapStopped { .. }) => {
+            tracing::info!("{stop}");
+            return Ok(None);
+        }
+        opened => opened
+            .map_err(anyhow::Error::from)
+            .with_context(|| format!("can't open the {engine} store in {}", directory.display()))?,
+    };
     metrics.register_store(Arc::clone(&store));
-    Ok(Opened { store, adapter })
+    Ok(Some(Opened { store, adapter }))
+}
+
+/// Says now and then how far a copy to another engine is, until the node is stopped.
+fn progress(stopped: watch::Receiver<bool>) -> impl FnMut(Swapping) -> bool {
+    let mut said = Instant::now();
+    move |Swapping { from, to, checking, entries, about }| {
+        if said.elapsed() > OPENING_SAID {
+            said = Instant::now();
+            let doing = if checking { "reading back what was copied" } else { "copying everything" };
+            tracing::info!(%from, %to, entries, about, "{doing}, so that the store gets its new engine");
+        }
+        !*stopped.borrow()
+    }
 }
 
 /// The plan's choices over the config's defaults.

@@ -172,7 +172,7 @@ impl Default for Cluster {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Storage {
-    /// The component in front of the engine.
+    /// The component in front of the engine. Another engine than before: the next start copies the store to it.
     pub adapter: Adapter,
     /// What the engine may use for its block cache and write buffers together, bytes. The adapter divides it.
     pub memory_bytes: u64,

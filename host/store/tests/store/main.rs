@@ -11,6 +11,7 @@ mod opening;
 mod power;
 #[cfg(target_os = "linux")]
 mod power_disk;
+mod swap;
 
 use mks_store::{BUILT, Engine, Options};
 use std::path::Path;

@@ -25,20 +25,6 @@ fn a_directory_in_use_is_refused_and_names_the_process() {
 }
 
 #[test]
-fn a_directory_keeps_its_engine() {
-    for engine in durable() {
-        let directory = tempfile::tempdir().unwrap();
-        drop(open(&small(engine, directory.path())).unwrap());
-        let other = if engine == Engine::Fjall { "rocksdb" } else { "fjall" };
-        let marker = directory.path().join("live/marker");
-        let text = fs::read_to_string(&marker).unwrap();
-        fs::write(&marker, text.replace(engine.name(), other)).unwrap();
-        let refused = refusal(&small(engine, directory.path()));
-        assert!(matches!(&refused, OpenError::WrongEngine { found, .. } if found == other), "{refused}");
-    }
-}
-
-#[test]
 fn a_later_format_and_a_broken_marker_are_told_apart() {
     for engine in durable() {
         let directory = tempfile::tempdir().unwrap();

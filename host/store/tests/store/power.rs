@@ -18,7 +18,7 @@ fn disk(engine: Engine, seed: u64) -> PowerDisk {
 }
 
 /// A session whose power was cut may end with an error of its own: what counts is what the disk holds.
-fn unmount(session: fuser::BackgroundSession) {
+pub(crate) fn unmount(session: fuser::BackgroundSession) {
     if let Err(error) = session.umount_and_join() {
         println!("unmounting: {error}");
     }

@@ -50,10 +50,18 @@ enum Node {
     Directory(Directory),
 }
 
+/// See [`PowerDisk::cut_at_rename`].
+struct Plan {
+    renames: u32,
+    after: bool,
+    torn: bool,
+}
+
 struct State {
     nodes: HashMap<u64, Node>,
     next: u64,
     power: bool,
+    plan: Option<Plan>,
     syncs_fail: bool,
     /// See [`PowerDisk::like_linux`].
     keeps_new_names: bool,
@@ -210,10 +218,43 @@ impl State {
 
     fn rename(&mut self, parent: INodeNo, name: &OsStr, to: INodeNo, as_name: &OsStr) -> Answer<()> {
         let ino = self.look_up(parent, name)?;
+        let planned = self.take_plan(ino);
+        if let Some(Plan { after: false, torn, .. }) = planned {
+            self.cut(torn);
+        }
         self.directory(to)?;
         self.directory(parent)?.live.remove(name);
         self.directory(to)?.live.insert(as_name.to_owned(), ino.0);
+        if let Some(Plan { after: true, torn, .. }) = planned {
+            self.cut(torn);
+        }
         Ok(())
+    }
+
+    /// The plan, when the rename of `ino` is the one that it means.
+    fn take_plan(&mut self, ino: INodeNo) -> Option<Plan> {
+        if matches!(self.nodes.get(&ino.0), Some(Node::Directory(_)))
+            && let Some(plan) = &mut self.plan
+        {
+            plan.renames -= 1;
+        }
+        self.plan.take_if(|plan| plan.renames == 0)
+    }
+
+    fn cut(&mut self, torn: bool) {
+        self.power = false;
+        if torn {
+            let Self { nodes, random, .. } = self;
+            // In a fixed order, so that a seed decides.
+            let mut all: Vec<_> = nodes.iter_mut().collect();
+            all.sort_unstable_by_key(|(ino, _)| **ino);
+            for (_, node) in all {
+                match node {
+                    Node::File(file) => file.tear(&mut || Self::coin(random)),
+                    Node::Directory(directory) => directory.kept = directory.live.clone(),
+                }
+            }
+        }
     }
 
     fn list(&mut self, ino: INodeNo) -> Answer<Vec<(INodeNo, FileType, OsString)>> {
@@ -275,8 +316,9 @@ impl PowerDisk {
     pub(crate) fn new(seed: u64) -> Self {
         let nodes = HashMap::from([(ROOT, Node::Directory(Directory::default()))]);
         let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let (power, syncs_fail, keeps_new_names) = (true, false, false);
-        Self(Arc::new(Mutex::new(State { nodes, next: ROOT + 1, power, syncs_fail, keeps_new_names, random })))
+        let (power, plan, syncs_fail, keeps_new_names) = (true, None, false, false);
+        let next = ROOT + 1;
+        Self(Arc::new(Mutex::new(State { nodes, next, power, plan, syncs_fail, keeps_new_names, random })))
     }
 
     /// The same, but the fsync of a new file keeps its name, too.
@@ -300,20 +342,17 @@ impl PowerDisk {
 
     /// From now on everything fails, and what was not synced is forgotten; `torn`: some of it.
     pub(crate) fn cut(&self, torn: bool) {
-        let mut state = self.state();
-        state.power = false;
-        if torn {
-            let State { nodes, random, .. } = &mut *state;
-            // In a fixed order, so that a seed decides.
-            let mut all: Vec<_> = nodes.iter_mut().collect();
-            all.sort_unstable_by_key(|(ino, _)| **ino);
-            for (_, node) in all {
-                match node {
-                    Node::File(file) => file.tear(&mut || State::coin(random)),
-                    Node::Directory(directory) => directory.kept = directory.live.clone(),
-                }
-            }
-        }
+        self.state().cut(torn);
+    }
+
+    /// As [`Self::cut`], at the `renames`th renaming of a directory from now on: right before it, or right `after` it.
+    pub(crate) fn cut_at_rename(&self, renames: u32, after: bool, torn: bool) {
+        self.state().plan = Some(Plan { renames, after, torn });
+    }
+
+    /// Whether it has power.
+    pub(crate) fn has_power(&self) -> bool {
+        self.state().power
     }
 
     /// The power is back: the disk has what was kept. Mount it again.

@@ -1,0 +1,273 @@
+//! A store gets another engine: everything is copied, read back, and only then takes the old one's place.
+//!
+//! A node keeps more in its store than data that other owners have as well: its place in the cluster, its votes in the
+//! epoch log, writes that it holds for others. So nothing less than a copy of all tables will do.
+//!
+//! What a crash may leave, and what the next opening makes of it:
+//!
+//! ```text
+//! live = old                       the copy begins anew, or the config has thought better of it
+//! live = old, building = new       the same: nobody knows whether the copy is whole
+//! replaced = old, building = new   it is: the one that the config names goes to its place
+//! replaced = old, live = new       the same: the new one has not been written to since
+//! live = new, building = old       the new one has opened: the old one goes
+//! live = new
+//! ```
+
+use crate::engine::{Engine as Native, KEYS_END};
+use crate::files;
+use crate::floor::Floor;
+use crate::open::{Home, Marker, OpenError};
+use crate::options::{BUILT, Engine, Options};
+use crate::room::Room;
+use bytes::Bytes;
+use mks_logic::port::{Batch, Change, Read, StoreError, Table};
+use std::fs;
+use std::ops::ControlFlow;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// What is written at once, bytes. Whoever watches is told as often.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// The engine that is written to must not be closer to stopping its writers than this.
+const PRESSURE_MAX: f64 = 0.5;
+
+/// How long an engine may flush nothing before the copy is given up, and how often it is asked.
+const HALT_MAX: Duration = Duration::from_secs(30);
+const HALT_LOOK: Duration = Duration::from_millis(2);
+
+/// How far a copy to another engine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swapping {
+    /// The engine that has the data.
+    pub from: Engine,
+    /// The engine that gets it.
+    pub to: Engine,
+    /// Whether the copy is being read back; that is the second half.
+    pub checking: bool,
+    /// Entries of all tables that were copied, or read back.
+    pub entries: u64,
+    /// About how many it will be: the old engine's guess.
+    pub about: u64,
+}
+
+/// Settles which of two stores lives where a crash left both, by names alone: the one of the engine `asked`.
+pub(crate) fn resume(home: &Home<'_>, asked: Engine) -> Result<(), OpenError> {
+    let replaced = home.replaced();
+    if !home.has(&replaced)? {
+        return Ok(());
+    }
+    let back = Marker::read(home, &replaced)?.engine == asked;
+    let lives = home.has(&home.live())?;
+    if back && lives {
+        home.rename(&home.live(), &home.building())?;
+    }
+    match (back, lives) {
+        (true, _) => home.rename(&replaced, &home.live()),
+        (false, false) => home.rename(&home.building(), &home.live()),
+        (false, true) => Ok(()),
+    }
+}
+
+/// What lives does not open. Says so if what it took the place of is still there.
+pub(crate) fn tell_of_old(home: &Home<'_>) {
+    if let Ok(Marker { engine, .. }) = Marker::read(home, &home.replaced()) {
+        tracing::error!("the store of the engine {engine} is still there, and whole: set the engine back to {engine}");
+    }
+}
+
+/// What lives has opened: whatever lies beside it goes.
+pub(crate) fn clear(home: &Home<'_>) -> Result<(), OpenError> {
+    if home.has(&home.replaced())? {
+        // In one step, so that what is called `replaced` is always whole.
+        home.rename(&home.replaced(), &home.building())?;
+    }
+    sweep(home)
+}
+
+fn sweep(home: &Home<'_>) -> Result<(), OpenError> {
+    let building = home.building();
+    if !home.has(&building)? {
+        return Ok(());
+    }
+    fs::remove_dir_all(&building).and_then(|()| files::sync_directory(home.directory)).map_err(|e| {
+        let why = format!("{} is of no use any more and can't be removed: {e}", building.display());
+        OpenError::Io { directory: home.directory.to_owned(), why }
+    })
+}
+
+/// Copies what lives in `home` to the engine of `options`, and puts the copy in its place. The old one stays beside it
+/// until [`clear`].
+pub(crate) fn swap(
+    home: &Home<'_>,
+    made: &Marker,
+    options: &Options,
+    watch: &mut dyn FnMut(Swapping) -> bool,
+) -> Result<(), OpenError> {
+    let (found, asked) = (made.engine, options.engine);
+    if !BUILT.contains(&found) {
+        return Err(OpenError::WrongEngine { directory: home.directory.to_owned(), found, asked });
+    }
+    // What an earlier try left would only take room.
+    sweep(home)?;
+    let (old, _) = home.start(&home.live(), made, options)?;
+    let room = Room::new(home.directory.to_owned(), options.reserve_bytes);
+    let (needed, reserve) = (old.disk_bytes(), options.reserve_bytes);
+    let free = room.free().map_err(|e| home.store(e))?;
+    if free < needed.saturating_add(reserve) {
+        let directory = home.directory.to_owned();
+        return Err(OpenError::NoRoomToSwap { directory, found, asked, needed, reserve, free });
+    }
+    tracing::info!(from = %found, to = %asked, bytes = needed, "the store gets another engine: all of it is copied");
+    let told = Swapping { from: found, to: asked, checking: false, entries: 0, about: old.records_estimate() };
+    if let Err(error) = build(home, &*old, options, &room, &mut Watch { told, watch }) {
+        if let Err(error) = sweep(home) {
+            tracing::warn!(%error, "what was copied so far can't be removed; the next start does it");
+        }
+        return Err(error);
+    }
+    drop(old);
+    home.rename(&home.live(), &home.replaced())?;
+    home.rename(&home.building(), &home.live())?;
+    tracing::info!(from = %found, to = %asked, "the store has its new engine");
+    Ok(())
+}
+
+/// Makes a copy of `old` that holds the same when it is opened, all of it on the disk.
+fn build(
+    home: &Home<'_>,
+    old: &dyn Native,
+    options: &Options,
+    room: &Room,
+    watch: &mut Watch<'_>,
+) -> Result<(), OpenError> {
+    let copied = home.build(options, |new| copy(home, old, new, room, watch))?;
+    let building = home.building();
+    fs::copy(home.live().join(Floor::FILE), building.join(Floor::FILE)).map_err(|e| home.io(&e))?;
+    let (new, _) = home.start(&building, &Marker::read(home, &building)?, options)?;
+    check(home, &*new, &copied, watch)?;
+    drop(new);
+    files::sync_tree(&building).map_err(|e| home.io(&e))
+}
+
+/// Whoever asked for the copy.
+struct Watch<'a> {
+    told: Swapping,
+    watch: &'a mut dyn FnMut(Swapping) -> bool,
+}
+
+impl Watch<'_> {
+    /// Tells that so many more entries are done.
+    fn tell(&mut self, home: &Home<'_>, entries: usize) -> Result<(), OpenError> {
+        self.told.entries += entries as u64;
+        if (self.watch)(self.told) {
+            return Ok(());
+        }
+        let Swapping { from: found, to: asked, .. } = self.told;
+        Err(OpenError::SwapStopped { directory: home.directory.to_owned(), found, asked })
+    }
+}
+
+/// What a table holds, in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
+    entries: u64,
+    hash: u64,
+}
+
+impl Sum {
+    fn add(&mut self, batch: &[(Bytes, Bytes)]) {
+        for (key, value) in batch {
+            self.entries += 1;
+            self.hash = xxh3_64_with_seed(value, xxh3_64_with_seed(key, self.hash));
+        }
+    }
+}
+
+/// Puts everything that `old` holds into `new`; the sums of the tables.
+fn copy(
+    home: &Home<'_>,
+    old: &dyn Native,
+    new: &dyn Native,
+    room: &Room,
+    watch: &mut Watch<'_>,
+) -> Result<Vec<Sum>, OpenError> {
+    let mut sums = Vec::new();
+    for table in Table::ALL {
+        let mut sum = Sum::default();
+        in_batches(home, old, table, |batch, bytes| {
+            sum.add(&batch);
+            let entries = batch.len();
+            let put = |(key, value)| Change::Put { table, key, value };
+            let batch = batch.into_iter().map(put).collect();
+            room.ask(bytes, false).and_then(|()| write(new, batch)).map_err(|e| home.store(e))?;
+            watch.tell(home, entries)
+        })?;
+        sums.push(sum);
+    }
+    new.sync().map_err(|e| home.store(e))?;
+    Ok(sums)
+}
+
+/// The old one goes when this is done: what the new one gives back has to be the same, byte by byte.
+fn check(home: &Home<'_>, new: &dyn Native, copied: &[Sum], watch: &mut Watch<'_>) -> Result<(), OpenError> {
+    watch.told = Swapping { checking: true, entries: 0, ..watch.told };
+    for (table, copied) in Table::ALL.into_iter().zip(copied) {
+        let mut found = Sum::default();
+        in_batches(home, new, table, |batch, _| {
+            found.add(&batch);
+            watch.tell(home, batch.len())
+        })?;
+        if found != *copied {
+            let (name, put, got) = (table.name(), copied.entries, found.entries);
+            let why = format!("{put} entries of table {name} were copied, and {got} came back that are not the same");
+            return Err(OpenError::Io { directory: home.directory.to_owned(), why });
+        }
+    }
+    Ok(())
+}
+
+/// All entries of a table, and the store's own one at its end, in batches and with their bytes.
+fn in_batches(
+    home: &Home<'_>,
+    from: &dyn Read,
+    table: Table,
+    mut take: impl FnMut(Vec<(Bytes, Bytes)>, u64) -> Result<(), OpenError>,
+) -> Result<(), OpenError> {
+    let (mut batch, mut bytes, mut failed) = (Vec::new(), 0, None);
+    from.scan(table, &[], None, &mut |key, value| {
+        batch.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+        bytes += key.len() + value.len();
+        if bytes < BATCH_BYTES {
+            return ControlFlow::Continue(());
+        }
+        match take(std::mem::take(&mut batch), std::mem::take(&mut bytes) as u64) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })
+    .map_err(|e| home.store(e))?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if let Some(beacon) = from.get(table, KEYS_END).map_err(|e| home.store(e))? {
+        batch.push((Bytes::from_static(KEYS_END), beacon));
+    }
+    if batch.is_empty() { Ok(()) } else { take(batch, bytes as u64) }
+}
+
+fn write(new: &dyn Native, batch: Batch) -> Result<(), StoreError> {
+    let halted = Instant::now();
+    while new.pressure() > PRESSURE_MAX {
+        if halted.elapsed() > HALT_MAX {
+            return Err(StoreError::Io(format!("the engine {} flushed nothing for {HALT_MAX:?}", new.name())));
+        }
+        sleep(HALT_LOOK);
+    }
+    new.write(batch)
+}
