@@ -90,7 +90,11 @@ impl Rocks {
 }
 
 fn database_options(options: &Options, birth: Birth) -> rocksdb::Options {
-    let mut database = rocksdb::Options::default();
+    // A journal that lost its end between two records looks whole, and the next one would be replayed on top of the hole:
+    // so each one says where the one before it ended.
+    let mut database = rocksdb::Options::default()
+        .get_options_from_string("track_and_verify_wals=true")
+        .expect("RocksDB has had this option since 9.11");
     database.create_if_missing(birth == Birth::New);
     database.create_missing_column_families(birth == Birth::New);
     database.set_max_background_jobs(i32::try_from(options.workers.max(2)).unwrap_or(i32::MAX));

@@ -3,6 +3,8 @@ use crate::power_disk::PowerDisk;
 use crate::{durable, small};
 use mks_logic::port::{Durability, StoreError, Table};
 use mks_store::{Engine, open};
+use std::fs;
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -79,6 +81,48 @@ fn what_was_not_synced_goes_from_the_end() {
             drop(store);
             unmount(session);
         }
+    }
+}
+
+/// fjall syncs a journal before it begins the next one. RocksDB does so only later, so that a disk may keep the next one
+/// and not the end of this one.
+#[test]
+fn what_follows_a_lost_end_is_lost_as_well() {
+    for engine in durable().filter(|engine| *engine != Engine::Fjall) {
+        let mountpoint = tempfile::tempdir().unwrap();
+        let disk = disk(engine, 1);
+        let Some(session) = disk.mount(mountpoint.path()) else { return };
+        let directory = mountpoint.path().join("store");
+        let store = open(&small(engine, &directory)).unwrap();
+        let newest_journal = || {
+            let entries = fs::read_dir(directory.join("live/engine")).unwrap();
+            let names = entries.map(|entry| PathBuf::from(entry.unwrap().file_name()));
+            names.filter(|name| name.extension().is_some_and(|extension| extension == "log")).max().unwrap()
+        };
+        disk.hold_syncs();
+        let lost = newest_journal();
+        let mut written = 0;
+        let mut write = || {
+            written += 1;
+            store.apply(history::batch(written), Durability::Os).unwrap();
+            written
+        };
+        while newest_journal() == lost {
+            assert!(write() < 1_000, "{engine}: there is no second journal");
+        }
+        for _ in 0..5 {
+            write();
+        }
+        disk.cut_without(lost.as_os_str());
+        drop(store);
+        unmount(session);
+        disk.restore();
+        let session = disk.mount(mountpoint.path()).expect("it mounted before");
+        let store = open(&small(engine, &directory)).unwrap_or_else(|e| panic!("{engine}: {e}"));
+        Model::default().check(&*store, 0);
+        assert_eq!(history::last(&*store), 0, "{engine}: all of the first journal is lost");
+        drop(store);
+        unmount(session);
     }
 }
 

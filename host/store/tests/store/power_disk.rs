@@ -63,6 +63,8 @@ struct State {
     power: bool,
     plan: Option<Plan>,
     syncs_fail: bool,
+    /// Who waits for an fsync while they are held.
+    held: Option<Vec<ReplyEmpty>>,
     /// See [`PowerDisk::like_linux`].
     keeps_new_names: bool,
     random: u64,
@@ -243,6 +245,7 @@ impl State {
 
     fn cut(&mut self, torn: bool) {
         self.power = false;
+        self.held.take().into_iter().flatten().for_each(|reply| reply.error(Errno::EIO));
         if torn {
             let Self { nodes, random, .. } = self;
             // In a fixed order, so that a seed decides.
@@ -316,9 +319,9 @@ impl PowerDisk {
     pub(crate) fn new(seed: u64) -> Self {
         let nodes = HashMap::from([(ROOT, Node::Directory(Directory::default()))]);
         let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let (power, plan, syncs_fail, keeps_new_names) = (true, None, false, false);
+        let (power, plan, syncs_fail, held, keeps_new_names) = (true, None, false, None, false);
         let next = ROOT + 1;
-        Self(Arc::new(Mutex::new(State { nodes, next, power, plan, syncs_fail, keeps_new_names, random })))
+        Self(Arc::new(Mutex::new(State { nodes, next, power, plan, syncs_fail, held, keeps_new_names, random })))
     }
 
     /// The same, but the fsync of a new file keeps its name, too.
@@ -350,6 +353,28 @@ impl PowerDisk {
         self.state().plan = Some(Plan { renames, after, torn });
     }
 
+    /// As [`Self::cut`], but everything was on the disk in time, except for what was not synced of the file `lost`.
+    pub(crate) fn cut_without(&self, lost: &OsStr) {
+        let mut state = self.state();
+        let is_lost = |node: &Node| matches!(node, Node::Directory(directory) if directory.live.contains_key(lost));
+        let Some(Node::Directory(directory)) = state.nodes.values().find(|node| is_lost(node)) else {
+            panic!("there is no {lost:?}");
+        };
+        let lost = directory.live[lost];
+        for (_, node) in state.nodes.iter_mut().filter(|(ino, _)| **ino != lost) {
+            match node {
+                Node::File(file) => file.sync(),
+                Node::Directory(directory) => directory.kept = directory.live.clone(),
+            }
+        }
+        state.cut(false);
+    }
+
+    /// From now on no fsync comes to an end, until the power is cut.
+    pub(crate) fn hold_syncs(&self) {
+        self.state().held = Some(Vec::new());
+    }
+
     /// Whether it has power.
     pub(crate) fn has_power(&self) -> bool {
         self.state().power
@@ -374,6 +399,7 @@ impl PowerDisk {
             reachable.insert(ino, node);
         }
         state.nodes = reachable;
+        state.plan = None;
         state.power = true;
     }
 
@@ -510,6 +536,9 @@ impl Filesystem for PowerDisk {
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let mut state = self.state();
+        if let Some(held) = &mut state.held {
+            return held.push(reply);
+        }
         let outcome = state.sync(ino);
         self.done(outcome, reply);
     }
