@@ -95,8 +95,12 @@ pub enum OpError {
     /// The cluster has no ring yet.
     #[error("the cluster is forming: {joined} of {expected} nodes have joined; try again shortly")]
     Forming { joined: u32, expected: u32 },
-    /// This node may not write yet: the epoch log has not granted its incarnation.
-    #[error("this node waits for its incarnation from the epoch log and can't coordinate writes yet; ask another node")]
+    /// This node may not write yet: the epoch log has not granted its incarnation, or it has not heard another member's
+    /// clock since it started.
+    #[error(
+        "this node has just started and can't coordinate writes yet: it waits for its incarnation from the epoch log, or for \
+         the clock of another node; ask another node"
+    )]
     NotAdmitted,
     /// No such keyspace.
     #[error("there is no keyspace {0}")]

@@ -98,6 +98,8 @@ pub struct PeerView {
 pub struct PumpView {
     /// Ours; zero while the epoch log has not granted it.
     pub incarnation: Incarnation,
+    /// Another member's clock was heard, if there is another one.
+    pub hears_clocks: bool,
     /// All other members.
     pub peers: Vec<PeerView>,
     /// Operations that this node coordinates now.

@@ -378,6 +378,7 @@ impl Pump {
         };
         self.parts.view.store(Arc::new(PumpView {
             incarnation: node.incarnation(),
+            hears_clocks: node.hears_clocks(),
             peers: node.peers().map(peer).collect(),
             operations: node.operations() as u64,
             sync: node.sync_figures(),

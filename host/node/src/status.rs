@@ -21,8 +21,14 @@ pub fn not_ready(handle: &Handle) -> Option<String> {
              about {about} so far"
         ));
     }
-    if handle.view.load().incarnation.0 == 0 {
+    let view = handle.view.load();
+    if view.incarnation.0 == 0 {
         return Some("this node waits for its incarnation from the epoch log".into());
+    }
+    if !view.hears_clocks {
+        return Some(
+            "this node waits for the clock of another node: until then it can't tell whether its own is right".into(),
+        );
     }
     None
 }

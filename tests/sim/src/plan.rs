@@ -110,6 +110,7 @@ fn limits(dice: &mut Dice) -> Limits {
     // Comparisons are so frequent that a short run has some of them.
     let usual = Limits {
         deadline_default_ms: DEADLINE_MS,
+        deadline_max_ms: DEADLINE_MS,
         sync_period_ms: 4_000,
         sync_quiet_ms: 200,
         sync_answer_ms: 500,
@@ -228,7 +229,7 @@ impl Plan {
             operations: 800,
             think_us: 600 * MS,
             load_us: 60_000 * MS,
-            limits: Limits { deadline_default_ms: DEADLINE_MS, ..Limits::default() },
+            limits: Limits { deadline_default_ms: DEADLINE_MS, deadline_max_ms: DEADLINE_MS, ..Limits::default() },
             ..Self::draw(seed)
         }
     }

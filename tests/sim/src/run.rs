@@ -3,7 +3,7 @@
 use crate::fault::{Fault, FaultSet};
 use crate::history::Event;
 use crate::plan::{Cuts, DEADLINE_MS, MS, Plan};
-use crate::site::Phase;
+use crate::site::{Phase, Site};
 use crate::trace::Keep;
 use crate::trouble::JUMP_MS;
 use crate::workloads::Known;
@@ -122,8 +122,16 @@ fn liveness(world: &mut World) {
     let settle_ms = DEADLINE_MS + gossip.announce_period_ms + if jumped { JUMP_MS } else { world.site.plan.skew_ms };
     world.advance((settle_ms + 500) * MS);
     let moves = world.site.plan.faults.has(Fault::Members);
+    if world.site.plan.faults.has(Fault::BitFlip) {
+        // A look at every record; what that finds is served again when all owners were asked, and asked again.
+        world.advance(world.site.plan.limits.scrub_period_ms * MS);
+    }
+    let mends = |site: &Site| {
+        site.present().filter_map(|machine| machine.node.as_ref()).any(|node| node.scrub_figures().waiting > 0)
+    };
+    let waits = |site: &Site| (moves && site.settled().is_err()) || mends(site);
     let until = world.site.now_us + MOVES_MS_MAX * MS;
-    while moves && world.violation.is_none() && world.site.now_us < until && world.site.settled().is_err() {
+    while waits(&world.site) && world.violation.is_none() && world.site.now_us < until {
         world.advance(200 * MS);
     }
     world.settled();

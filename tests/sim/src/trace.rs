@@ -68,5 +68,28 @@ fn short(line: &str) -> String {
         (", node_confirms: None", ""),
         (", expires_ms: 0", ""),
     ];
-    NOISE.iter().fold(line.to_owned(), |line, (long, short)| line.replace(long, short))
+    without_zeros(&NOISE.iter().fold(line.to_owned(), |line, (long, short)| line.replace(long, short)))
+}
+
+/// Sums of a thousand buckets, of which a short run fills a few.
+fn without_zeros(line: &str) -> String {
+    const ZERO: &str = "0, ";
+    let mut short = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find(&ZERO.repeat(8)) {
+        short.push_str(&rest[..at]);
+        let zeros = (rest.len() - at) - rest[at..].trim_start_matches(ZERO).len();
+        short.push_str(&format!("{} zeros, ", zeros / ZERO.len()));
+        rest = &rest[at + zeros..];
+    }
+    short + rest
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn long_rows_of_zeros_are_counted() {
+        let line = format!("Sums([7, {}5, {}0])", "0, ".repeat(9), "0, ".repeat(3));
+        assert_eq!(super::without_zeros(&line), "Sums([7, 9 zeros, 5, 0, 0, 0, 0])");
+    }
 }

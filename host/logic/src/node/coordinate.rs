@@ -128,7 +128,7 @@ impl Node {
     }
 
     fn read_from(&mut self, step: &mut Step<'_>, tag: Tag, owner: NodeId, key: Key, want: Want) {
-        if owner == self.me && self.is_closed_for(&key) {
+        if owner == self.me && (self.is_closed_for(&key) || self.scrub.lacks(&key)) {
             self.found(step, tag, owner, ReadOutcome::Refused(Refused::Busy));
         } else if owner == self.me {
             self.read_here(step, tag, key, want);
@@ -146,10 +146,10 @@ impl Node {
         request: Request,
         needed: u8,
     ) -> Result<(), OpError> {
-        if self.incarnation.0 == 0 {
+        if self.incarnation.0 == 0 || !self.hears_clocks() {
             return Err(OpError::NotAdmitted);
         }
-        if let Some(offset_ms) = self.clock_off() {
+        if let Some(offset_ms) = self.clock_off(step.now) {
             return Err(OpError::ClockOff { offset_ms });
         }
         let (key, value) = match request.operation {

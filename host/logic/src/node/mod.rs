@@ -23,7 +23,7 @@ mod tests;
 mod town;
 
 use crate::batch::BatchOp;
-use crate::cluster::State;
+use crate::cluster::{Member, Standing, State};
 use crate::event::{Effect, Input, JobId, Ticket};
 use crate::get::ReadOp;
 use crate::id::{Dot, Incarnation, NodeId};
@@ -128,6 +128,20 @@ struct Peer {
     linked: bool,
     /// Its clock minus ours when its last frame came, milliseconds.
     clock_offset_ms: i64,
+    /// Our clock minus our monotonic one at that moment, milliseconds; `None`: no frame came yet.
+    heard: Option<i64>,
+}
+
+impl Peer {
+    /// Its clock minus ours now, milliseconds, were it to go on as it did: a leap of ours shows at once.
+    fn clock_offset_now(&self, now: Now) -> Option<i64> {
+        self.heard.map(|ours| self.clock_offset_ms - (leap(now) - ours))
+    }
+}
+
+/// Our clock minus our monotonic one, milliseconds: it changes when our clock is set.
+const fn leap(now: Now) -> i64 {
+    now.wall_ms as i64 - (now.mono_us / 1_000) as i64
 }
 
 /// Figures since the start, for metrics.
@@ -462,17 +476,31 @@ impl Node {
     fn clock_of(&mut self, now: Now, from: NodeId, clock: Hlc) {
         let peer = self.peers.entry(from).or_default();
         peer.clock_offset_ms = clock.ms() as i64 - now.wall_ms as i64;
+        peer.heard = Some(leap(now));
         // Refused where it is too far ahead; the offset noted above is what people get to see.
         let _ = self.clock.observe(clock, now, self.limits.clock_offset_max_ms);
     }
 
-    /// How far our clock is from those of the peers, where more than half of the peers say that it is too far.
-    fn clock_off(&self) -> Option<i64> {
+    /// How far our clock is from those of the peers, where more than half of them say that it is too far.
+    fn clock_off(&self, now: Now) -> Option<i64> {
         let max = self.limits.clock_offset_max_ms as i64;
-        let known: Vec<i64> = self.peers.values().filter(|p| p.linked).map(|p| p.clock_offset_ms).collect();
+        let of = |linked: bool| {
+            let peers = self.peers.values().filter(move |peer| peer.linked || !linked);
+            peers.filter_map(|peer| peer.clock_offset_now(now)).collect::<Vec<i64>>()
+        };
+        // One that was cut off goes by what it heard last.
+        let known = Some(of(true)).filter(|known| !known.is_empty()).unwrap_or_else(|| of(false));
         let off = known.iter().filter(|o| o.abs() > max).count();
         let worst = known.iter().copied().max_by_key(|o| o.abs())?;
         (off * 2 > known.len()).then_some(-worst)
+    }
+
+    /// Whether another member's clock was heard, if there is another one. Until then nobody can tell whether ours is
+    /// right, and a stamp far ahead would win over all writes until that time has come.
+    #[must_use]
+    pub fn hears_clocks(&self) -> bool {
+        let others = |(node, member): (&NodeId, &Member)| *node != self.me && member.standing == Standing::Up;
+        !self.state.members.iter().any(others) || self.peers.values().any(|peer| peer.heard.is_some())
     }
 
     fn link(&mut self, step: &mut Step<'_>, peer: NodeId, up: bool) {

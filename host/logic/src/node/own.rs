@@ -30,6 +30,7 @@ impl Node {
                 let admitted = self.admit(&key);
                 let outcome = match admitted {
                     _ if !self.takes(epoch) => ReadOutcome::StaleEpoch { current: self.state.epoch },
+                    Ok(_) if self.scrub.lacks(&key) => ReadOutcome::Refused(Refused::Busy),
                     Ok(_) => {
                         let job = self.job(JobFor::Peer { node: from, tag });
                         step.out.push(Effect::Read(ReadJob { job, key, want }));

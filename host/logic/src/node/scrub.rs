@@ -49,7 +49,8 @@ pub struct ScrubFigures {
     pub unreadable: u64,
     /// Damaged records that are what the other owners hold again.
     pub mended: u64,
-    /// Damaged records that wait for the other owners.
+    /// Damaged records that are not served again yet: they wait for the other owners, or for writes to end that these
+    /// had not heard of.
     pub waiting: u64,
 }
 
@@ -109,6 +110,17 @@ struct Distrust {
     again: MonoUs,
 }
 
+/// A record that was mended while a write that had counted here may still have been on its way to the owners that told
+/// what they hold.
+#[derive(Debug)]
+struct Unsure {
+    key: Key,
+    /// When the last such write is over, and the owners can be compared.
+    over: MonoUs,
+    /// They are being compared.
+    compared: bool,
+}
+
 /// The node's part of it.
 #[derive(Debug, Default)]
 pub(super) struct Scrubbing {
@@ -133,6 +145,7 @@ pub(super) struct Scrubbing {
     damaged: VecDeque<(MonoUs, Key)>,
     fetches: BTreeMap<Tag, Fetch>,
     distrusted: BTreeMap<PartitionId, Distrust>,
+    unsure: VecDeque<Unsure>,
     faults: VecDeque<DiskFault>,
     figures: ScrubFigures,
 }
@@ -143,6 +156,12 @@ impl Scrubbing {
         self.distrusted.get(&place.partition).is_some_and(|distrust| distrust.buckets.contains(&place.bucket))
     }
 
+    /// Whether a write of this record that was counted here may be missing although the record can be read.
+    pub(super) fn lacks(&self, key: &Key) -> bool {
+        let mending = |work: &ScrubWork| matches!(work, ScrubWork::Mend { key: known, .. } if known == key);
+        self.unsure.iter().any(|unsure| unsure.key == *key) || self.jobs.values().any(mending)
+    }
+
     /// Whether something that was written to this partition may be missing here, because the disk lied.
     pub(super) fn doubts(&self, partition: PartitionId, partition_bits: u8) -> bool {
         let there = |key: &Key| key.place(partition_bits).partition == partition;
@@ -150,6 +169,7 @@ impl Scrubbing {
         self.distrusted.contains_key(&partition)
             || self.damaged.iter().any(|(_, key)| there(key))
             || self.fetches.values().any(|fetch| there(&fetch.key))
+            || self.unsure.iter().any(|unsure| there(&unsure.key))
             || self.jobs.values().any(mending)
     }
 
@@ -201,7 +221,7 @@ impl Node {
             partitions,
             partitions_done: partitions.saturating_sub(left),
             demanded: if scrub.on_demand { scrub.demanded.len().max(1) as u64 } else { 0 },
-            waiting: (scrub.damaged.len() + scrub.fetches.len() + mending) as u64,
+            waiting: (scrub.damaged.len() + scrub.fetches.len() + mending + scrub.unsure.len()) as u64,
             ..scrub.figures
         }
     }
@@ -228,7 +248,8 @@ impl Node {
         let fetch = scrub.damaged.front().map(|(at, _)| *at).filter(|_| free);
         let fetched = scrub.fetches.values().map(|fetch| fetch.until);
         let again = scrub.distrusted.values().map(|distrust| distrust.again);
-        look.into_iter().chain(fetch).chain(fetched).chain(again).filter(|at| *at < MonoUs::MAX).min()
+        let over = self.scrub.unsure.iter().find(|unsure| !unsure.compared).map(|unsure| unsure.over);
+        look.into_iter().chain(fetch).chain(fetched).chain(again).chain(over).filter(|at| *at < MonoUs::MAX).min()
     }
 
     /// The ring or the keyspaces may have changed: which partitions are looked at.
@@ -255,6 +276,8 @@ impl Node {
         self.scrub.demanded.retain(|partition| mine.contains(partition));
         self.scrub.suspects.retain(|place| mine.contains(&place.partition));
         self.scrub.distrusted.retain(|partition, _| mine.contains(partition));
+        let bits = self.state.partition_bits;
+        self.scrub.unsure.retain(|unsure| mine.contains(&unsure.key.place(bits).partition));
         self.scrub.mine = mine;
     }
 
@@ -297,6 +320,15 @@ impl Node {
         let due = |(partition, distrust): (&PartitionId, &Distrust)| (distrust.again <= now).then_some(*partition);
         for partition in self.scrub.distrusted.iter().filter_map(due).collect::<Vec<_>>() {
             self.compare_distrusted(step, partition);
+        }
+        let over = |unsure: &&mut Unsure| !unsure.compared && unsure.over <= now;
+        let bits = self.state.partition_bits;
+        let places = self.scrub.unsure.iter_mut().filter(over).map(|unsure| {
+            unsure.compared = true;
+            unsure.key.place(bits)
+        });
+        for place in places.collect::<Vec<_>>() {
+            self.distrust(step, place);
         }
         if !self.scrub.looks
             && let Some(work) = self.scrub_next(now)
@@ -371,6 +403,9 @@ impl Node {
             }
             ScrubWork::Mend { key, .. } if outcome == ScrubOutcome::Mended => {
                 self.scrub.figures.mended += 1;
+                // Whoever writes may have heard from here before the damage, and from no owner that was asked.
+                let over = now + (self.limits.deadline_max_ms + self.limits.sync_answer_ms) * 1_000;
+                self.scrub.unsure.push_back(Unsure { key: key.clone(), over, compared: false });
                 let hash = key_hash(&key.engine_key(self.state.partition_bits));
                 let open = |fault: &&mut DiskFault| fault.key == Some(hash) && fault.mended_ms.is_none();
                 for fault in self.scrub.faults.iter_mut().filter(open) {
@@ -418,11 +453,7 @@ impl Node {
             if checked.damaged.is_empty() {
                 self.fault(step, place, None, FaultKind::Altered);
             }
-            let left = BTreeSet::new();
-            let fresh = || Distrust { buckets: BTreeSet::new(), left, again: now };
-            self.scrub.distrusted.entry(place.partition).or_insert_with(fresh).buckets.insert(place.bucket);
-            self.scrub.distrusted.entry(place.partition).and_modify(|distrust| distrust.left.clear());
-            self.compare_distrusted(step, place.partition);
+            self.distrust(step, place);
         }
         for engine_key in checked.damaged {
             self.fault(step, place, Some(key_hash(&engine_key)), FaultKind::Damaged);
@@ -434,6 +465,15 @@ impl Node {
 
     fn fault(&mut self, step: &Step<'_>, place: Place, key: Option<u64>, kind: FaultKind) {
         self.scrub.note(DiskFault { place, key, kind, found_ms: step.now.wall_ms, mended_ms: None });
+    }
+
+    /// What this place holds is compared with all other owners, beginning now.
+    fn distrust(&mut self, step: &Step<'_>, place: Place) {
+        let fresh = || Distrust { buckets: BTreeSet::new(), left: BTreeSet::new(), again: step.now.mono_us };
+        let distrust = self.scrub.distrusted.entry(place.partition).or_insert_with(fresh);
+        distrust.buckets.insert(place.bucket);
+        distrust.left.clear();
+        self.compare_distrusted(step, place.partition);
     }
 
     /// The other owners of a partition in which the disk lied are compared with; those that were not (yet) are once
@@ -448,8 +488,14 @@ impl Node {
         }
         // Nobody else holds any of it: there is nothing to wait for.
         if distrust.left.is_empty() {
-            self.scrub.distrusted.remove(&partition);
+            self.trusted(partition);
         }
+    }
+
+    fn trusted(&mut self, partition: PartitionId) {
+        let bits = self.state.partition_bits;
+        self.scrub.distrusted.remove(&partition);
+        self.scrub.unsure.retain(|unsure| !unsure.compared || unsure.key.place(bits).partition != partition);
     }
 
     /// A partition was compared with another owner, all ages of it.
@@ -459,7 +505,7 @@ impl Node {
         if !distrust.left.is_empty() {
             return;
         }
-        self.scrub.distrusted.remove(&partition);
+        self.trusted(partition);
         let of = |fault: &&mut DiskFault| fault.place.partition == partition && fault.kind == FaultKind::Altered;
         for fault in self.scrub.faults.iter_mut().filter(of).filter(|fault| fault.mended_ms.is_none()) {
             fault.mended_ms = Some(step.now.wall_ms);

@@ -61,7 +61,7 @@ impl Town {
         for id in [1, 2, 3].map(NodeId) {
             town.feed(id, Input::Cluster(Arc::new(town.state.clone())));
             for peer in [1, 2, 3].map(NodeId).into_iter().filter(|peer| *peer != id) {
-                town.feed(id, Input::Link { peer, up: true });
+                town.link(id, peer);
             }
         }
         town
@@ -77,9 +77,16 @@ impl Town {
         self.nodes.insert(NodeId(id), (node, Disk::default()));
         self.tell();
         for peer in self.nodes.keys().copied().filter(|peer| peer.0 != id).collect::<Vec<_>>() {
-            self.feed(peer, Input::Link { peer: NodeId(id), up: true });
-            self.feed(NodeId(id), Input::Link { peer, up: true });
+            self.link(peer, NodeId(id));
+            self.link(NodeId(id), peer);
         }
+    }
+
+    /// A stream to a peer is up, and with the one that comes from there its clock.
+    fn link(&mut self, id: NodeId, peer: NodeId) {
+        self.feed(id, Input::Link { peer, up: true });
+        let clock = Hlc::from_ms(self.now.wall_ms);
+        self.feed(id, Input::Clock { from: peer, clock });
     }
 
     /// Everybody hears of the state of the epoch log.

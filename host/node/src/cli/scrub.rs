@@ -59,8 +59,11 @@ fn progress_text(done: &ScrubProgress) -> String {
         done.damaged, done.altered, done.unreadable
     );
     if done.waiting > 0 {
-        let _ =
-            write!(text, "\n{} wait for what other owners hold: `mks status` tells when it is mended", done.waiting);
+        let _ = write!(
+            text,
+            "\n{} are not read here until all owners were asked what they hold: `mks status` tells when",
+            done.waiting
+        );
     }
     text + &faults_text(&done.faults)
 }
@@ -118,7 +121,10 @@ mod tests {
         };
         let bad = ScrubProgress { damaged: 1, waiting: 1, faults: vec![fault.clone()], ..done };
         let text = progress_text(&bad);
-        assert!(text.contains("partition 3, bucket 17, key 00ff, not mended yet") && text.contains("1 wait"), "{text}");
+        assert!(
+            text.contains("partition 3, bucket 17, key 00ff, not mended yet") && text.contains("1 are not read"),
+            "{text}"
+        );
         assert_eq!(progress_json(&bad)["faults"][0]["mended_ms"], Value::Null);
         let mended = DiskFault { mended_ms: 3_000, ..fault };
         let text = status_text(&ScrubStatus { passes: 2, damaged: 1, faults: vec![mended], ..ScrubStatus::default() });

@@ -40,7 +40,11 @@ impl Counters {
             records: counter(r, "scrub_records", "Records looked at"),
             bytes: counter(r, "scrub_bytes", "Bytes of records looked at"),
             mended: counter(r, "scrub_mended", "Damaged records that are what the other owners hold again"),
-            waiting: gauge(r, "scrub_waiting", "Damaged records that wait for what the other owners hold"),
+            waiting: gauge(
+                r,
+                "scrub_waiting",
+                "Damaged records that are not read here until all owners were asked what they hold",
+            ),
             done: gauge(r, "scrub_partitions_done", "Partitions that the pass under way has done"),
             partitions: gauge(r, "scrub_partitions", "Partitions that a pass has to do"),
         }

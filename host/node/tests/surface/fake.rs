@@ -92,6 +92,7 @@ impl FakeNode {
         };
         let view = PumpView {
             incarnation: Incarnation(incarnation),
+            hears_clocks: true,
             peers: vec![peer(2, true, -3), peer(3, false, 900)],
             ..PumpView::default()
         };

@@ -211,6 +211,43 @@ fn a_node_whose_clock_is_off_coordinates_no_writes() {
 }
 
 #[test]
+fn a_leap_of_the_own_clock_shows_before_the_next_frame() {
+    let mut solo = solo();
+    solo.now.mono_us += 2_000_000;
+    solo.now.wall_ms += 2_000;
+    assert_eq!(sends(&solo.ask(put("v"))).len(), 2);
+    solo.now.wall_ms += 10_000;
+    assert_eq!(solo.refusal(put("v")), Err(OpError::ClockOff { offset_ms: 10_000 }));
+    // Nor does a node that was cut off forget what it heard.
+    for peer in [N2, N3] {
+        solo.link(peer, false);
+    }
+    assert_eq!(solo.refusal(put("v")), Err(OpError::ClockOff { offset_ms: 10_000 }));
+    solo.now.wall_ms -= 10_000;
+    own_write(&solo.ask(put("v")));
+}
+
+#[test]
+fn a_node_that_has_heard_no_clock_coordinates_no_writes() {
+    let state = formed(3, (3, 2, 2));
+    let mut solo = Solo::new(1, Limits::default());
+    solo.learn(&state);
+    for peer in [N2, N3] {
+        solo.link(peer, true);
+    }
+    assert_eq!(solo.refusal(put("v")), Err(OpError::NotAdmitted), "its stamp would be on its own disk already");
+    assert_eq!(sends(&solo.ask(get())).len(), 1);
+    solo.feed(Input::Clock { from: N3, clock: stamp(0) });
+    assert_eq!(sends(&solo.ask(put("v"))).len(), 2);
+    // Where there is nobody else there is nothing to wait for.
+    let mut alone = state.clone();
+    alone.members.retain(|node, _| node.0 == 1);
+    let mut solo = Solo::new(1, Limits::default());
+    solo.learn(&alone);
+    assert!(solo.node.hears_clocks());
+}
+
+#[test]
 fn a_done_write_is_not_applied_twice() {
     let mut solo = solo();
     let put = |value| Request { request_id: Some(5), ..put(value) };
@@ -466,8 +503,10 @@ fn an_answer_to_the_process_before_this_one_counts_for_nothing() {
         seed: 1,
     });
     after.learn(&state);
-    after.link(N2, true);
-    after.link(N3, true);
+    for peer in [N2, N3] {
+        after.link(peer, true);
+        after.feed(Input::Clock { from: peer, clock: stamp(0) });
+    }
     let mut out = after.ask(put("another"));
     for peer in [N2, N3] {
         out.extend(after.written(peer, tag(&asked), WriteOutcome::Held));
