@@ -4,9 +4,9 @@
 //! the caller. An engine's crate is named in that engine's file and nowhere else in the workspace.
 //!
 //! [`open`](open()) is the only way in, or [`open_watched`] where a start may take long. What it returns is an engine
-//! (`fjall`, `rocks`, `memory`) inside a guard that gives all of them the same manners: a failed fsync is the end, a full
-//! disk is noticed before the engine does, waiting writers share one fsync, and writers are slowed down smoothly before the
-//! engine would stop them.
+//! (`fjall`, `rocks`, `memory`) inside a guard that gives all of them the same manners: a failed fsync is the end, a
+//! full disk is noticed before the engine does, waiting writers share one fsync, and writers are slowed down smoothly
+//! before the engine would stop them.
 //!
 //! Rules for callers, the same for every engine:
 //! - A key has 1 to [`KEY_BYTES_MAX`] bytes and sorts before [`KEYS_END`]; a value has up to [`VALUE_BYTES_MAX`] bytes.

@@ -29,7 +29,8 @@ use std::sync::Arc;
 /// Version of the layout above and of what the tables' keys mean to the engines.
 const FORMAT: u32 = 1;
 
-/// Why a store can't be opened. What it held is there as before; a birth, or a move to another engine, begins anew next time.
+/// Why a store can't be opened. What it held is there as before; a birth, or a move to another engine, begins anew
+/// next time.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// This binary does not have the engine.
@@ -119,8 +120,8 @@ pub enum OpenError {
 /// Opens the store in `options.directory`, and makes it when there is none. One that another engine made is copied to
 /// `options.engine` first.
 ///
-/// A crash at any instant, also while it is made or copied, leaves a directory that opens again. Dropping the last handle
-/// closes the store and gives the directory back.
+/// A crash at any instant, also while it is made or copied, leaves a directory that opens again. Dropping the last
+/// handle closes the store and gives the directory back.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -128,7 +129,8 @@ pub fn open(options: &Options) -> Result<Arc<dyn Store>, OpenError> {
     open_watched(options, &mut |_| true)
 }
 
-/// As [`open`](open()), for stores that may need a copy: `watch` hears now and then how far it is, and says whether to go on.
+/// As [`open`](open()), for stores that may need a copy: `watch` hears now and then how far it is, and says whether
+/// to go on.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -238,8 +240,8 @@ impl Home<'_> {
         Ok((engine, floor))
     }
 
-    /// Makes a store next to where it will live, with whatever `fill` puts into it, all of it on the disk. An engine that
-    /// is killed while it makes its files may never open them again; here the half-made ones are swept away.
+    /// Makes a store next to where it will live, with whatever `fill` puts into it, all of it on the disk. An engine
+    /// that is killed while it makes its files may never open them again; here the half-made ones are swept away.
     pub(crate) fn build<T>(
         &self,
         options: &Options,

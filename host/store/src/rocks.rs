@@ -90,8 +90,8 @@ impl Rocks {
 }
 
 fn database_options(options: &Options, birth: Birth) -> rocksdb::Options {
-    // A journal that lost its end between two records looks whole, and the next one would be replayed on top of the hole:
-    // so each one says where the one before it ended.
+    // A journal that lost its end between two records looks whole, and the next one would be replayed on top of the
+    // hole: so each one says where the one before it ended.
     let mut database = rocksdb::Options::default()
         .get_options_from_string("track_and_verify_wals=true")
         .expect("RocksDB has had this option since 9.11");

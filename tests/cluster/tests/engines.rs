@@ -36,8 +36,8 @@ async fn one_node_on_rocksdb_and_two_on_fjall_are_one_cluster() {
     }
 }
 
-/// Compares all that a node holds with the other owners, once all of them are in reach. Returns how many comparisons found
-/// no difference, and how many records were moved because of one.
+/// Compares all that a node holds with the other owners, once all of them are in reach. Returns how many comparisons
+/// found no difference, and how many records were moved because of one.
 async fn repair(cluster: &Cluster, id: u64) -> (u64, u64) {
     let address = cluster.node(id).client_address().to_string();
     let (mut clean, mut moved) = (0, 0);

@@ -39,7 +39,8 @@ fn rows(store: &dyn Read, table: Table) -> BTreeMap<Vec<u8>, Vec<u8>> {
     rows
 }
 
-/// The sums that lie on the disk of a dead node are those of the records that lie there. Returns how many records that was.
+/// The sums that lie on the disk of a dead node are those of the records that lie there. Returns how many records
+/// that was.
 pub(crate) fn assert_sums_are_true(node: &Node, engine: Engine) -> usize {
     let store = store_of(node, engine);
     let before = rows(&*store, Table::Digests);

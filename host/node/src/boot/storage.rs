@@ -46,8 +46,8 @@ pub(super) fn sandbox(config: &Config, metrics: &Metrics) -> anyhow::Result<Arc<
     Ok(sandbox)
 }
 
-/// Asks the adapter for its plan and opens the engine that it names, on a thread of its own: the store of another engine
-/// is copied first. `None` when the node is stopped meanwhile.
+/// Asks the adapter for its plan and opens the engine that it names, on a thread of its own: the store of another
+/// engine is copied first. `None` when the node is stopped meanwhile.
 pub(super) async fn open(
     config: &Config,
     sandbox: &Sandbox,

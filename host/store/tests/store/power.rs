@@ -84,8 +84,8 @@ fn what_was_not_synced_goes_from_the_end() {
     }
 }
 
-/// fjall syncs a journal before it begins the next one. RocksDB does so only later, so that a disk may keep the next one
-/// and not the end of this one.
+/// fjall syncs a journal before it begins the next one. RocksDB does so only later, so that a disk may keep the next
+/// one and not the end of this one.
 #[test]
 fn what_follows_a_lost_end_is_lost_as_well() {
     for engine in durable().filter(|engine| *engine != Engine::Fjall) {

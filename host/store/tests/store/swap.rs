@@ -223,8 +223,8 @@ fn child_swaps() {
     drop(open(&small(engine, Path::new(&var("MKS_STORE_TEST_DIRECTORY")))).unwrap());
 }
 
-/// Each renaming is one step of the exchange. Right after it nothing has made it durable; what did is there right before
-/// the next one.
+/// Each renaming is one step of the exchange. Right after it nothing has made it durable; what did is there right
+/// before the next one.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_power_cut_at_any_step_loses_nothing() {
