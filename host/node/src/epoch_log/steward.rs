@@ -191,7 +191,6 @@ mod tests {
             zone: (*zone).to_owned(),
             weight: 100,
             standing: mks_logic::cluster::Standing::Up,
-            owned: true,
             opened: 0,
         };
         let members = zones.iter().zip(1..).map(|(zone, id)| (NodeId(id), member(zone))).collect();
