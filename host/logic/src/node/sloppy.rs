@@ -24,7 +24,8 @@ impl Node {
         node == self.me || self.is_linked(node) && self.is_alive(node)
     }
 
-    /// Whether a node may keep what owners that are away are owed. One that shall leave would promise what keeps it here.
+    /// Whether a node may keep what owners that are away are owed. One that shall leave would promise what keeps it
+    /// here.
     fn stays(&self, node: NodeId) -> bool {
         self.state.members.get(&node).is_some_and(|member| member.standing != Standing::Leaving)
     }
