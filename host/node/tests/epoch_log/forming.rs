@@ -33,28 +33,6 @@ async fn five_nodes_started_at_once_form_one_cluster_with_five_voters() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_of_three_never_depends_on_two_of_two() {
-    let mut cluster = Cluster::new(3);
-    cluster.start(1).await;
-    let log = cluster.logs[&1].clone();
-    let watch = tokio::spawn(async move {
-        let mut counts = std::collections::BTreeSet::new();
-        while counts.last() < Some(&3) {
-            counts.insert(log.status().voters.len());
-            sleep(Duration::from_millis(2)).await;
-        }
-        counts
-    });
-    for node in [2, 3] {
-        sleep(Duration::from_millis(400)).await;
-        cluster.start(node).await;
-    }
-    cluster.settled().await;
-    let counts = watch.await.unwrap();
-    assert!(counts.contains(&1) && !counts.contains(&2), "voters: {counts:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_the_config_says_so_whoever_joins_gets_its_share_unasked() {
     for auto_accept in [false, true] {
         let mut cluster = Cluster::new(3);
