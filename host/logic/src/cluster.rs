@@ -273,7 +273,6 @@ impl State {
                     zone: zone.clone(),
                     weight: *weight,
                     standing: Standing::Joining,
-                    owned: false,
                     opened: *opened,
                 };
                 self.open(*node, member)
@@ -373,7 +372,7 @@ impl State {
             superseded.push(known.opening);
         }
         let granted = member.incarnation;
-        (member.standing, member.owned) = (known.standing, known.owned);
+        member.standing = known.standing;
         member.opened = member.opened.max(known.opened);
         if !forming {
             // What the cluster agreed on is changed by a wish, not by one node's config.
@@ -417,7 +416,7 @@ impl State {
         };
         self.ring = Some(ring.clone());
         for member in self.members.values_mut() {
-            (member.standing, member.owned) = (Standing::Up, true);
+            member.standing = Standing::Up;
         }
         self.keyspaces.insert(KeyspaceId(self.keyspace_next), keyspace);
         self.keyspace_next += 1;

@@ -334,7 +334,6 @@ pub(crate) fn formed(nodes: u64, (n, r, w): (u8, u8, u8)) -> State {
         zone: String::new(),
         weight: 100,
         standing: Standing::Up,
-        owned: true,
         opened: 0,
     };
     let keyspace = |name: &str, resolver_hash, causal| Keyspace {

@@ -8,11 +8,13 @@ use mks_logic::cluster::State;
 use mks_logic::event::{HintCount, OpError, Reply, Request};
 use mks_logic::id::{Incarnation, NodeId, PartitionId};
 use mks_logic::limits::Limits;
+use mks_logic::moves::Moving;
 use mks_logic::node::{DiskFault, ScrubFigures, SyncFigures};
 use mks_logic::port::{Store, StoreStats};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 /// Where a reply goes.
 #[derive(Debug)]
@@ -108,6 +110,21 @@ pub struct PumpView {
     pub sync: SyncFigures,
     /// Looks at this node's own disk.
     pub scrub: ScrubView,
+    /// Partitions on their way in or out of this node.
+    pub moves: Vec<Moving>,
+    /// The change of the table that is under way.
+    pub change: Option<ChangeView>,
+}
+
+/// Since when this node knows of a change, and how far that was then: from that follows when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangeView {
+    /// See [`mks_logic::cluster::Change::id`].
+    pub id: u64,
+    /// When this node heard of it.
+    pub since: Instant,
+    /// Partitions that were not cut over then.
+    pub left_then: u32,
 }
 
 /// What a node found out about its own disk.

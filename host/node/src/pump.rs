@@ -3,7 +3,7 @@
 
 use crate::disk::{Disk, SharedDigests};
 use crate::gossip::{GossipReceiver, GossipSender};
-use crate::handle::{Call, OperatorCall, PeerView, PumpView, RepairCall, ScrubCall, ScrubView, Waiter};
+use crate::handle::{Call, ChangeView, OperatorCall, PeerView, PumpView, RepairCall, ScrubCall, ScrubView, Waiter};
 use crate::metrics::{Kind, Metrics};
 use crate::peer::{Link, LinkParts};
 use arc_swap::ArcSwap;
@@ -131,6 +131,7 @@ struct Pump {
     counted: Figures,
     counted_sync: SyncFigures,
     counted_scrub: ScrubFigures,
+    change: Option<ChangeView>,
     broken: Option<Ended>,
 }
 
@@ -149,6 +150,7 @@ pub async fn run(parts: PumpParts, mut stop: watch::Receiver<bool>) -> Ended {
         counted: Figures::default(),
         counted_sync: SyncFigures::default(),
         counted_scrub: ScrubFigures::default(),
+        change: None,
         broken: None,
         parts,
     };
@@ -336,6 +338,10 @@ impl Pump {
             }
         }
         self.parts.digests.learn(state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)));
+        self.change = state.change.as_ref().map(|change| match self.change {
+            Some(known) if known.id == change.id => known,
+            _ => ChangeView { id: change.id, since: Instant::now(), left_then: change.waits.len() as u32 },
+        });
         self.parts.state.store(Arc::clone(&state));
         self.step(Input::Cluster(state));
         // Whoever is no member any more hears from the epoch log why.
@@ -383,6 +389,8 @@ impl Pump {
             operations: node.operations() as u64,
             sync: node.sync_figures(),
             scrub: ScrubView { figures: node.scrub_figures(), faults: node.disk_faults().copied().collect() },
+            moves: node.moves(),
+            change: self.change,
         }));
         let figures = self.parts.node.figures();
         self.parts.metrics.logic(self.counted, figures);

@@ -1,7 +1,10 @@
 //! What a node says about itself: whether it serves, and what its operator should know.
 
+mod waits;
+
 use crate::handle::{Handle, ScrubView};
-use mks_logic::cluster::Standing;
+
+pub use waits::waits;
 
 /// Why clients are not served yet; `None` when they are.
 #[must_use]
@@ -65,12 +68,7 @@ pub fn warnings(handle: &Handle) -> Vec<String> {
         ));
     }
     warnings.extend(disk_lies(&view.scrub));
-    if state.ring.is_some() {
-        let joining = state.members.iter().filter(|(_, member)| member.standing == Standing::Joining);
-        for (node, _) in joining {
-            warnings.push(format!("{node} owns nothing until it is accepted: mks node accept {}", node.0));
-        }
-    }
+    warnings.extend(waits(handle, &state));
     warnings
 }
 

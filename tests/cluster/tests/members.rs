@@ -95,6 +95,9 @@ async fn operators_see_who_is_there_what_changed_and_what_a_change_would_move() 
         (vec!["node", "leave", "2", "--dead"], "NODE_ALIVE"),
         (vec!["node", "replace", "2", "--by", "4"], "NODE_ALIVE"),
         (vec!["node", "accept", "2"], "STANDING"),
+        (vec!["node", "accept", "4", "9"], "no member n9"),
+        (vec!["node", "replace", "9", "--by", "4"], "no member n9"),
+        (vec!["node", "weight", "9", "50"], "no member n9"),
     ] {
         for how in [&["--plan"][..], &[]] {
             let output = at(&addresses, &[&arguments[..], how].concat());
@@ -102,4 +105,11 @@ async fn operators_see_who_is_there_what_changed_and_what_a_change_would_move() 
             assert!(output.stderr.contains(word), "{arguments:?}: {}", output.stderr);
         }
     }
+    let (seen, now) = (plan["epoch"].as_u64().unwrap(), json_at(&addresses, &["epoch"])["epoch"].as_u64().unwrap());
+    assert_eq!(seen, now, "a plan changes nothing");
+    assert!(at(&addresses, &["keyspace", "create", "since"]).status == 0);
+    let stale = at(&addresses, &["node", "accept", "4", "--planned-in", &seen.to_string()]);
+    assert!(stale.status == REFUSED && stale.stderr.contains("STALE_PLAN"), "{stale:?}");
+    let moves = json_at(&addresses, &["moves"]);
+    assert_eq!((&moves["asked"], &moves["over"]), (&0.into(), &true.into()), "nothing of all that was taken");
 }

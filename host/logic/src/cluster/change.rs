@@ -251,7 +251,7 @@ impl State {
         }
         self.asked += 1;
         self.epoch.0 += 1;
-        self.forget_the_departed();
+        self.forget_the_dead();
         self.check_progress();
         Ok(())
     }
@@ -454,18 +454,11 @@ impl State {
         self.removed.insert(node, Removed { directory: member.directory, epoch: self.epoch });
     }
 
-    /// Whoever is dead, or left before it was accepted, and owns nothing in any table is no member any more.
-    fn forget_the_departed(&mut self) {
-        let gone = |(node, member): (&NodeId, &Member)| {
-            let gone = match member.standing {
-                Standing::Dead => true,
-                // It never owned anything that it could hand over.
-                Standing::Leaving => !member.owned,
-                Standing::Joining | Standing::Up => false,
-            };
-            (gone && !self.owns_anything(*node)).then_some(*node)
-        };
-        let gone: Vec<NodeId> = self.members.iter().filter_map(gone).collect();
+    /// Whoever is dead and owns nothing in any table is no member any more. Whoever is leaving says itself when it has
+    /// handed over everything: without any partition it may still keep writes for owners that are away.
+    fn forget_the_dead(&mut self) {
+        let dead = self.members.iter().filter(|(_, member)| member.standing == Standing::Dead);
+        let gone: Vec<NodeId> = dead.map(|(node, _)| *node).filter(|node| !self.owns_anything(*node)).collect();
         gone.into_iter().for_each(|node| self.remove(node));
     }
 
@@ -515,11 +508,7 @@ impl State {
             ring.blend(&change.next, |partition| change.waits.contains_key(&partition))
         });
         self.epoch.0 += 1;
-        let owners: BTreeSet<NodeId> = self.ring.iter().flat_map(Ring::iter).flat_map(|(_, o)| o).copied().collect();
-        for (node, member) in &mut self.members {
-            member.owned |= owners.contains(node);
-        }
-        self.forget_the_departed();
+        self.forget_the_dead();
         debug_assert!(self.members.len() <= MEMBERS_MAX);
     }
 }

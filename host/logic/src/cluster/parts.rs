@@ -36,8 +36,6 @@ pub struct Member {
     pub weight: u32,
     /// Where it is in its life.
     pub standing: Standing,
-    /// It owns, or owned, partitions: it can't just go.
-    pub owned: bool,
     /// How often its data directory says that it was opened; zero: it did not say. See [`Refusal::RolledBack`].
     pub opened: u64,
 }

@@ -63,7 +63,6 @@ impl Net {
             zone: String::new(),
             weight: 100,
             standing: cluster::Standing::Up,
-            owned: true,
             opened: 0,
         };
         self.members.insert(id, member);

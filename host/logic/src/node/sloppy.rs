@@ -7,6 +7,7 @@
 
 use super::hints::KeepFor;
 use super::{Kind, Node, Op, Step, Waiter};
+use crate::cluster::Standing;
 use crate::event::{Hint, HintId};
 use crate::id::{Key, NodeId};
 use crate::message::{Message, Refused, Tag, WriteOutcome};
@@ -23,9 +24,15 @@ impl Node {
         node == self.me || self.is_linked(node) && self.is_alive(node)
     }
 
+    /// Whether a node may keep what owners that are away are owed. One that shall leave would promise what keeps it
+    /// here.
+    fn stays(&self, node: NodeId) -> bool {
+        self.state.members.get(&node).is_some_and(|member| member.standing != Standing::Leaving)
+    }
+
     /// Nodes that may stand in for these owners: this one first, as its own disk is the nearest; the others take turns.
     pub(super) fn stand_ins(&self, owners: &[NodeId]) -> Vec<NodeId> {
-        let may = |node: &NodeId| !owners.contains(node) && self.is_there(*node);
+        let may = |node: &NodeId| !owners.contains(node) && self.stays(*node) && self.is_there(*node);
         let mut all: Vec<NodeId> = self.state.members.keys().copied().filter(may).collect();
         let turn = self.serial as usize % all.len().max(1);
         all.rotate_left(turn);
@@ -73,7 +80,8 @@ impl Node {
         if !op.is_sloppy() {
             return;
         }
-        let there: BTreeSet<NodeId> = self.state.members.keys().copied().filter(|node| self.is_there(*node)).collect();
+        let may = |node: &NodeId| self.stays(*node) && self.is_there(*node);
+        let there: BTreeSet<NodeId> = self.state.members.keys().copied().filter(may).collect();
         let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get_mut(&tag) else { return };
         for (node, owner) in op.call_stand_ins(|node| there.contains(&node)) {
             self.figures.stand_ins += 1;
@@ -146,7 +154,8 @@ impl Node {
         }
         let n = self.state.keyspaces.get(&key.keyspace).ok_or(Refused::UnknownKeyspace)?.n;
         let partition = key.place(self.state.partition_bits).partition;
-        if owner != self.me && self.state.holds(owner, partition, n) { Ok(()) } else { Err(Refused::NotOwner) }
+        let may = owner != self.me && self.stays(self.me) && self.state.holds(owner, partition, n);
+        if may { Ok(()) } else { Err(Refused::NotOwner) }
     }
 
     /// A hint was kept for somebody who waits for it, or was not.

@@ -1,7 +1,7 @@
 //! A few nodes with disks and a network that delivers in order, unless a test cuts it.
 
 use super::{Node, NodeOptions, SyncFigures};
-use crate::cluster::{Entry, Member, State};
+use crate::cluster::{Entry, State};
 use crate::digest::{Age, Range};
 use crate::event::{Effect, Input, Ticket, WriteJob};
 use crate::exchange::Work;
@@ -70,7 +70,7 @@ impl Town {
     /// Another node joins, and shall own its share.
     pub(super) fn join(&mut self, id: u64, limits: &Limits) {
         let member = formed(id, (3, 2, 2)).members.remove(&NodeId(id)).expect("the last one");
-        self.state.members.insert(NodeId(id), Member { owned: false, ..member });
+        self.state.members.insert(NodeId(id), member);
         self.state.asked += 1;
         let (opening, gossip, limits) = (u128::from(id), GossipSettings::default(), limits.clone());
         let node = Node::new(NodeOptions { me: NodeId(id), opening, limits, gossip, seed: id });

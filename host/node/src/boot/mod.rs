@@ -7,7 +7,7 @@
 mod storage;
 
 use crate::clock::{NodeClock, wall_ms};
-use crate::config::Config;
+use crate::config::{Config, JoinPolicy};
 use crate::disk::{Disk, DiskParts, SharedDigests, SharedOutlines};
 use crate::epoch_log::{EpochLog, Fence, Options as RaftOptions, RaftLog, Timing};
 use crate::gossip;
@@ -125,6 +125,7 @@ fn raft_options(config: &Config, addresses: &Addresses, opened: &Opened, trust: 
         expect: config.cluster.expect,
         resolver: (DEFAULT_RESOLVER.to_owned(), builtin(DEFAULT_RESOLVER)),
         epoch_period: Duration::from_secs(config.cluster.epoch_period_s),
+        auto_accept: config.cluster.join_policy == JoinPolicy::Auto,
         timing: Timing::default(),
     }
 }

@@ -7,6 +7,7 @@ mod data;
 mod epoch;
 mod follow;
 mod key;
+mod moves;
 mod node;
 mod output;
 mod plugin;
@@ -78,9 +79,11 @@ enum Command {
     Status,
     /// Who owns what
     Ring(admin::RingArgs),
-    /// The members, and what a change of them would move
+    /// The members, and changes of them: grow, shrink, replace, weigh
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// What moves from node to node, how fast, and what it waits for
+    Moves(moves::MovesArgs),
     /// What changed in the configuration lately: when, and by whom
     Epoch,
     /// Compare what a node holds with the other owners now, and mend what differs
@@ -141,6 +144,7 @@ fn run(common: &Common, command: Command, output: &Output) -> Result<(), Failure
             Command::Status => admin::status(&client, output).await,
             Command::Ring(args) => admin::ring(&client, &args, output).await,
             Command::Node(command) => node::node(&client, &command, output).await,
+            Command::Moves(args) => moves::moves(&client, &args, output).await,
             Command::Epoch => epoch::epoch(&client, output).await,
             Command::Repair(args) => repair::repair(&client, &args, output).await,
             Command::Scrub(args) => scrub::scrub(&client, &args, output).await,
@@ -189,6 +193,7 @@ mod tests {
             "mks put k v --request-id 12",
             "mks node accept",
             "mks node leave 3 --plan --wait",
+            "mks node leave 3 --plan --planned-in 7",
             "mks node replace 3",
             "mks node weight 3 0",
         ] {

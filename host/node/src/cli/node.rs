@@ -1,24 +1,21 @@
 //! `node`: the members, and changes of them.
 
 use super::client::{Client, Failure, Retry, signed};
-use super::output::{Output, progress, table};
+use super::moves;
+use super::output::{Output, table};
 use super::units;
 use clap::{Args, Subcommand};
 use mks_proto::v1::admin_client::AdminClient;
 use mks_proto::v1::wish::Wish as Asked;
 use mks_proto::v1::{
     AcceptNode, ChangeMembersRequest, ChangePlan, LeaveNode, MemberStatus, MembersRequest, PlaceNode,
-    PlanChangeRequest, PlannedLoad, ReplaceNode, RingRange, RingRequest, Standing, WeighNode, Wish,
+    PlanChangeRequest, PlannedLoad, ReplaceNode, Standing, WeighNode, Wish,
 };
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::time::Duration;
 use tonic::transport::Channel;
 
 type Admin = AdminClient<Channel>;
-
-/// Pause between two looks at partitions that move.
-const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
 /// `mks node`
 #[derive(Clone, Debug, Subcommand)]
@@ -85,6 +82,9 @@ pub(super) struct HowArgs {
     /// Return when all partitions have moved. They move without it as well
     #[arg(long, conflicts_with = "plan")]
     wait: bool,
+    /// The epoch of the plan that you looked at: refused when anything has changed since
+    #[arg(long, value_name = "EPOCH", conflicts_with = "plan")]
+    planned_in: Option<u64>,
     /// You have made sure that a node is dead, whatever gossip says
     #[arg(long)]
     force: bool,
@@ -109,6 +109,11 @@ impl NodeCommand {
             Self::Zone { node, zone, how } => (vec![Asked::Zone(PlaceNode { node: *node, zone: zone.clone() })], *how),
         })
     }
+
+    /// Whom it asks to leave.
+    fn leaving(&self) -> &[u64] {
+        if let Self::Leave { nodes, .. } = self { nodes } else { &[] }
+    }
 }
 
 pub(super) async fn node(client: &Client, command: &NodeCommand, output: &Output) -> Result<(), Failure> {
@@ -121,50 +126,26 @@ pub(super) async fn node(client: &Client, command: &NodeCommand, output: &Output
             async move { admin.plan_change(request).await }
         };
         let plan = client.admin(Retry::Read, ask).await?;
-        return output.result(&plan_json(&plan), |_| plan_text(&plan, "Nothing is asked for: this was a plan"));
+        let end = format!("Nothing is asked for; with --planned-in {} it is, if nothing changes before", plan.epoch);
+        return output.result(&plan_json(&plan), |_| plan_text(&plan, &end));
     }
-    let request = ChangeMembersRequest { wishes, force: how.force, planned_in: None };
+    let request = ChangeMembersRequest { wishes, force: how.force, planned_in: how.planned_in };
     let ask = |mut admin: Admin| {
         let request = signed(request.clone());
         async move { admin.change_members(request).await }
     };
     let plan = client.admin(Retry::Write, ask).await?;
     if how.wait {
-        settled(client).await?;
+        moves::wait(client, plan.asked.unwrap_or(0), command.leaving(), output).await?;
     }
-    let end = if how.wait { "All of it has moved" } else { "It is asked for; see `mks node list` for how far it is" };
+    let end = if how.wait { "All of it has moved" } else { "It is asked for; `mks moves --watch` shows how far it is" };
     output.result(&plan_json(&plan), |_| plan_text(&plan, end))
-}
-
-/// Waits until no change is due or under way, and nobody is about to leave, with a progress bar over the partitions.
-async fn settled(client: &Client) -> Result<(), Failure> {
-    let bar = progress("moving partitions", Some(0));
-    loop {
-        let ask = |mut admin: Admin| async move { admin.ring(RingRequest { key: None }).await };
-        let ring = client.admin(Retry::Read, ask).await?;
-        let ask = |mut admin: Admin| async move { admin.members(MembersRequest {}).await };
-        let members = client.admin(Retry::Read, ask).await?.members;
-        let moving = |range: &&RingRange| !range.next.is_empty() && range.next != range.owners;
-        let partitions = |range: &RingRange| u64::from(range.last - range.first) + 1;
-        let all: u64 = ring.ranges.iter().filter(moving).map(partitions).sum();
-        let done: u64 = ring.ranges.iter().filter(moving).filter(|range| range.cut_over).map(partitions).sum();
-        if ring.change.is_some() {
-            bar.set_length(all);
-            bar.set_position(done);
-        }
-        let goes = |member: &MemberStatus| matches!(member.standing(), Standing::Leaving | Standing::Dead);
-        if ring.change.is_none() && !ring.due && !members.iter().any(goes) {
-            bar.finish_and_clear();
-            return Ok(());
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
 }
 
 fn plan_json(plan: &ChangePlan) -> Value {
     json!({
         "epoch": plan.epoch, "copies": plan.copies, "partitions": plan.partitions, "moved": plan.moved,
-        "slots": plan.slots, "bytes": plan.bytes, "notes": plan.notes,
+        "slots": plan.slots, "bytes": plan.bytes, "notes": plan.notes, "asked": plan.asked,
         "loads": plan.loads.iter().map(|load| json!({
             "node": load.node, "before": load.before, "after": load.after, "gains": load.gains, "loses": load.loses,
         })).collect::<Vec<_>>(),
@@ -172,7 +153,7 @@ fn plan_json(plan: &ChangePlan) -> Value {
 }
 
 fn plan_text(plan: &ChangePlan, end: &str) -> String {
-    let ChangePlan { epoch, copies, partitions, moved, slots, bytes, loads, notes } = plan;
+    let ChangePlan { epoch, copies, partitions, moved, slots, bytes, loads, notes, asked: _ } = plan;
     if loads.is_empty() {
         return format!("Nothing moves. {end}");
     }
@@ -267,6 +248,7 @@ mod tests {
             bytes: Some(3 << 20),
             loads: vec![load],
             notes: vec!["n4 does not answer gossip".into()],
+            asked: None,
         };
         let text = plan_text(&plan, "This was a plan");
         for part in ["192 of 768", "25.0 %", "3.0 MiB", "epoch 17. This was a plan", "NOTE: n4"] {

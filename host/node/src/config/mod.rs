@@ -152,6 +152,19 @@ pub struct Cluster {
     pub partition_bits: u8,
     /// Time between two epochs, seconds.
     pub epoch_period_s: u64,
+    /// What becomes of a node that joins a cluster that has formed. Counts on the node that leads the epoch log.
+    pub join_policy: JoinPolicy,
+}
+
+/// `cluster.join_policy`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JoinPolicy {
+    /// It owns nothing until an operator accepts it (`mks node accept`), or lets it take a dead node's place.
+    #[default]
+    Accept,
+    /// It gets its share at once.
+    Auto,
 }
 
 impl Default for Cluster {
@@ -164,6 +177,7 @@ impl Default for Cluster {
             expect: 1,
             partition_bits: 8,
             epoch_period_s: 900,
+            join_policy: JoinPolicy::Accept,
         }
     }
 }

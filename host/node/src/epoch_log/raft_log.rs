@@ -68,6 +68,8 @@ pub struct Options {
     pub resolver: (String, ResolverHash),
     /// How long one slice of writes lasts; the leader ends it.
     pub epoch_period: Duration,
+    /// While this node leads, whoever joins a formed cluster is accepted at once.
+    pub auto_accept: bool,
     /// Raft's clockwork.
     pub timing: Timing,
 }

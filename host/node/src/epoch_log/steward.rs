@@ -1,5 +1,5 @@
-//! What the leader does unasked: found, form, let members follow and vote, let those go that left, and end each epoch
-//! when its time is over.
+//! What the leader does unasked: found, form, let members follow and vote, accept them where the config says so, begin
+//! the change of the ring that is asked for, let those go that left, and end each epoch when its time is over.
 //!
 //! Every step looks at the state as it is and does the one thing that is missing, so a new leader goes on where the
 //! old one stopped, and nothing is done twice: an entry that came too late is refused by the state.
@@ -7,7 +7,7 @@
 use super::admission::add_learner;
 use super::raft_log::{Core, changed};
 use crate::clock::wall_ms;
-use mks_logic::cluster::{Entry, State};
+use mks_logic::cluster::{Entry, Standing, State, Wish};
 use mks_logic::id::{Epoch, NodeId};
 use openraft::{BasicNode, ChangeMembers, Membership, RaftMetrics};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,8 @@ const CHANGE_WAIT: Duration = Duration::from_secs(5);
 const VOTER_LAG_MAX: u64 = 64;
 /// The ring is made when the log is on all disks that it shall be on; so long is waited for one that does not follow.
 const SPREAD_WAIT: Duration = Duration::from_secs(15);
+/// Wishes that come so soon after each other are fulfilled by one change: each one moves data.
+const WISHES_SETTLE: Duration = Duration::from_millis(500);
 /// A node that left gets this long to hear it, at least and at most, before the log forgets it.
 const GOODBYE_MIN: Duration = Duration::from_secs(2);
 const GOODBYE_MAX: Duration = Duration::from_secs(30);
@@ -31,7 +33,8 @@ const GOODBYE_MAX: Duration = Duration::from_secs(30);
 /// Runs for ever; works only while this node leads.
 pub(super) async fn run(core: Arc<Core>) {
     let mut state = core.state.clone();
-    let mut seen = Seen { epoch: (Epoch(0), Instant::now()), complete: None, departed: BTreeMap::new() };
+    let begin = Instant::now();
+    let mut seen = Seen { epoch: (Epoch(0), begin), asked: (0, begin), complete: None, departed: BTreeMap::new() };
     loop {
         let now = Arc::clone(&state.borrow_and_update());
         seen.note(&now);
@@ -48,6 +51,8 @@ pub(super) async fn run(core: Arc<Core>) {
 /// What there is, and since when this node has seen it so.
 struct Seen {
     epoch: (Epoch, Instant),
+    /// [`State::asked`].
+    asked: (u64, Instant),
     /// Since when all have joined that the ring waits for.
     complete: Option<Instant>,
     /// Nodes that left and that Raft still knows.
@@ -58,6 +63,9 @@ impl Seen {
     fn note(&mut self, state: &State) {
         if self.epoch.0 != state.epoch {
             self.epoch = (state.epoch, Instant::now());
+        }
+        if self.asked.0 != state.asked {
+            self.asked = (state.asked, Instant::now());
         }
         let complete = state.forming().is_some_and(|(joined, expected)| state.cluster != 0 && joined >= expected);
         self.complete = complete.then(|| self.complete.unwrap_or_else(Instant::now));
@@ -81,7 +89,11 @@ async fn next_entry(core: &Core, state: &Arc<State>, seen: &Seen) -> Option<Entr
         let state = Arc::clone(state);
         return tokio::task::spawn_blocking(move || state.form_entry()).await.ok()?;
     }
-    if state.change.is_none() && state.is_unsettled() {
+    let joining = state.members.iter().find(|(_, member)| member.standing == Standing::Joining);
+    if let Some((&node, _)) = joining.filter(|_| options.auto_accept) {
+        return Some(Entry::Change { wish: Wish::Accept { node }, seen: None });
+    }
+    if state.change.is_none() && state.is_unsettled() && seen.asked.1.elapsed() >= WISHES_SETTLE {
         let state = Arc::clone(state);
         return tokio::task::spawn_blocking(move || state.due()).await.ok()?;
     }
@@ -92,6 +104,7 @@ async fn propose(core: &Core, entry: Entry) {
     let what = match &entry {
         Entry::Found { .. } => "founding the cluster",
         Entry::Form { .. } => "forming the ring",
+        Entry::Change { .. } => "accepting a node that has joined",
         Entry::Begin { .. } => "beginning a change of the ring",
         _ => "advancing the epoch",
     };
@@ -191,7 +204,6 @@ mod tests {
             zone: (*zone).to_owned(),
             weight: 100,
             standing: mks_logic::cluster::Standing::Up,
-            owned: true,
             opened: 0,
         };
         let members = zones.iter().zip(1..).map(|(zone, id)| (NodeId(id), member(zone))).collect();

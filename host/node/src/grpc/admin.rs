@@ -1,6 +1,7 @@
 //! `mks.v1.Admin`: what the node and its cluster are, and how keyspaces change.
 
 mod members;
+mod moves;
 mod scrub;
 
 use super::convert::{Checker, durability};
@@ -21,8 +22,8 @@ use mks_proto::v1::admin_server::Admin;
 use mks_proto::v1::{
     self, AlterKeyspaceRequest, ChangeMembersRequest, ChangePlan, CreateKeyspaceRequest, EpochsRequest, EpochsResponse,
     KeyspaceDefinition, KeyspaceResponse, ListKeyspacesRequest, ListKeyspacesResponse, LogStatus, MemberStatus,
-    MembersRequest, MembersResponse, PlanChangeRequest, RepairProgress, RepairRequest, RingRange, RingRequest,
-    RingResponse, ScrubProgress, ScrubRequest, StatusRequest, StatusResponse, StoreStatus,
+    MembersRequest, MembersResponse, MovesRequest, MovesResponse, PlanChangeRequest, RepairProgress, RepairRequest,
+    RingRange, RingRequest, RingResponse, ScrubProgress, ScrubRequest, StatusRequest, StatusResponse, StoreStatus,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -340,6 +341,10 @@ impl Admin for AdminService {
 
     async fn change_members(&self, request: Request<ChangeMembersRequest>) -> Result<Response<ChangePlan>, Status> {
         self.answer(self.change(request).await)
+    }
+
+    async fn moves(&self, _: Request<MovesRequest>) -> Result<Response<MovesResponse>, Status> {
+        Ok(Response::new(self.moves()))
     }
 
     async fn epochs(&self, _: Request<EpochsRequest>) -> Result<Response<EpochsResponse>, Status> {

@@ -1,5 +1,6 @@
 use super::net::{Cluster, address, memory, wait};
 use mks::epoch_log::{EpochLog, StartError};
+use mks_logic::cluster::Standing;
 use mks_logic::id::{Incarnation, NodeId};
 use std::time::Duration;
 use tokio::time::sleep;
@@ -29,6 +30,28 @@ async fn five_nodes_started_at_once_form_one_cluster_with_five_voters() {
     let state = cluster.settled().await;
     assert_eq!(state.ring.as_ref().unwrap().width(), 5);
     wait("all five vote", || (cluster.logs[&3].status().voters.len() == 5).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_config_says_so_whoever_joins_gets_its_share_unasked() {
+    for auto_accept in [false, true] {
+        let mut cluster = Cluster::new(3);
+        cluster.auto_accept = auto_accept;
+        for node in 1..=4 {
+            if node == 4 {
+                cluster.settled().await;
+            }
+            cluster.start(node).await;
+        }
+        if auto_accept {
+            let state = wait("a change begins", || cluster.state(2).change.is_some().then(|| cluster.state(2))).await;
+            assert!(state.change.as_ref().unwrap().next.owned_by(NodeId(4), 5) > 0);
+            assert_eq!(state.members[&NodeId(4)].standing, Standing::Up);
+        } else {
+            let state = cluster.settled().await;
+            assert_eq!((state.members[&NodeId(4)].standing, state.asked), (Standing::Joining, 0));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

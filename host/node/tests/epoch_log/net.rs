@@ -64,6 +64,7 @@ pub(crate) struct Cluster {
     pub(crate) net: Arc<Net>,
     pub(crate) expect: u32,
     pub(crate) epoch_period: Duration,
+    pub(crate) auto_accept: bool,
     stores: BTreeMap<u64, Arc<dyn Store>>,
     pub(crate) logs: BTreeMap<u64, Arc<RaftLog>>,
 }
@@ -71,7 +72,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn new(expect: u32) -> Self {
         let (net, stores, logs) = (Arc::default(), BTreeMap::new(), BTreeMap::new());
-        Self { net, expect, epoch_period: Duration::from_secs(900), stores, logs }
+        Self { net, expect, epoch_period: Duration::from_secs(900), auto_accept: false, stores, logs }
     }
 
     pub(crate) fn store(&mut self, node: u64) -> Arc<dyn Store> {
@@ -94,6 +95,7 @@ impl Cluster {
             expect: self.expect,
             resolver: ("lww".to_owned(), ResolverHash([1; 32])),
             epoch_period: self.epoch_period,
+            auto_accept: self.auto_accept,
             timing: Timing { heartbeat_ms: 100, election_ms: 400, election_window_ms: 200, stagger_ms: 80 },
         }
     }

@@ -3,12 +3,13 @@
 use super::fake::{FakeNode, PARTITION_BITS, key};
 use mks::epoch_log::EpochLog;
 use mks_logic::cluster::{Addresses, Entry, Member, Standing};
-use mks_logic::id::{Incarnation, NodeId};
+use mks_logic::id::{Incarnation, NodeId, PartitionId};
+use mks_logic::moves::{MoveError, Moving, Phase, Way};
 use mks_proto::detail_of;
 use mks_proto::v1::{
     AcceptNode, AlterKeyspaceRequest, ChangeMembersRequest, CreateKeyspaceRequest, Durability, EpochsRequest, Key,
-    KeyspaceDefinition, LeaveNode, ListKeyspacesRequest, MembersRequest, PlanChangeRequest, RepairRequest, ReplaceNode,
-    RingRequest, ScrubRequest, StatusRequest, WeighNode, Wish, wish::Wish as Asked,
+    KeyspaceDefinition, LeaveNode, ListKeyspacesRequest, MembersRequest, MoveWay, MovesRequest, PlanChangeRequest,
+    RepairRequest, ReplaceNode, RingRequest, ScrubRequest, StatusRequest, WeighNode, Wish, wish::Wish as Asked,
 };
 use std::sync::Arc;
 use tokio_stream::StreamExt;
@@ -191,7 +192,6 @@ async fn status_warns_of_what_an_operator_should_know() {
     let store = status.store.unwrap();
     assert_eq!((store.engine.as_str(), store.adapter.as_str(), store.fsyncs), ("memory", "fjall", 6));
     assert!(status.resident_bytes > 0);
-    let warned = |warnings: &[String], word| warnings.iter().any(|warning| warning.contains(word));
     assert!(warned(&status.warnings, "900 ms"), "{:?}", status.warnings);
     assert!(!warned(&status.warnings, "owns nothing"), "{:?}", status.warnings);
 
@@ -330,6 +330,14 @@ fn leave(node: u64, dead: bool) -> Asked {
     Asked::Leave(LeaveNode { node, dead })
 }
 
+fn weigh(node: u64, weight: u32) -> Asked {
+    Asked::Weight(WeighNode { node, weight })
+}
+
+fn warned(said: &[String], word: &str) -> bool {
+    said.iter().any(|line| line.contains(word))
+}
+
 /// A node in which a fourth one has joined. Gossip hears node 2, and not node 3.
 async fn with_a_newcomer() -> FakeNode {
     let node = FakeNode::start().await;
@@ -397,7 +405,6 @@ async fn a_change_that_makes_no_sense_is_refused_with_the_reason() {
     let mut admin = node.admin().await;
     let before = node.log.watch().borrow().clone();
     let replace = |gone, by| Asked::Replace(ReplaceNode { gone, by });
-    let weigh = |node, weight| Asked::Weight(WeighNode { node, weight });
     for (what, wishes, code, word) in [
         ("an unknown node", vec![leave(9, false)], Code::NotFound, "UNKNOWN_NODE"),
         ("a second acceptance", vec![accept(2)], Code::FailedPrecondition, "STANDING"),
@@ -413,6 +420,9 @@ async fn a_change_that_makes_no_sense_is_refused_with_the_reason() {
     ] {
         let status = admin.plan_change(change(&wishes)).await.unwrap_err();
         assert_eq!(reason(&status), (code, word.into()), "{what}: {}", status.message());
+        let asked = ChangeMembersRequest { wishes: change(&wishes).wishes, ..ChangeMembersRequest::default() };
+        let status = admin.change_members(asked).await.unwrap_err();
+        assert_eq!(reason(&status), (code, word.into()), "{what}, asked for: {}", status.message());
     }
     let unknown = PlanChangeRequest { wishes: vec![Wish { wish: None }], ..PlanChangeRequest::default() };
     assert_eq!(reason(&admin.plan_change(unknown).await.unwrap_err()).1, "INVALID");
@@ -426,4 +436,71 @@ async fn a_change_that_makes_no_sense_is_refused_with_the_reason() {
     let forming = FakeNode::start_forming().await;
     let refused = forming.admin().await.plan_change(change(&[accept(2)])).await.unwrap_err();
     assert_eq!(reason(&refused).1, "FORMING");
+}
+
+#[tokio::test]
+async fn a_change_is_asked_for_in_somebodys_name_and_what_it_waits_for_is_told() {
+    let node = with_a_newcomer().await;
+    let mut admin = node.admin().await;
+    let waits = admin.moves(MovesRequest {}).await.unwrap().into_inner().waits;
+    assert!(warned(&waits, "mks node accept 4"), "{waits:?}");
+
+    let plan = admin.plan_change(change(&[accept(4)])).await.unwrap().into_inner();
+    let wishes = change(&[accept(4), weigh(4, 200)]).wishes;
+    let mut asked = tonic::Request::new(ChangeMembersRequest { wishes, planned_in: Some(plan.epoch), force: false });
+    asked.metadata_mut().insert("mks-who", "ann@desk".parse().unwrap());
+    let taken = admin.change_members(asked).await.unwrap().into_inner();
+    assert_eq!((plan.asked, taken.epoch, taken.asked), (None, plan.epoch, Some(2)));
+    let state = node.log.watch().borrow().clone();
+    assert_eq!((state.members[&NodeId(4)].standing, state.members[&NodeId(4)].weight), (Standing::Up, 200));
+    let events = admin.epochs(EpochsRequest {}).await.unwrap().into_inner().events;
+    assert_eq!((events[1].who.as_str(), events[1].what.as_str()), ("ann@desk", "n4 shall own its share"));
+    let moves = admin.moves(MovesRequest {}).await.unwrap().into_inner();
+    assert_eq!((moves.asked, moves.settled, &moves.change), (2, 0, &None));
+    assert!(warned(&moves.waits, "has not begun") && warned(&moves.waits, "n4 owns nothing yet"), "{:?}", moves.waits);
+
+    node.log.propose(state.begin_entry().unwrap()).await.unwrap();
+    let moves = admin.moves(MovesRequest {}).await.unwrap().into_inner();
+    let under_way = moves.change.unwrap();
+    assert_eq!((under_way.id, under_way.closing, moves.settled), (1, false, 2));
+    assert!(under_way.left > 0 && under_way.left == under_way.partitions, "{under_way:?}");
+    assert!(warned(&moves.waits, "still move") && warned(&moves.waits, "change 1 brings"), "{:?}", moves.waits);
+    let warnings = admin.status(StatusRequest {}).await.unwrap().into_inner().warnings;
+    assert!(warned(&warnings, "still move"), "an operator sees it in the status too: {warnings:?}");
+}
+
+#[tokio::test]
+async fn a_partition_that_does_not_move_names_the_node_it_waits_for() {
+    let node = FakeNode::start().await;
+    let stuck = Moving {
+        partition: PartitionId(7),
+        way: Way::In,
+        phase: Phase::Waiting,
+        compared: 1,
+        needed: 2,
+        records: 3,
+        bytes: 4_096,
+        error: Some(MoveError::Unreachable(NodeId(3))),
+    };
+    let compared =
+        Moving { partition: PartitionId(9), phase: Phase::Comparing(NodeId(2)), error: None, ..stuck.clone() };
+    let mut view = (**node.handle.view.load()).clone();
+    view.moves = vec![stuck, compared];
+    node.handle.view.store(Arc::new(view));
+    let told = node.admin().await.moves(MovesRequest {}).await.unwrap().into_inner();
+    assert_eq!((told.moves[0].compared, told.moves[0].needed, told.moves[0].way()), (1, 2, MoveWay::In));
+    assert!(told.moves[0].error.contains("n3 can't be reached"), "{:?}", told.moves[0]);
+    assert_eq!((told.moves[1].state.as_str(), told.moves[1].peer), ("comparing", 2));
+    assert!(warned(&told.waits, "partition 7 is not fetched") && warned(&told.waits, "n3"), "{:?}", told.waits);
+    assert!(!warned(&told.waits, "partition 9"), "it goes on: {:?}", told.waits);
+}
+
+#[tokio::test]
+async fn a_change_without_a_leader_says_that_nothing_was_asked_for() {
+    let node = with_a_newcomer().await;
+    *node.log.leader.lock().unwrap() = None;
+    let asked = ChangeMembersRequest { wishes: change(&[accept(4)]).wishes, ..ChangeMembersRequest::default() };
+    let status = node.admin().await.change_members(asked).await.unwrap_err();
+    assert_eq!(reason(&status), (Code::Unavailable, "NO_LEADER".into()));
+    assert_eq!(node.log.watch().borrow().asked, 0);
 }

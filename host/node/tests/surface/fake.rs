@@ -345,7 +345,6 @@ fn state() -> State {
                 zone: String::new(),
                 weight: 100,
                 standing: Standing::Up,
-                owned: true,
                 opened: 0,
             },
         )

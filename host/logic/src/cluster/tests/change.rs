@@ -200,9 +200,14 @@ fn a_gainer_that_will_not_come_ends_the_change_where_it_is() {
 }
 
 #[test]
-fn a_node_that_never_owned_anything_just_goes() {
+fn a_node_that_never_owned_anything_says_itself_when_it_goes() {
     let mut state = formed();
     apply(&mut state, &[open(4, 41), leave(4, false)]);
+    assert_eq!(state.members[&NodeId(4)].standing, Standing::Leaving, "it may keep writes for owners that are away");
+    let mut dead = state.clone();
+    apply(&mut dead, &[leave(4, true)]);
+    check_removed(&dead);
+    apply(&mut state, &[Entry::Left { node: NodeId(4) }]);
     check_removed(&state);
     assert!(state.begin_entry().is_some_and(|entry| matches!(entry, Entry::Begin { .. })));
     begin(&mut state);

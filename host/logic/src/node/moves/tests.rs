@@ -2,15 +2,17 @@
 
 use super::*;
 use crate::cluster::Wish;
+use crate::context::Context;
 use crate::event::{Input, Operation, Ticket};
 use crate::id::Key;
 use crate::limits::Limits;
 use crate::message::{Message, ReadOutcome, Refused, Tag, Want};
 use crate::node::town::Town;
-use crate::port::StoreError;
+use crate::port::{Durability, StoreError};
 use crate::request::Answer;
-use crate::testing::{PARTITION_BITS, Rules, key, request};
+use crate::testing::{PARTITION_BITS, Rules, key, request, version};
 use crate::time::Hlc;
+use crate::version::Version;
 use bytes::Bytes;
 
 fn limits() -> Limits {
@@ -81,6 +83,36 @@ fn a_node_that_leaves_hands_over_what_only_it_holds_and_says_so_last() {
     let know = owners(&town, &lonely).iter().filter(|id| latest(id) == Some(9_000)).count();
     assert!(know >= 2, "W owners at least hold what one alone had written");
     assert!(!holders(&town, &lonely).contains(&NodeId(4)));
+}
+
+#[test]
+fn a_node_that_was_never_accepted_hands_over_what_it_keeps_for_others_before_it_goes() {
+    let mut town = growing();
+    town.state.members.get_mut(&NodeId(4)).unwrap().standing = Standing::Joining;
+    town.tell();
+    let key = key("kept");
+    let owner = owners(&town, &key)[0];
+    let links = |town: &mut Town, up| {
+        for (a, b) in [(NodeId(4), owner), (owner, NodeId(4))] {
+            town.feed(a, Input::Link { peer: b, up });
+        }
+    };
+    links(&mut town, false);
+    let asker = NodeId(if owner.0 == 1 { 2 } else { 1 });
+    let version = Version { epoch: town.state.epoch, ..version(asker.0, 900, Hlc(900), Some("kept")) };
+    let (past, durability) = (Context::default(), Durability::Sync);
+    let keep = Message::Keep { tag: Tag(1), owner, key: key.clone(), version, past, durability };
+    let clock = Hlc::from_ms(town.now.wall_ms);
+    town.feed(NodeId(4), Input::Peer { from: asker, clock, message: keep });
+    town.apply(&Entry::Change { wish: Wish::Leave { node: NodeId(4), dead: false }, seen: None });
+    town.lead();
+    town.pass(10_000);
+    assert!(town.state.members.contains_key(&NodeId(4)), "an acknowledged write is on its disk alone");
+    assert!(!holders(&town, &key).contains(&owner));
+    links(&mut town, true);
+    town.pass(10_000);
+    assert!(town.state.removed.contains_key(&NodeId(4)));
+    assert!(holders(&town, &key).contains(&owner));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Claims about writes for which other nodes stand in for owners.
 
 use super::solo::{Solo, own_read, reply, sends, tag};
-use crate::cluster::State;
+use crate::cluster::{Standing, State};
 use crate::context::Context;
 use crate::event::{Answer, Effect, HintJob, HintOutcome, HintWork, Input, OpError, Operation, Reply, Request};
 use crate::id::{Key, NodeId};
@@ -199,6 +199,33 @@ fn a_stand_in_that_has_no_room_or_can_never_hand_it_over_refuses() {
         assert!(matches!(&sends(&out)[..], [(_, Message::Written { outcome, .. })] if *outcome == refused), "{out:?}");
         assert_eq!(solo.node.hints().count(), 0);
     }
+}
+
+#[test]
+fn who_shall_leave_stands_in_for_nobody() {
+    let (mut state, [a, b, c], [x, y]) = five();
+    state.members.get_mut(&x).unwrap().standing = Standing::Leaving;
+    for _ in 0..4 {
+        let mut solo = Solo::member(a.0, &state);
+        solo.link(b, false);
+        solo.link(c, false);
+        let out = solo.ask(put());
+        let [(stand_in, _, _)] = kept(&out)[..] else { panic!("{out:?}") };
+        assert_eq!(stand_in, y);
+    }
+    let mut leaving = Solo::member(x.0, &state);
+    let (tag, past, durability) = (Tag(7), Context::default(), Durability::Sync);
+    let keep = Message::Keep { tag, owner: a, key: key("k"), version: version(), past, durability };
+    let out = leaving.hear(y, keep);
+    let refused = WriteOutcome::Refused(Refused::NotOwner);
+    assert!(matches!(&sends(&out)[..], [(_, Message::Written { outcome, .. })] if *outcome == refused), "{out:?}");
+    for owner in [a, b, c] {
+        leaving.link(owner, false);
+    }
+    let out = leaving.ask(put());
+    assert!(
+        kept(&out).iter().all(|(node, _, _)| *node == y) && leaving.node.hints().all(|(_, owed)| owed.counted == 0)
+    );
 }
 
 #[test]

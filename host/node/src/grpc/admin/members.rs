@@ -44,7 +44,7 @@ impl AdminService {
         let (sign, request) = signed(request);
         let state = self.agreed();
         let wishes = self.wishes(&state, request.wishes, request.force)?;
-        let plan = self.planned(&state, &wishes).await?;
+        let mut plan = self.planned(&state, &wishes).await?;
         let mut seen = request.planned_in.map(Epoch);
         for (granted, wish) in wishes.iter().enumerate() {
             // The first one may move the epoch itself.
@@ -61,6 +61,7 @@ impl AdminService {
                 return Err(Fault { message, ..fault });
             }
         }
+        plan.asked = Some(self.agreed().asked);
         Ok(plan)
     }
 
@@ -83,6 +84,7 @@ impl AdminService {
             bytes: (owned > 0).then(|| bytes(owned as u64)),
             loads: plan.loads.iter().map(load).collect(),
             notes: self.notes(state, wishes),
+            asked: None,
         }
     }
 
