@@ -18,6 +18,7 @@ mod history;
 mod parts;
 mod plain;
 mod plan;
+mod plugins;
 mod refusal;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use history::{Event, HISTORY_MAX};
 pub use parts::{Addresses, Keyspace, Member};
 use parts::{check_name, check_zone};
 pub use plan::{Load, Plan};
+pub use plugins::{PLUGINS_MAX, Plugin, Quarantine, REASON_BYTES_MAX, VERSION_BYTES_MAX};
 pub use refusal::Refusal;
 pub use voters::VOTERS_MAX;
 
@@ -84,6 +86,8 @@ pub struct State {
     pub default_resolver_hash: Option<ResolverHash>,
     /// The latest [`SUPERSEDED_MAX`] openings of each member that a newer one replaced, oldest first.
     pub superseded: BTreeMap<NodeId, Vec<u128>>,
+    /// Code that was uploaded.
+    pub plugins: BTreeMap<ResolverHash, Plugin>,
 }
 
 /// One entry of the epoch log.
@@ -183,6 +187,45 @@ pub enum Entry {
         #[serde(deserialize_with = "plain::entry")]
         entry: Box<Entry>,
     },
+    /// A member has taken an upload and checked it: all others shall fetch it.
+    InstallPlugin {
+        /// Its code.
+        plugin: ResolverHash,
+        /// Who has it.
+        node: NodeId,
+        /// What it calls itself.
+        name: String,
+        /// And its version.
+        version: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A member has fetched, checked and compiled it.
+    HoldPlugin {
+        /// Its code.
+        plugin: ResolverHash,
+        /// Who.
+        node: NodeId,
+    },
+    /// Nobody needs it any more.
+    RemovePlugin {
+        /// Its code.
+        plugin: ResolverHash,
+    },
+    /// It failed too often, or breaks a law: nobody asks it any more.
+    QuarantinePlugin {
+        /// Its code.
+        plugin: ResolverHash,
+        /// Who saw it.
+        node: NodeId,
+        /// What was seen, up to [`REASON_BYTES_MAX`] bytes.
+        reason: String,
+    },
+    /// It may run again.
+    ReleasePlugin {
+        /// Its code.
+        plugin: ResolverHash,
+    },
 }
 
 /// What an entry did, for whoever proposed it.
@@ -251,8 +294,11 @@ impl State {
         let signed = Signed::of(entry)?;
         let before = self.epoch;
         let change = self.change.as_ref().map(|change| (change.id, change.moving));
+        let of_plugin = self.tells_of_plugin(signed.entry);
         let applied = self.take(signed.entry)?;
         self.note(&signed, before, change);
+        let of_plugin = of_plugin.filter(|_| before < self.epoch);
+        self.note_plugins(&signed, of_plugin);
         Ok(applied)
     }
 
@@ -290,6 +336,13 @@ impl State {
             Entry::Hold { change, node, partitions } => self.hold(*change, *node, partitions).map(|()| Applied::Done),
             Entry::Seen { change, node } => self.seen(*change, *node).map(|()| Applied::Done),
             Entry::Left { node } => self.left(*node).map(|()| Applied::Done),
+            Entry::InstallPlugin { plugin, node, name, version, bytes } => {
+                self.install_plugin(*plugin, *node, (name, version, *bytes))
+            }
+            Entry::HoldPlugin { plugin, node } => self.hold_plugin(*plugin, *node),
+            Entry::RemovePlugin { plugin } => self.remove_plugin(*plugin),
+            Entry::QuarantinePlugin { plugin, node, reason } => self.quarantine_plugin(*plugin, *node, reason),
+            Entry::ReleasePlugin { plugin } => self.release_plugin(*plugin),
             // Taken apart before, and never one in another.
             Entry::Signed { .. } => Err(Refusal::Invalid("an entry is signed once".to_string())),
         }
@@ -413,6 +466,7 @@ impl State {
             resolver: self.default_resolver.clone(),
             resolver_hash,
             causal: false,
+            quarantined: false,
         };
         self.ring = Some(ring.clone());
         for member in self.members.values_mut() {
@@ -434,19 +488,20 @@ impl State {
                 "there are {KEYSPACES_MAX} keyspaces, which is the most there can be"
             )));
         }
+        self.check_resolver(keyspace, None)?;
         let id = KeyspaceId(self.keyspace_next);
         let Some(next) = self.keyspace_next.checked_add(1) else {
             return Err(Refusal::Invalid("all keyspace ids are used up".to_string()));
         };
         self.keyspace_next = next;
-        self.keyspaces.insert(id, keyspace.clone());
+        self.keyspaces.insert(id, self.judged(keyspace));
         self.advance();
         Ok(Applied::Keyspace(id))
     }
 
     fn alter_keyspace(&mut self, keyspace: &Keyspace) -> Result<Applied, Refusal> {
         keyspace.check(self.formed()?.width())?;
-        let Some((&id, known)) = self.keyspaces.iter_mut().find(|(_, known)| known.name == keyspace.name) else {
+        let Some((id, known)) = self.keyspace(&keyspace.name) else {
             return Err(Refusal::KeyspaceUnknown(keyspace.name.clone()));
         };
         if known.n != keyspace.n {
@@ -462,7 +517,8 @@ impl State {
                 if known.causal { "causal" } else { "not causal" }
             )));
         }
-        *known = keyspace.clone();
+        self.check_resolver(keyspace, Some(known.resolver_hash))?;
+        self.keyspaces.insert(id, self.judged(keyspace));
         self.advance();
         Ok(Applied::Keyspace(id))
     }

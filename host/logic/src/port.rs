@@ -139,6 +139,11 @@ pub enum StoreError {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ResolverHash(pub [u8; 32]);
 
+impl ResolverHash {
+    /// No code has this hash: nobody is asked, and all versions are kept.
+    pub const NOBODY: Self = Self([0; 32]);
+}
+
 impl core::fmt::Debug for ResolverHash {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         for byte in &self.0[..6] {
@@ -151,7 +156,7 @@ impl core::fmt::Debug for ResolverHash {
 /// By which rules the versions of a keyspace supersede one another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Policy {
-    /// The code that settles siblings.
+    /// The code that settles siblings; [`ResolverHash::NOBODY`]: they are kept.
     pub resolver: ResolverHash,
     /// Writes say which versions they have seen, and supersede exactly those: see [`crate::record`].
     pub causal: bool,
@@ -250,6 +255,10 @@ pub trait Resolve: Send + Sync {
     /// Whatever goes wrong (a trap, a timeout, an answer out of range, code that this node does not have), the
     /// caller keeps all siblings: a failure never decides.
     fn settle(&self, resolver: ResolverHash, conflicts: &Columns) -> Result<Vec<Verdict>, ResolveError>;
+
+    /// Whether this node has the code, and it works. Otherwise all versions are kept, and nothing is compared with
+    /// other owners: the differences would be none of the data's.
+    fn has(&self, resolver: ResolverHash) -> bool;
 }
 
 /// Why a resolver gave no verdict. All versions are kept.

@@ -341,6 +341,9 @@ fn settle(resolve: &dyn Resolve, slots: &mut BTreeMap<Vec<u8>, Slot>) -> Figures
 
 /// The resolver's verdicts, if they are an answer to the question: a failure never decides.
 fn verdicts(resolve: &dyn Resolve, resolver: ResolverHash, columns: &Columns) -> Option<Vec<Verdict>> {
+    if resolver == ResolverHash::NOBODY {
+        return None;
+    }
     let verdicts = resolve.settle(resolver, columns).ok()?;
     let sound = |i: usize, verdict: &Verdict| match verdict {
         Verdict::Keep(row) => (*row as usize) < columns.rows(i).len(),

@@ -256,6 +256,8 @@ pub(crate) enum Rules {
     Nonsense,
     /// One verdict too few.
     Short,
+    /// This node has no code at all.
+    Lack,
 }
 
 impl Resolve for Rules {
@@ -278,7 +280,12 @@ impl Resolve for Rules {
             Self::Fail => Err(ResolveError::Failed("it was told to".into())),
             Self::Nonsense => Ok((0..conflicts.len()).map(|i| Verdict::Keep(conflicts.rows(i).len() as u32)).collect()),
             Self::Short => Ok((1..conflicts.len()).map(|_| Verdict::Keep(0)).collect()),
+            Self::Lack => Err(ResolveError::Unknown(resolver)),
         }
+    }
+
+    fn has(&self, _resolver: ResolverHash) -> bool {
+        !matches!(self, Self::Lack)
     }
 }
 
@@ -346,6 +353,7 @@ pub(crate) fn formed(nodes: u64, (n, r, w): (u8, u8, u8)) -> State {
         resolver: name.into(),
         resolver_hash,
         causal,
+        quarantined: false,
     };
     let candidates: Vec<_> = (1..=nodes).map(|i| Candidate { node: NodeId(i), zone: "", weight: 100 }).collect();
     State {

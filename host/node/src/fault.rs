@@ -56,6 +56,18 @@ pub enum Reason {
     Standing,
     /// A node that shall count as dead answers gossip.
     NodeAlive,
+    /// No plugin of that name.
+    UnknownPlugin,
+    /// What was uploaded is no plugin that nodes take.
+    BadPlugin,
+    /// It breaks a law.
+    Lawless,
+    /// A keyspace uses the plugin.
+    PluginUsed,
+    /// Not all members have the plugin.
+    NotArmed,
+    /// The plugin must not run.
+    Quarantined,
     /// A bug, here or in another node.
     Internal,
 }
@@ -89,6 +101,12 @@ impl Reason {
             Self::StalePlan => "STALE_PLAN",
             Self::Standing => "STANDING",
             Self::NodeAlive => "NODE_ALIVE",
+            Self::UnknownPlugin => "UNKNOWN_PLUGIN",
+            Self::BadPlugin => "BAD_PLUGIN",
+            Self::Lawless => "LAWLESS",
+            Self::PluginUsed => "PLUGIN_USED",
+            Self::NotArmed => "NOT_ARMED",
+            Self::Quarantined => "QUARANTINED",
             Self::Internal => "INTERNAL",
         }
     }
@@ -97,12 +115,17 @@ impl Reason {
     #[must_use]
     pub const fn code(self) -> Code {
         match self {
-            Self::NotFound | Self::UnknownNode => Code::NotFound,
-            Self::Invalid | Self::BadContext => Code::InvalidArgument,
+            Self::NotFound | Self::UnknownNode | Self::UnknownPlugin => Code::NotFound,
+            Self::Invalid | Self::BadContext | Self::BadPlugin | Self::Lawless => Code::InvalidArgument,
             // Not NOT_FOUND: a mistyped keyspace must never look like an absent key.
-            Self::UnknownKeyspace | Self::UnknownResolver | Self::ContextNeeded | Self::Standing | Self::NodeAlive => {
-                Code::FailedPrecondition
-            }
+            Self::UnknownKeyspace
+            | Self::UnknownResolver
+            | Self::ContextNeeded
+            | Self::Standing
+            | Self::NodeAlive
+            | Self::PluginUsed
+            | Self::NotArmed
+            | Self::Quarantined => Code::FailedPrecondition,
             Self::TooLarge | Self::Busy | Self::TooManySiblings => Code::ResourceExhausted,
             Self::Timeout | Self::Unconfirmed => Code::DeadlineExceeded,
             Self::QuorumLost
@@ -129,6 +152,9 @@ impl Reason {
                 | Self::UnknownResolver
                 | Self::UnknownNode
                 | Self::BadContext
+                | Self::UnknownPlugin
+                | Self::BadPlugin
+                | Self::Lawless
         )
     }
 

@@ -2,6 +2,7 @@
 
 use crate::epoch_log::EpochLog;
 use crate::metrics::Metrics;
+use crate::plugins::Plugins;
 use crate::token::{Seals, Tokens};
 use arc_swap::ArcSwap;
 use mks_logic::cluster::State;
@@ -188,6 +189,8 @@ pub struct Handle {
     pub adapter: Arc<str>,
     /// Resolvers that this node can offer to a new keyspace: names and hashes.
     pub resolvers: Arc<Vec<(String, mks_logic::port::ResolverHash)>>,
+    /// The plugins of this node.
+    pub plugins: Arc<Plugins>,
     /// Seals and opens context tokens.
     pub tokens: Arc<Tokens>,
     /// The pump's front door; full means busy.

@@ -15,6 +15,7 @@ pub mod http;
 pub mod metrics;
 pub mod net;
 pub mod peer;
+pub mod plugins;
 pub mod pump;
 pub mod status;
 pub mod token;

@@ -3,6 +3,8 @@
 mod waits;
 
 use crate::handle::{Handle, ScrubView};
+use crate::plugins::Local;
+use mks_logic::cluster::Quarantine;
 
 pub use waits::waits;
 
@@ -60,16 +62,52 @@ pub fn warnings(handle: &Handle) -> Vec<String> {
             warnings.push(format!("{} does not answer gossip; its share of the writes waits for it", peer.node));
         }
     }
+    warnings.extend(plugins(handle));
     if view.sync.plugin_drift > 0 {
         warnings.push(format!(
-            "{} comparisons since the start found that another owner settles conflicts with other resolver code: they \
-             moved nothing; give all nodes the same version",
+            "PLUGIN_DRIFT: {} comparisons since the start found that another owner settles conflicts with other \
+             resolver code: they moved nothing; give all nodes the same version",
             view.sync.plugin_drift
         ));
     }
     warnings.extend(disk_lies(&view.scrub));
     warnings.extend(waits(handle, &state));
     warnings
+}
+
+/// Plugins that keyspaces can't rely on.
+fn plugins(handle: &Handle) -> Vec<String> {
+    let state = handle.state.load();
+    let mut warnings = Vec::new();
+    for (hash, plugin) in &state.plugins {
+        let (name, keyspaces) = (plugin.full_name(), state.plugin_keyspaces(*hash).join(", "));
+        if let Some(Quarantine { node, reason, .. }) = &plugin.quarantine {
+            let meanwhile = match keyspaces.as_str() {
+                "" => "no keyspace uses it".to_owned(),
+                keyspaces => format!("keyspaces that keep all versions meanwhile: {keyspaces}"),
+            };
+            warnings.push(format!(
+                "plugin {name} is in quarantine, as {node} said: {reason}; {meanwhile}. Alter them to another resolver, or \
+                 `mks plugin alter {name} --release`"
+            ));
+        } else if let Local::Missing(why) = handle.plugins.local(*hash) {
+            warnings.push(lacking(&name, &keyspaces, &why, handle.plugins.runs(*hash)));
+        }
+    }
+    warnings
+}
+
+/// This node does not have the code of a plugin, for this reason.
+fn lacking(name: &str, keyspaces: &str, why: &str, runs: bool) -> String {
+    let meanwhile = match (keyspaces, runs) {
+        (_, true) => "what was loaded before still runs, until the node stops".to_owned(),
+        ("", false) => "no keyspace uses it".to_owned(),
+        (keyspaces, false) => format!(
+            "PLUGIN_DRIFT: it keeps all versions of keyspaces {keyspaces}, and compares with no other owner, until it has \
+             it"
+        ),
+    };
+    format!("this node does not have the code of plugin {name}: {why}; {meanwhile}; it tries again")
 }
 
 /// What the disk did since the start; it stays until the disk was looked at and the node started again.

@@ -46,8 +46,8 @@ pub(crate) struct Cache {
 
 /// The Merkle root of a directory, and the hash of each file in it by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Tree {
-    root: String,
+pub(crate) struct Tree {
+    pub(crate) root: String,
     files: BTreeMap<String, String>,
 }
 
@@ -186,7 +186,7 @@ fn remove_strangers(native: &Path, recorded: &Tree) -> io::Result<Vec<String>> {
 }
 
 /// Writes beside and renames, so that the file is whole or not there. For the node's user only.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("tmp");
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -198,7 +198,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 impl Tree {
     /// Reads and hashes all files of a flat directory. The empty path stands for a directory without files.
-    fn of(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn of(directory: &Path) -> io::Result<Self> {
         if directory.as_os_str().is_empty() || fs::read_dir(directory)?.next().is_none() {
             return Ok(Self { root: blake3::hash(b"").to_hex().to_string(), files: BTreeMap::new() });
         }

@@ -75,6 +75,11 @@ impl Loader {
         (self.compiled.load(Relaxed), self.cache_hits.load(Relaxed))
     }
 
+    /// Most bytes of one.
+    pub(crate) fn component_bytes_max(&self) -> usize {
+        self.component_bytes_max
+    }
+
     /// Reads a component's file, whose size is checked first.
     pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>, SandboxError> {
         let name = path.display().to_string();

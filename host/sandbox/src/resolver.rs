@@ -5,11 +5,13 @@ use crate::bindings::resolver::{settle, siblings};
 use crate::counters::ResolverCounters;
 use crate::engine::{Deadline, Guest, SharedEngine};
 use crate::error::SandboxError;
+use crate::faults::Faults;
 use crate::loader::{Interface, Loader, check_info};
 use crate::siblings::{SLACK_BYTES, Siblings, Values};
 use crossbeam_queue::ArrayQueue;
 use mks_logic::port::{Columns, ResolveError, ResolverHash, Verdict};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 use wasmtime::Store;
 use wasmtime::component::{HasSelf, InstancePre, Linker};
 
@@ -80,6 +82,7 @@ pub struct Resolver {
     batch_rows_max: usize,
     /// Lock-free, and only ever holds instances whose last call went well. `None` for [`Reuse::Never`].
     warm: Option<ArrayQueue<Instance>>,
+    pub(crate) faults: Faults,
     calls: AtomicU64,
     conflicts: AtomicU64,
     failures: AtomicU64,
@@ -144,6 +147,7 @@ impl Resolver {
             deadline: bounds.deadline,
             batch_rows_max: bounds.batch_rows_max,
             warm: (reuse == Reuse::Warm).then(|| ArrayQueue::new(WARM_MAX)),
+            faults: Faults::default(),
             calls: AtomicU64::new(0),
             conflicts: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -198,12 +202,9 @@ impl Resolver {
 
     /// One verdict per conflict. A conflict whose values it wants to see keeps all versions.
     pub(crate) fn settle(&self, conflicts: &Columns) -> Result<Vec<Verdict>, ResolveError> {
-        self.calls.fetch_add(1, Relaxed);
+        self.may_ask()?;
         let answers = self.ask(conflicts);
-        match &answers {
-            Ok(_) => self.conflicts.fetch_add(conflicts.len() as u64, Relaxed),
-            Err(_) => self.failures.fetch_add(1, Relaxed),
-        };
+        self.count(conflicts.len(), answers.as_ref().err());
         let verdict = |answer| match answer {
             Answer::Verdict(verdict) => verdict,
             Answer::AskByValue => Verdict::KeepAll,
@@ -216,16 +217,33 @@ impl Resolver {
     /// # Errors
     /// When it looks at no values, fails, or gives an answer that makes no sense. All versions are to be kept then.
     pub fn by_value(&self, versions: &Columns, values: Values) -> Result<Outcome, ResolveError> {
-        self.calls.fetch_add(1, Relaxed);
+        self.may_ask()?;
         let outcome = self.instantiate().map_err(ResolveError::Failed).and_then(|mut instance| {
             // Never a warm instance: what it has read must be gone.
             self.by_value_in(&mut instance, versions, values)
         });
-        match &outcome {
-            Ok(_) => self.conflicts.fetch_add(1, Relaxed),
-            Err(_) => self.failures.fetch_add(1, Relaxed),
-        };
+        self.count(1, outcome.as_ref().err());
         outcome
+    }
+
+    fn may_ask(&self) -> Result<(), ResolveError> {
+        if let Some(reason) = self.faults.reason() {
+            return Err(ResolveError::Failed(format!("it is not asked any more: {reason}")));
+        }
+        self.calls.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    fn count(&self, conflicts: usize, error: Option<&ResolveError>) {
+        let Some(error) = error else {
+            self.conflicts.fetch_add(conflicts as u64, Relaxed);
+            return;
+        };
+        self.failures.fetch_add(1, Relaxed);
+        // What is part of every node was checked with it, and nobody could take it away.
+        if self.warm.is_none() {
+            self.faults.note(Instant::now(), &error.to_string());
+        }
     }
 
     pub(crate) fn counters(&self) -> ResolverCounters {

@@ -123,6 +123,29 @@ impl Sandbox {
         Ok(hash)
     }
 
+    /// Removes a resolver that was installed. Calls under way end as they would.
+    pub fn uninstall_resolver(&self, hash: ResolverHash) {
+        self.installed.write().unwrap_or_else(PoisonError::into_inner).remove(&hash);
+    }
+
+    /// The resolvers that were installed.
+    #[must_use]
+    pub fn installed_resolvers(&self) -> Vec<ResolverHash> {
+        self.installed.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// Installed resolvers that failed so often that they are not asked any more, and how.
+    #[must_use]
+    pub fn suspended_resolvers(&self) -> Vec<(ResolverHash, String)> {
+        let installed = self.installed.read().unwrap_or_else(PoisonError::into_inner);
+        installed.iter().filter_map(|(hash, resolver)| Some((*hash, resolver.faults.reason()?))).collect()
+    }
+
+    /// Lets a suspended resolver be asked again.
+    pub fn resume_resolver(&self, hash: ResolverHash) {
+        self.with_resolver(hash, |resolver| resolver.faults.forgive());
+    }
+
     /// When a resolver that was installed or is built in wants to be asked.
     #[must_use]
     pub fn resolver_moment(&self, hash: ResolverHash) -> Option<Moment> {
@@ -164,6 +187,12 @@ impl Sandbox {
     #[must_use]
     pub fn data_type(&self, hash: ResolverHash) -> Option<Arc<DataType>> {
         self.data_types.read().unwrap_or_else(PoisonError::into_inner).get(&hash).map(Arc::clone)
+    }
+
+    /// Most bytes that a component may have.
+    #[must_use]
+    pub fn component_bytes_max(&self) -> usize {
+        self.loader.component_bytes_max()
     }
 
     /// Reads a component's file, unless it is larger than a component may be.
@@ -254,5 +283,9 @@ impl Sandbox {
 impl Resolve for Sandbox {
     fn settle(&self, hash: ResolverHash, conflicts: &Columns) -> Result<Vec<Verdict>, ResolveError> {
         self.with_resolver(hash, |resolver| resolver.settle(conflicts)).ok_or(ResolveError::Unknown(hash))?
+    }
+
+    fn has(&self, hash: ResolverHash) -> bool {
+        self.with_resolver(hash, |resolver| !resolver.faults.is_suspended()).unwrap_or(false)
     }
 }

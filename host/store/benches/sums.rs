@@ -136,6 +136,10 @@ impl Resolve for Last {
     fn settle(&self, _: ResolverHash, conflicts: &Columns) -> Result<Vec<Verdict>, ResolveError> {
         Ok((0..conflicts.len()).map(|i| Verdict::Keep(conflicts.rows(i).len() as u32 - 1)).collect())
     }
+
+    fn has(&self, _: ResolverHash) -> bool {
+        true
+    }
 }
 
 /// Spreads counters over the keys without a pattern that an engine could like.

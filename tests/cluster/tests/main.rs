@@ -19,6 +19,7 @@ mod mending;
 mod moving;
 mod partitions;
 mod plugins;
+mod plugins_life;
 mod python;
 mod quorums;
 mod resolvers;

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// A folder that keeps what a compiler or npm has put there from run to run, and nothing else.
-fn folder(name: &str, kept: &str) -> (PathBuf, impl Fn()) {
+pub(crate) fn folder(name: &str, kept: &str) -> (PathBuf, impl Fn()) {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
     let (folder, aside) = (place.join(name), place.join(format!("{name}.{kept}")));
     std::fs::create_dir_all(&place).unwrap();
@@ -23,12 +23,12 @@ fn folder(name: &str, kept: &str) -> (PathBuf, impl Fn()) {
     })
 }
 
-fn json(output: &Output) -> Value {
+pub(crate) fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
 /// Builds the plugin in a folder; `Err` when this machine lacks what that needs.
-fn build(folder: &str) -> Result<Value, String> {
+pub(crate) fn build(folder: &str) -> Result<Value, String> {
     let built = mks_patiently(&["plugin", "build", folder, "--json"]);
     let lacks = ["there is none. Do one of these", "failed to download", "can't run", "npm install", "network"];
     if built.status != 0 && lacks.iter().any(|words| built.stderr.contains(words)) {

@@ -79,6 +79,7 @@ pub fn begin(plan: &Plan) -> Arc<State> {
         resolver: resolver.into(),
         resolver_hash,
         causal,
+        quarantined: false,
     };
     state.apply(&Entry::CreateKeyspace { keyspace }).map(drop).expect("the keyspace fits the ring");
     Arc::new(state)

@@ -54,4 +54,8 @@ impl Resolve for Rules {
             Self::Short => Ok(all.skip(1).map(keep).collect()),
         }
     }
+
+    fn has(&self, resolver: ResolverHash) -> bool {
+        resolver == LWW_CODE || resolver == KEEP_CODE
+    }
 }

@@ -73,6 +73,12 @@ impl Entry {
             Self::Change { wish, .. } => wish.to_string(),
             Self::Left { node } => format!("{node} has left"),
             Self::Open { .. } | Self::Begin { .. } | Self::Hold { .. } | Self::Seen { .. } => return None,
+            // Their names must be looked up first: `State::tells_of_plugin`.
+            Self::InstallPlugin { .. }
+            | Self::HoldPlugin { .. }
+            | Self::RemovePlugin { .. }
+            | Self::QuarantinePlugin { .. }
+            | Self::ReleasePlugin { .. } => return None,
             Self::Signed { entry, .. } => return entry.tells(before, after),
         })
     }
@@ -106,6 +112,19 @@ impl State {
             tell(format!("change {id} ended"));
         } else if now.is_none() && matches!(signed.entry, Entry::Begin { .. }) {
             tell(format!("change {} ended: nothing had to move", self.changes));
+        }
+    }
+}
+
+impl State {
+    /// Notes what an entry did to plugins, and arms those that all members hold now.
+    pub(super) fn note_plugins(&mut self, signed: &Signed<'_>, what: Option<String>) {
+        if let Some(what) = what {
+            remember(&mut self.history, self.epoch, signed, what);
+        }
+        for plugin in self.arm_plugins() {
+            let what = format!("plugin {plugin} is armed: all members have it");
+            remember(&mut self.history, self.epoch, signed, what);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the state is made of: members and keyspaces, and what must be true of each.
 
+use super::plugins::check_resolver_name;
 use super::{ADDRESS_BYTES_MAX, NAME_BYTES_MAX, Refusal, Standing, TTL_MS_MAX};
 use crate::id::{Incarnation, NodeId};
 use crate::port::{Durability, Policy, ResolverHash};
@@ -55,19 +56,22 @@ pub struct Keyspace {
     pub durability: Durability,
     /// Lifetime of writes that name none, milliseconds. Zero: for ever.
     pub ttl_ms: u64,
-    /// Name of the resolver, for people.
+    /// Name of the resolver, for people: of one that is part of every node, or `name@version` of a plugin.
     pub resolver: String,
     /// The code of the resolver, for machines.
     pub resolver_hash: ResolverHash,
     /// See [`Policy::causal`]. Fixed at creation: dots are named in another way then.
     pub causal: bool,
+    /// The resolver failed too often: nobody asks it, and all versions are kept. The state machine alone says so.
+    pub quarantined: bool,
 }
 
 impl Keyspace {
     /// How its versions supersede one another.
     #[must_use]
     pub const fn policy(&self) -> Policy {
-        Policy { resolver: self.resolver_hash, causal: self.causal }
+        let resolver = if self.quarantined { ResolverHash::NOBODY } else { self.resolver_hash };
+        Policy { resolver, causal: self.causal }
     }
 
     /// Checks the definition against itself and a ring of `width` owners.
@@ -77,7 +81,7 @@ impl Keyspace {
     pub fn check(&self, width: u8) -> Result<(), Refusal> {
         let invalid = |message: String| Err(Refusal::Invalid(message));
         check_name("keyspace", &self.name)?;
-        check_name("resolver", &self.resolver)?;
+        check_resolver_name(&self.resolver)?;
         let Self { n, r, w, ttl_ms, .. } = *self;
         if n == 0 || n > width {
             return invalid(format!("n = {n} owners per key; this cluster's ring allows 1 to {width}"));

@@ -1,7 +1,9 @@
 //! Why an entry is refused, in words that say what to do instead.
 
 use crate::id::{Epoch, NodeId};
-use alloc::string::String;
+use crate::port::ResolverHash;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Why an entry changes nothing. The state is as before.
@@ -70,4 +72,46 @@ pub enum Refusal {
     /// No keyspace of that name.
     #[error("there is no keyspace named {0:?}; `keyspace list` shows those that exist")]
     KeyspaceUnknown(String),
+    /// No such plugin.
+    #[error("there is no plugin {0}; `plugin list` shows those that exist, `plugin install` adds one")]
+    PluginUnknown(String),
+    /// The name and the version belong to other code.
+    #[error(
+        "{plugin} is installed already, and is other code ({hash:?}): a name and a version are one code, for ever; give \
+         yours another version"
+    )]
+    PluginExists {
+        /// `name@version`.
+        plugin: String,
+        /// What it is.
+        hash: ResolverHash,
+    },
+    /// A keyspace can't do without.
+    #[error("{plugin} settles the conflicts of {}; give them another resolver first", keyspaces.join(", "))]
+    PluginUsed {
+        /// `name@version`.
+        plugin: String,
+        /// Who uses it.
+        keyspaces: Vec<String>,
+    },
+    /// Not all members have it.
+    #[error("{plugin} is not armed yet: {} must fetch, check and compile it first", listed(waits))]
+    PluginNotArmed {
+        /// `name@version`.
+        plugin: String,
+        /// Who has not.
+        waits: Vec<NodeId>,
+    },
+    /// It must not run.
+    #[error("{plugin} is quarantined: {reason}; `plugin alter --release` lets it run again")]
+    PluginQuarantined {
+        /// `name@version`.
+        plugin: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+fn listed(nodes: &[NodeId]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

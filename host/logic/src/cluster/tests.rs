@@ -3,6 +3,7 @@ use alloc::vec;
 use proptest::prelude::*;
 
 mod change;
+mod plugins;
 
 fn found() -> Entry {
     Entry::Found {
@@ -51,6 +52,7 @@ fn keyspace(name: &str, n: u8, r: u8, w: u8) -> Keyspace {
         resolver: "lww".into(),
         resolver_hash: ResolverHash([7; 32]),
         causal: false,
+        quarantined: false,
     }
 }
 
@@ -339,6 +341,7 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
         }),
         2 => (0u64..3, 1u64..6).prop_map(|(change, node)| Entry::Seen { change, node: NodeId(node) }),
         1 => (1u64..6).prop_map(|node| Entry::Left { node: NodeId(node) }),
+        6 => plugins::entries(),
     ];
     prop::collection::vec(entry, 0..60)
 }
@@ -373,6 +376,7 @@ fn check_invariants(state: &State) {
             assert!(names.windows(2).all(|pair| pair[0] != pair[1]) && names.contains(&DEFAULT_KEYSPACE));
         }
     }
+    plugins::check_invariants(state);
 }
 
 proptest! {

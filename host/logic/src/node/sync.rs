@@ -14,7 +14,7 @@ use crate::event::Effect;
 use crate::exchange::{Found, SyncAnswer, SyncAsk, SyncRefused, Work};
 use crate::id::{Key, NodeId, PartitionId};
 use crate::message::{Message, Tag, WriteOutcome};
-use crate::port::Durability;
+use crate::port::{Durability, Resolve, ResolverHash};
 use crate::record::Record;
 use crate::sync::{End, Session, Turn};
 use crate::time::MonoUs;
@@ -331,7 +331,8 @@ impl Node {
     ) {
         let tag = self.tag();
         let nonce = self.sync_dice(u64::MAX);
-        let (session, turn) = Session::new(range, self.code(range.copies_min), nonce, self.limits.sync_steps_max);
+        let (session, turn) =
+            Session::new(range, self.code(step.resolve, range.copies_min), nonce, self.limits.sync_steps_max);
         let session = if matches!(mover, Some(Mover::Out(_))) { session.giving() } else { session };
         let deadline = step.now.mono_us + self.limits.sync_answer_ms * 1_000;
         let (missed, waits) = (0, Waits::Disk(0));
@@ -540,13 +541,19 @@ impl Node {
         }
     }
 
-    /// Hash of the code that settles the keyspaces of at least so many copies.
+    /// Hash of the code that settles the keyspaces of at least so many copies, as far as it is here: without it we are
+    /// like nobody else.
     ///
     /// All of them, and not only those that have data in the partition: both owners are in the same epoch, so their
     /// definitions are the same ones, and no count of records per keyspace is needed.
-    fn code(&self, copies_min: u8) -> u64 {
+    fn code(&self, resolve: &dyn Resolve, copies_min: u8) -> u64 {
         let shared = self.state.keyspaces.iter().filter(|(_, keyspace)| keyspace.n >= copies_min);
-        shared.fold(0, |hash, (id, keyspace)| xxh3_64_with_seed(&keyspace.resolver_hash.0, hash ^ u64::from(id.0)))
+        shared.fold(0, |hash, (id, keyspace)| {
+            let resolver = keyspace.policy().resolver;
+            let lacks = resolver != ResolverHash::NOBODY && !resolve.has(resolver);
+            let hash = if lacks { xxh3_64_with_seed(&self.me.0.to_le_bytes(), hash) } else { hash };
+            xxh3_64_with_seed(&resolver.0, hash ^ u64::from(id.0))
+        })
     }
 
     /// A number below `below`, from the node's seed.

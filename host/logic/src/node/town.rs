@@ -34,6 +34,8 @@ pub(super) struct Town {
     pub(super) cut_after: usize,
     pub(super) records_read: usize,
     pub(super) replies: Vec<(Ticket, Reply)>,
+    /// What is wrong with the resolvers of some nodes.
+    pub(super) rules: BTreeMap<NodeId, Rules>,
 }
 
 const BIRTH_MS: u64 = 1_800_000_000_000;
@@ -51,6 +53,7 @@ impl Town {
             cut_after: usize::MAX,
             records_read: 0,
             replies: Vec::new(),
+            rules: BTreeMap::new(),
             state,
         };
         for id in 1..=3 {
@@ -111,27 +114,29 @@ impl Town {
     pub(super) fn write(&mut self, id: u64, name: &str, at: u64) {
         let version = Version { epoch: self.state.epoch, ..version(id, at, Hlc(at), Some("v")) };
         let jobs = [WriteJob { fresh: false, ..job(&key(name), version) }];
-        assert_eq!(absorb(self.disk(id).ports(&Rules::Work), &jobs).0, [WriteOutcome::Held]);
+        let rules = self.rules.get(&NodeId(id)).copied().unwrap_or(Rules::Work);
+        assert_eq!(absorb(self.disk(id).ports(&rules), &jobs).0, [WriteOutcome::Held]);
     }
 
     pub(super) fn feed(&mut self, id: NodeId, input: Input) {
+        let rules = self.rules.get(&id).copied().unwrap_or(Rules::Work);
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let (node, disk) = self.nodes.get_mut(&id).expect("a node of the town");
             let mut out = Vec::new();
-            node.step(self.now, input, &Rules::Work, &mut out);
+            node.step(self.now, input, &rules, &mut out);
             for effect in out {
                 match effect {
                     Effect::Send { to, message } => self.wire.push_back((id, to, message)),
                     Effect::Write(job) => {
-                        let outcome = absorb(disk.ports(&Rules::Work), core::slice::from_ref(&job)).0.remove(0);
+                        let outcome = absorb(disk.ports(&rules), core::slice::from_ref(&job)).0.remove(0);
                         if outcome == WriteOutcome::Refused(Refused::DamagedRecord) {
                             inputs.push_back(Input::Damaged { key: job.key });
                         }
                         inputs.push_back(Input::Written { job: job.job, outcome });
                     }
                     Effect::Read(job) => {
-                        let outcome: ReadOutcome = find(disk.ports(&Rules::Work), &job.key, job.want);
+                        let outcome: ReadOutcome = find(disk.ports(&rules), &job.key, job.want);
                         if outcome == ReadOutcome::Refused(Refused::DamagedRecord) {
                             inputs.push_back(Input::Damaged { key: job.key });
                         }
@@ -139,7 +144,7 @@ impl Town {
                     }
                     Effect::Compare { job, work } => {
                         self.records_read += usize::from(!matches!(work, Work::Sums(_)));
-                        let found = found(disk.ports(&Rules::Work), &work, 64 << 10);
+                        let found = found(disk.ports(&rules), &work, 64 << 10);
                         inputs.push_back(Input::Compared { job, found });
                     }
                     Effect::Hint(job) => {
@@ -147,12 +152,12 @@ impl Town {
                         inputs.push_back(Input::Hinted { job: job.job, outcome });
                     }
                     Effect::Scrub(job) => {
-                        let outcome = scrub::work(disk.ports(&Rules::Work), &job.work);
+                        let outcome = scrub::work(disk.ports(&rules), &job.work);
                         inputs.push_back(Input::Scrubbed { job: job.job, outcome });
                     }
                     Effect::Reply { ticket, reply } => self.replies.push((ticket, reply)),
                     Effect::Move(job) => {
-                        let outcome = moves::work(disk.ports(&Rules::Work), &job.work);
+                        let outcome = moves::work(disk.ports(&rules), &job.work);
                         inputs.push_back(Input::Moved { job: job.job, outcome });
                     }
                     Effect::Propose { entry } => self.log.push_back(entry),

@@ -18,9 +18,9 @@ use mks_proto::v1::peer_server::{Peer, PeerServer};
 use mks_proto::v1::session_operation::Operation;
 use mks_proto::v1::session_result::Result as Answer;
 use mks_proto::v1::{
-    BatchRequest, BatchResponse, ControlRequest, ControlResponse, DeleteRequest, Found, Frame, GetRequest, GetResponse,
-    Key, PeerKey, PeerMessage, PutRequest, Read, SessionRequest, SessionResponse, SessionResult, Version, Welcome,
-    Write, WriteResponse, Written, found, written,
+    BatchRequest, BatchResponse, ComponentPiece, ComponentRequest, ControlRequest, ControlResponse, DeleteRequest,
+    Found, Frame, GetRequest, GetResponse, Key, PeerKey, PeerMessage, PutRequest, Read, SessionRequest,
+    SessionResponse, SessionResult, Version, Welcome, Write, WriteResponse, Written, found, written,
 };
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -295,6 +295,10 @@ impl Peer for Service {
 
     async fn control(&self, _: Request<ControlRequest>) -> Result<Response<ControlResponse>, Status> {
         Err(Status::unimplemented("a floor node has nothing to control"))
+    }
+
+    async fn component(&self, _: Request<ComponentRequest>) -> Result<Response<ComponentPiece>, Status> {
+        Err(Status::unimplemented("a floor node has no plugins"))
     }
 }
 

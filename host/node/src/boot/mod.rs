@@ -15,6 +15,7 @@ use crate::handle::{Call, Handle, Opening, OperatorCall, PumpView};
 use crate::metrics::{Metrics, disk_faults};
 use crate::net::Stopping;
 use crate::peer::{self, ControlPlane, LinkParts, PeerWire, Trust};
+use crate::plugins::{self, Plugins};
 use crate::pump::{self, Ended, Event, PumpParts};
 use crate::token::Tokens;
 use crate::{grpc, http};
@@ -62,7 +63,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = storage::lock(&config.node.data_dir)?;
     let key = *config.cluster_key()?.bytes();
     let metrics = Metrics::new();
-    let sandbox = storage::sandbox(&config, &metrics)?;
+    let (sandbox, plugins) = storage::sandbox(&config, &metrics)?;
     let Some(opened) = storage::open(&config, &sandbox, &metrics, stopped.clone()).await? else {
         return Ok(());
     };
@@ -74,7 +75,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         http = %sockets.addresses.http, engine = opened.store.stats().engine, adapter = opened.adapter,
         "the node is up"
     );
-    let booted = Booted { config, key, metrics, sandbox, opened, trust, log, stop, stopped };
+    let booted = Booted { config, key, metrics, sandbox, plugins, opened, trust, log, stop, stopped };
     let ended = booted.serve(sockets, &mut tasks).await;
     tasks.shutdown().await;
     ended
@@ -148,6 +149,7 @@ struct Booted {
     key: [u8; 32],
     metrics: Arc<Metrics>,
     sandbox: Arc<Sandbox>,
+    plugins: Arc<Plugins>,
     opened: Opened,
     trust: Trust,
     log: Arc<RaftLog>,
@@ -174,7 +176,7 @@ impl Booted {
             self.trust.clone(),
             Arc::clone(&self.metrics),
             events.clone(),
-            control,
+            (control, Arc::clone(self.plugins.components())),
             Stopping::new(peers_stopped),
         ));
         // The pump outlives the surfaces: it answers what they let finish.
@@ -182,6 +184,10 @@ impl Booted {
         let ended = match self.cluster_known().await {
             Ok(Some(state)) => match self.digests(&state, &handle.opening).await {
                 Ok(Some(digests)) => {
+                    self.load_plugins(&state).await?;
+                    let source = Arc::new(PeerWire::new(self.trust.clone()));
+                    let log = Arc::clone(&self.log) as Arc<dyn EpochLog>;
+                    tasks.spawn(plugins::keep(Arc::clone(&self.plugins), self.config.node.id, log, source));
                     let queues = Queues { event_queue, call_queue, operator_queue };
                     let parts = self.pump_parts(&handle, state, digests, gossip, events, queues)?;
                     let pump = tokio::spawn(pump::run(parts, pump_stopped));
@@ -213,11 +219,19 @@ impl Booted {
             store: Arc::clone(&self.opened.store),
             adapter: self.opened.adapter.as_str().into(),
             resolvers: Arc::new(resolvers.collect()),
+            plugins: Arc::clone(&self.plugins),
             tokens: Arc::new(Tokens::new(&self.key)),
             calls,
             operators,
             opening: Arc::default(),
         }
+    }
+
+    /// What is on the disk can be asked before the first request comes.
+    async fn load_plugins(&self, state: &Arc<State>) -> anyhow::Result<()> {
+        let (plugins, state) = (Arc::clone(&self.plugins), Arc::clone(state));
+        let loaded = tokio::task::spawn_blocking(move || plugins.load(&state));
+        loaded.await.context("the thread that loads plugins died")
     }
 
     /// Waits until the epoch log says which cluster this is. `None` when the node is stopped before.

@@ -3,6 +3,7 @@
 use super::OPENING_SAID;
 use crate::config::{Adapter, Config};
 use crate::metrics::{Metrics, Sample, SampleKind};
+use crate::plugins::Plugins;
 use anyhow::Context as _;
 use mks_logic::port::Store;
 use mks_sandbox::{AdapterSource, Compression, Sandbox, SandboxOptions, StoragePlan, Tuning};
@@ -38,12 +39,15 @@ pub(super) fn lock(data_dir: &Path) -> anyhow::Result<File> {
 }
 
 /// Starts the sandbox with its caches in the data directory.
-pub(super) fn sandbox(config: &Config, metrics: &Metrics) -> anyhow::Result<Arc<Sandbox>> {
-    let options = SandboxOptions { directory: config.node.data_dir.join("plugins"), ..SandboxOptions::default() };
+pub(super) fn sandbox(config: &Config, metrics: &Metrics) -> anyhow::Result<(Arc<Sandbox>, Arc<Plugins>)> {
+    let directory = config.node.data_dir.join("plugins");
+    let options = SandboxOptions { directory: directory.clone(), ..SandboxOptions::default() };
     let sandbox = Sandbox::new(options).context("can't start the plugin sandbox")?;
-    let counted = Arc::clone(&sandbox);
-    metrics.register(Box::new(move || samples(&counted)));
-    Ok(sandbox)
+    let plugins = Plugins::open(&directory, Arc::clone(&sandbox)).context("can't open the plugin directory")?;
+    let plugins = Arc::new(plugins);
+    let (counted, fetched) = (Arc::clone(&sandbox), Arc::clone(&plugins));
+    metrics.register(Box::new(move || samples(&counted, &fetched)));
+    Ok((sandbox, plugins))
 }
 
 /// Asks the adapter for its plan and opens the engine that it names, on a thread of its own: the store of another
@@ -120,7 +124,7 @@ fn planned(defaults: Options, plan: &StoragePlan) -> anyhow::Result<Options> {
 }
 
 /// What the sandbox has done: the proof that conflicts are settled in it, and that stores are opened through it.
-fn samples(sandbox: &Sandbox) -> Vec<Sample> {
+fn samples(sandbox: &Sandbox, plugins: &Plugins) -> Vec<Sample> {
     let counters = sandbox.counters();
     let sample = |name: &'static str, help: &'static str, labels, value: u64| Sample {
         name: name.into(),
@@ -133,6 +137,11 @@ fn samples(sandbox: &Sandbox) -> Vec<Sample> {
         sample("sandbox_compiled", "Components that were compiled", Vec::new(), counters.compiled),
         sample("sandbox_cache_hits", "Components whose native code was in the cache", Vec::new(), counters.cache_hits),
     ];
+    let (bytes, failed) = plugins.fetched();
+    samples.extend([
+        sample("plugin_fetched_bytes", "Bytes of plugins that other nodes sent", Vec::new(), bytes),
+        sample("plugin_fetches_failed", "Fetches of plugins from other nodes that failed", Vec::new(), failed),
+    ]);
     for (name, calls) in counters.adapter_calls {
         samples.push(sample("adapter_calls", "Calls of storage adapters", vec![("adapter", name)], calls));
     }

@@ -68,6 +68,9 @@ pub enum Failure {
     /// No answer although every deadline has passed.
     #[error("{0} did not answer within {ms} ms; a write may have happened", ms = .1.as_millis())]
     Silent(String, Duration),
+    /// What was asked for goes on, and had not ended when our time was up.
+    #[error("{0}")]
+    Unfinished(String),
     /// Something failed on this side.
     #[error("{0:#}")]
     Local(#[from] anyhow::Error),
@@ -97,7 +100,7 @@ impl Failure {
         match self {
             Self::Usage(_) => 2,
             Self::NotFound => 3,
-            Self::Silent(..) => 4,
+            Self::Silent(..) | Self::Unfinished(_) => 4,
             Self::Unreachable(_) | Self::Lost { .. } => 5,
             Self::Refused(detail) if is_quorum_missed(detail) => 4,
             Self::Refused(_) | Self::Local(_) => 1,
@@ -109,6 +112,7 @@ impl Failure {
             Self::Usage(_) => "USAGE",
             Self::NotFound => "NOT_FOUND",
             Self::Silent(..) => "SILENT",
+            Self::Unfinished(_) => "UNFINISHED",
             Self::Unreachable(_) => "UNREACHABLE",
             Self::Lost { .. } => "CONNECTION_LOST",
             Self::Local(_) => "LOCAL",
@@ -328,6 +332,7 @@ mod tests {
         assert_eq!(refused("TIMEOUT", Code::DeadlineExceeded).exit_code(), 4);
         assert_eq!(refused("QUORUM_LOST", Code::Unavailable).exit_code(), 4);
         assert_eq!(Failure::NotFound.exit_code(), 3);
+        assert_eq!(Failure::Unfinished(String::new()).exit_code(), 4);
         assert_eq!(Failure::Unreachable(Vec::new()).exit_code(), 5);
         assert_eq!(Failure::Usage(String::new()).exit_code(), 2);
         assert_eq!(Failure::Local(anyhow::anyhow!("x")).exit_code(), 1);

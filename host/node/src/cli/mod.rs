@@ -32,7 +32,7 @@ Exit codes:
   1  the node refused, or something failed here
   2  the command line makes no sense
   3  the key was not found
-  4  not enough owners (or voters, for keyspaces) answered in time; a write may still be on some of them
+  4  not enough owners (or voters, or members) answered in time; a write may still be on some of them
   5  no node could be reached, or none that can serve yet
 
 Environment: MKS_ADDR is the default of --addr; MKS_CONFIG and MKS_SECTION__FIELD configure `mks start`.";
@@ -95,7 +95,7 @@ enum Command {
     Keyspace(admin::KeyspaceCommand),
     /// Measure a cluster: throughput, latency, CPU per operation
     Bench(Box<bench::BenchArgs>),
-    /// Make, build, check and measure plugins, on this machine
+    /// Make, build and check plugins on this machine, and install them on a cluster
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
     /// Make a key file for a new cluster
@@ -129,7 +129,7 @@ fn run(common: &Common, command: Command, output: &Output) -> Result<(), Failure
         Command::Start(args) => return start::start(&args),
         Command::Config(command) => return start::config(&command, output),
         Command::Keygen(args) => return key::keygen(&args, output),
-        Command::Plugin(command) => return plugin::plugin(&command, output),
+        Command::Plugin(plugin::PluginCommand::Local(command)) => return plugin::local(&command, output),
         Command::BenchFloorNode(args) => return Ok(bench::floor_node(&args)?),
         _ => {}
     }
@@ -150,6 +150,7 @@ fn run(common: &Common, command: Command, output: &Output) -> Result<(), Failure
             Command::Scrub(args) => scrub::scrub(&client, &args, output).await,
             Command::Keyspace(command) => admin::keyspace(&client, &command, output).await,
             Command::Bench(args) => bench::bench(&client, &args, output).await,
+            Command::Plugin(plugin::PluginCommand::Live(command)) => plugin::live(&client, &command, output).await,
             Command::Start(_)
             | Command::Config(_)
             | Command::Keygen(_)
@@ -196,6 +197,9 @@ mod tests {
             "mks node leave 3 --plan --planned-in 7",
             "mks node replace 3",
             "mks node weight 3 0",
+            "mks plugin install",
+            "mks plugin alter biggest",
+            "mks plugin alter biggest --release --quarantine because",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -2,6 +2,7 @@
 
 mod members;
 mod moves;
+mod plugins;
 mod scrub;
 
 use super::convert::{Checker, durability};
@@ -12,7 +13,7 @@ use crate::handle::Handle;
 use crate::metrics::{Surface, resident_bytes};
 use crate::status;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use mks_logic::cluster::{Applied, Entry, Keyspace, Refusal, State};
+use mks_logic::cluster::{Applied, Entry, Keyspace, Plugin, Refusal, State};
 use mks_logic::event::HintCount;
 use mks_logic::id::{KeyspaceId, NodeId, PartitionId};
 use mks_logic::node::SyncFigures;
@@ -20,14 +21,16 @@ use mks_logic::port::{Durability, ResolverHash};
 use mks_logic::ring::{RING_WIDTH_MAX, Ring};
 use mks_proto::v1::admin_server::Admin;
 use mks_proto::v1::{
-    self, AlterKeyspaceRequest, ChangeMembersRequest, ChangePlan, CreateKeyspaceRequest, EpochsRequest, EpochsResponse,
-    KeyspaceDefinition, KeyspaceResponse, ListKeyspacesRequest, ListKeyspacesResponse, LogStatus, MemberStatus,
-    MembersRequest, MembersResponse, MovesRequest, MovesResponse, PlanChangeRequest, RepairProgress, RepairRequest,
-    RingRange, RingRequest, RingResponse, ScrubProgress, ScrubRequest, StatusRequest, StatusResponse, StoreStatus,
+    self, AlterKeyspaceRequest, AlterPluginRequest, AlterPluginResponse, ChangeMembersRequest, ChangePlan,
+    CreateKeyspaceRequest, EpochsRequest, EpochsResponse, InstallPluginProgress, InstallPluginRequest,
+    KeyspaceDefinition, KeyspaceResponse, ListKeyspacesRequest, ListKeyspacesResponse, ListPluginsRequest,
+    ListPluginsResponse, LogStatus, MemberStatus, MembersRequest, MembersResponse, MovesRequest, MovesResponse,
+    PlanChangeRequest, RemovePluginRequest, RemovePluginResponse, RepairProgress, RepairRequest, RingRange,
+    RingRequest, RingResponse, ScrubProgress, ScrubRequest, StatusRequest, StatusResponse, StoreStatus,
 };
 use std::sync::Arc;
 use std::time::Duration;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Owners of each key where nobody says otherwise and the ring is wide enough.
 const N_DEFAULT: u8 = 3;
@@ -111,6 +114,7 @@ impl AdminService {
             resolver,
             resolver_hash,
             causal,
+            quarantined: false,
         })
     }
 
@@ -139,6 +143,7 @@ impl AdminService {
             resolver,
             resolver_hash,
             causal,
+            quarantined: false,
         })
     }
 
@@ -147,8 +152,17 @@ impl AdminService {
         if let Some((name, hash)) = known.iter().find(|(known, _)| known == name) {
             return Ok((name.clone(), *hash));
         }
-        let names = known.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-        Err(Fault::new(Reason::UnknownResolver, format!("there is no resolver named {name:?}; this node has {names}")))
+        // The pump may hear of what was just armed a moment later.
+        let state = self.handle.epoch_log.watch().borrow().clone();
+        if let Some((hash, plugin)) = state.plugin(name) {
+            return Ok((plugin.full_name(), hash));
+        }
+        let plugins = state.plugins.values().map(Plugin::full_name);
+        let names = known.iter().map(|(name, _)| name.clone()).chain(plugins).collect::<Vec<_>>().join(", ");
+        Err(Fault::new(
+            Reason::UnknownResolver,
+            format!("there is no resolver named {name:?}; this cluster has {names}"),
+        ))
     }
 
     fn keyspace_response(&self, id: KeyspaceId, keyspace: &Keyspace) -> KeyspaceResponse {
@@ -290,6 +304,7 @@ fn progress(handle: Handle, before: SyncFigures) -> BoxStream<'static, Result<Re
 impl Admin for AdminService {
     type RepairStream = BoxStream<'static, Result<RepairProgress, Status>>;
     type ScrubStream = BoxStream<'static, Result<ScrubProgress, Status>>;
+    type InstallPluginStream = BoxStream<'static, Result<InstallPluginProgress, Status>>;
 
     async fn repair(&self, request: Request<RepairRequest>) -> Result<Response<Self::RepairStream>, Status> {
         let before = self.answer(self.start_repair(request.into_inner()).await)?.into_inner();
@@ -373,6 +388,35 @@ impl Admin for AdminService {
     ) -> Result<Response<KeyspaceResponse>, Status> {
         self.answer(self.alter(request).await)
     }
+
+    async fn install_plugin(
+        &self,
+        request: Request<Streaming<InstallPluginRequest>>,
+    ) -> Result<Response<Self::InstallPluginStream>, Status> {
+        let (sign, pieces) = signed(request);
+        let hash = self.answer(self.install(pieces, sign).await)?.into_inner();
+        Ok(Response::new(plugins::progress(self.handle.clone(), hash)))
+    }
+
+    async fn list_plugins(&self, _: Request<ListPluginsRequest>) -> Result<Response<ListPluginsResponse>, Status> {
+        Ok(Response::new(self.list_of_plugins()))
+    }
+
+    async fn remove_plugin(
+        &self,
+        request: Request<RemovePluginRequest>,
+    ) -> Result<Response<RemovePluginResponse>, Status> {
+        let (sign, request) = signed(request);
+        self.answer(self.remove(request, sign).await)
+    }
+
+    async fn alter_plugin(
+        &self,
+        request: Request<AlterPluginRequest>,
+    ) -> Result<Response<AlterPluginResponse>, Status> {
+        let (sign, request) = signed(request);
+        self.answer(self.alter_plugin_entry(request, sign).await)
+    }
 }
 
 impl From<Refusal> for Fault {
@@ -386,6 +430,11 @@ impl From<Refusal> for Fault {
             Refusal::Stale { .. } => Reason::StalePlan,
             Refusal::KeyspaceExists(_) => Reason::Exists,
             Refusal::KeyspaceUnknown(_) => Reason::UnknownKeyspace,
+            Refusal::PluginUnknown(_) => Reason::UnknownPlugin,
+            Refusal::PluginExists { .. } => Reason::Exists,
+            Refusal::PluginUsed { .. } => Reason::PluginUsed,
+            Refusal::PluginNotArmed { .. } => Reason::NotArmed,
+            Refusal::PluginQuarantined { .. } => Reason::Quarantined,
         };
         Self::new(reason, refusal.to_string())
     }

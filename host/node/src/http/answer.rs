@@ -71,10 +71,12 @@ pub(super) fn put_context(headers: &mut HeaderMap, context: &Bytes) {
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         let status = match fault.reason {
-            Reason::NotFound | Reason::UnknownKeyspace | Reason::UnknownResolver | Reason::UnknownNode => {
-                StatusCode::NOT_FOUND
-            }
-            Reason::Invalid | Reason::BadContext => StatusCode::BAD_REQUEST,
+            Reason::NotFound
+            | Reason::UnknownKeyspace
+            | Reason::UnknownResolver
+            | Reason::UnknownNode
+            | Reason::UnknownPlugin => StatusCode::NOT_FOUND,
+            Reason::Invalid | Reason::BadContext | Reason::BadPlugin | Reason::Lawless => StatusCode::BAD_REQUEST,
             Reason::ContextNeeded => StatusCode::PRECONDITION_REQUIRED,
             Reason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Reason::Timeout | Reason::Unconfirmed => StatusCode::GATEWAY_TIMEOUT,
@@ -83,7 +85,10 @@ impl From<Fault> for Refusal {
             | Reason::TooManySiblings
             | Reason::StalePlan
             | Reason::Standing
-            | Reason::NodeAlive => StatusCode::CONFLICT,
+            | Reason::NodeAlive
+            | Reason::PluginUsed
+            | Reason::NotArmed
+            | Reason::Quarantined => StatusCode::CONFLICT,
             Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Reason::QuorumLost
             | Reason::NoOwner

@@ -9,9 +9,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use mks_logic::id::NodeId;
+use mks_logic::port::ResolverHash;
 use mks_logic::time::Hlc;
 use mks_proto::v1::peer_server::{Peer, PeerServer};
-use mks_proto::v1::{ControlRequest, ControlResponse, Frame};
+use mks_proto::v1::{ComponentPiece, ComponentRequest, ControlRequest, ControlResponse, Frame};
+use mks_sandbox::Components;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -25,6 +27,8 @@ pub trait ControlPlane: Send + Sync + 'static {
     fn control(&self, from: NodeId, kind: u32, body: Bytes) -> BoxFuture<'_, Result<Bytes, String>>;
 }
 
+/// One piece of a component.
+const PIECE_BYTES_MAX: u64 = 1 << 20;
 /// A control call that takes longer is of no use to its caller.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -33,6 +37,7 @@ struct PeerService {
     metrics: Arc<Metrics>,
     events: mpsc::Sender<Event>,
     control: Arc<dyn ControlPlane>,
+    components: Arc<Components>,
     stopping: Stopping,
 }
 
@@ -42,10 +47,11 @@ pub async fn serve(
     trust: Trust,
     metrics: Arc<Metrics>,
     events: mpsc::Sender<Event>,
-    control: Arc<dyn ControlPlane>,
+    (control, components): (Arc<dyn ControlPlane>, Arc<Components>),
     stopping: Stopping,
 ) {
-    let service = PeerService { trust, metrics: Arc::clone(&metrics), events, control, stopping: stopping.clone() };
+    let (shared, stop) = (Arc::clone(&metrics), stopping.clone());
+    let service = PeerService { trust, metrics: shared, events, control, components, stopping: stop };
     let service = PeerServer::new(service)
         .max_decoding_message_size(FRAME_BYTES_LIMIT)
         .max_encoding_message_size(FRAME_BYTES_LIMIT);
@@ -77,6 +83,21 @@ impl Peer for PeerService {
         let ControlRequest { kind, body } = request.into_inner();
         let body = self.control.control(from, kind, body).await.map_err(Status::failed_precondition)?;
         Ok(Response::new(ControlResponse { body }))
+    }
+
+    async fn component(&self, request: Request<ComponentRequest>) -> Result<Response<ComponentPiece>, Status> {
+        self.trust.check(request.metadata()).inspect_err(|_| self.metrics.malformed(Surface::Peer))?;
+        let ComponentRequest { hash, offset } = request.into_inner();
+        let hash = <[u8; 32]>::try_from(&hash[..]).map(ResolverHash).map_err(|_| {
+            self.metrics.malformed(Surface::Peer);
+            Status::invalid_argument("a hash has 32 bytes")
+        })?;
+        let components = Arc::clone(&self.components);
+        let piece = tokio::task::spawn_blocking(move || components.piece(hash, offset, PIECE_BYTES_MAX));
+        let piece = piece.await.map_err(|_| Status::internal("the read died"))?;
+        let piece = piece.map_err(|error| Status::unavailable(format!("it can't read its disk: {error}")))?;
+        let (total, piece) = piece.ok_or_else(|| Status::not_found("it does not have it"))?;
+        Ok(Response::new(ComponentPiece { total, piece: piece.into() }))
     }
 }
 

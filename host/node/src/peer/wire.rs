@@ -2,16 +2,21 @@
 
 use super::{FRAME_BYTES_LIMIT, Trust};
 use crate::epoch_log::{Kind, Wire, WireError};
+use crate::plugins::Source;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use mks_proto::v1::ControlRequest;
+use mks_logic::port::ResolverHash;
 use mks_proto::v1::peer_client::PeerClient;
+use mks_proto::v1::{ComponentPiece, ComponentRequest, ControlRequest};
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
 
+/// How long a piece of a component may take.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Addresses whose channels are kept at most; members are far fewer.
 const CHANNELS_MAX: usize = 1_024;
 
@@ -73,12 +78,33 @@ impl Wire for PeerWire {
     }
 }
 
+impl Source for PeerWire {
+    fn piece<'a>(
+        &'a self,
+        address: &'a str,
+        hash: ResolverHash,
+        offset: u64,
+    ) -> BoxFuture<'a, Result<(u64, Bytes), String>> {
+        Box::pin(async move {
+            let channel = self.channel(address).map_err(|error| error.to_string())?;
+            let mut client = PeerClient::new(channel).max_decoding_message_size(FRAME_BYTES_LIMIT);
+            let mut request = Request::new(ComponentRequest { hash: hash.0.to_vec().into(), offset });
+            self.trust.sign(request.metadata_mut());
+            let answer = tokio::time::timeout(PIECE_TIMEOUT, client.component(request)).await;
+            let answer = answer.map_err(|_| "it did not answer in time".to_owned())?;
+            let ComponentPiece { total, piece } = answer.map_err(|status| reason(&status))?.into_inner();
+            Ok((total, piece))
+        })
+    }
+}
+
 /// The innermost cause: "connection refused" says more than "transport error".
 fn reason(status: &tonic::Status) -> String {
     if status.code() == Code::Unimplemented {
         return "it is not a port for other nodes (listen.peer); perhaps it is one for clients".to_owned();
     }
-    let mut error: &dyn std::error::Error = status;
+    // A node that answers says it in its own words.
+    let Some(mut error) = status.source() else { return status.message().to_owned() };
     while let Some(source) = error.source() {
         error = source;
     }

@@ -203,6 +203,7 @@ pub(crate) fn create(name: &str) -> Entry {
         resolver: "lww".to_owned(),
         resolver_hash: ResolverHash([1; 32]),
         causal: false,
+        quarantined: false,
     };
     Entry::CreateKeyspace { keyspace }
 }

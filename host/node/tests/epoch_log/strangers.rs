@@ -4,6 +4,9 @@ use mks::epoch_log::{Kind, ServeError, StartError};
 use mks_logic::id::{Incarnation, NodeId};
 use std::time::Duration;
 
+/// First byte of every message: without it nothing behind it is looked at.
+const FORMAT: u8 = 2;
+
 async fn three() -> Cluster {
     let mut cluster = Cluster::new(3);
     for node in 1..=3 {
@@ -86,8 +89,8 @@ async fn a_node_that_belongs_to_no_cluster_yet_has_no_vote() {
     let mut cluster = Cluster::new(3);
     cluster.start(2).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
-    // Format 1, cluster 0, and a vote of zeros: what a node without a cluster would say.
-    let body = Bytes::from_static(&[1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    // Cluster 0, and a vote of zeros: what a node without a cluster would say.
+    let body = Bytes::from_static(&[FORMAT, 0, 0, 0, 0, 0, 0, 0, 0]);
     let refused = cluster.logs[&2].serve("test", Kind::Vote as u32, body).await;
     assert!(matches!(refused, Err(ServeError::OtherCluster { .. })), "{refused:?}");
 }
@@ -101,7 +104,7 @@ async fn garbage_is_refused_and_changes_nothing() {
         let body: Vec<u8> = (0..length % 97)
             .map(|i| {
                 noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                if i == 0 { 1 } else { (noise >> 33) as u8 }
+                if i == 0 { FORMAT } else { (noise >> 33) as u8 }
             })
             .collect();
         let kind = 1 + (length % 5) as u32;
@@ -113,7 +116,7 @@ async fn garbage_is_refused_and_changes_nothing() {
     }
     let unknown = cluster.logs[&1].serve("test", 99, Bytes::new()).await;
     assert_eq!(unknown, Err(ServeError::UnknownKind(99)));
-    let large = cluster.logs[&1].serve("test", 1, vec![1; 5 << 20].into()).await;
+    let large = cluster.logs[&1].serve("test", 1, vec![FORMAT; 5 << 20].into()).await;
     assert_eq!(large, Err(ServeError::TooLarge { bytes: 5 << 20, max: 4 << 20 }));
     assert_eq!(cluster.state(1), before);
 }

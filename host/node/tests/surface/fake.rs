@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use mks::epoch_log::{EpochLog, LogStatus, ProposeError};
 use mks::handle::{Call, Handle, OperatorCall, PeerView, PumpView, RepairCall, ScrubCall, ScrubView};
 use mks::metrics::Metrics;
+use mks::plugins::Plugins;
 use mks::token::Tokens;
 use mks_logic::cluster::{Addresses, Applied, Entry, Keyspace, Member, Standing, State};
 use mks_logic::context::Context;
@@ -21,9 +22,10 @@ use mks_logic::version::Version;
 use mks_proto::v1;
 use mks_proto::v1::admin_client::AdminClient;
 use mks_proto::v1::kv_client::KvClient;
+use mks_sandbox::{Sandbox, SandboxOptions};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -55,6 +57,18 @@ pub(crate) struct FakeNode {
     pump: Arc<Mutex<Pump>>,
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<Result<()>>>,
+}
+
+/// One directory for all fake nodes, as each sandbox takes a moment to open.
+fn plugins() -> Arc<Plugins> {
+    static PLUGINS: OnceLock<(tempfile::TempDir, Arc<Plugins>)> = OnceLock::new();
+    let open = || {
+        let home = tempfile::tempdir().unwrap();
+        let options = SandboxOptions { directory: home.path().into(), ..SandboxOptions::default() };
+        let plugins = Plugins::open(home.path(), Sandbox::new(options).unwrap()).unwrap();
+        (home, Arc::new(plugins))
+    };
+    Arc::clone(&PLUGINS.get_or_init(open).1)
 }
 
 impl FakeNode {
@@ -110,6 +124,7 @@ impl FakeNode {
                 resolver("keep-siblings", 3),
                 resolver("lww", 1),
             ]),
+            plugins: plugins(),
             tokens: Arc::new(Tokens::new(&[1; 32])),
             calls,
             operators,
@@ -380,6 +395,7 @@ fn keyspace(name: &str, n: u8) -> Keyspace {
         resolver,
         resolver_hash,
         causal: false,
+        quarantined: false,
     }
 }
 

@@ -6,4 +6,5 @@ mod fake;
 mod hostile;
 mod http;
 mod kv;
+mod plugins;
 mod session;

@@ -69,17 +69,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         state.apply(entry).expect("a cluster is born");
     }
     life.push(state.form_entry().expect("all have joined"));
-    let keyspace = Keyspace {
-        name: "seats".into(),
-        n: 1,
-        r: 1,
-        w: 1,
-        durability: Durability::Os,
-        ttl_ms: 0,
-        resolver: "lww".into(),
-        resolver_hash,
-        causal: false,
-    };
+    let keyspace = seats(("lww", resolver_hash));
     life.push(Entry::CreateKeyspace { keyspace: keyspace.clone() });
     life.push(Entry::AlterKeyspace { keyspace: Keyspace { ttl_ms: 9, ..keyspace } });
     life.push(Entry::Advance);
@@ -93,11 +83,47 @@ pub fn seeds() -> Vec<Vec<u8>> {
         bytes(1, write(&life[3..])),
         bytes(2, postcard::to_stdvec(&state).expect("a state can be written")),
         bytes(1, write(&growth())),
+        bytes(1, write(&plugin())),
         bytes(0, nested(SIGNED_DEEP)),
         b"\x03\x05\x01\x00\x01\x05\x01\x04\x61\x3a\x31\x31\x04\x61\x3a\x31\x32\x04\x61\x3a\x31\x33\x00\x64\x00"
             .to_vec(),
         b"\x03\x02\x01\x01\x01\x02\x00\x01\x01\x01\x02\x05".to_vec(),
     ]
+}
+
+fn seats((resolver, resolver_hash): (&str, ResolverHash)) -> Keyspace {
+    Keyspace {
+        name: "seats".into(),
+        n: 1,
+        r: 1,
+        w: 1,
+        durability: Durability::Os,
+        ttl_ms: 0,
+        resolver: resolver.into(),
+        resolver_hash,
+        causal: false,
+        quarantined: false,
+    }
+}
+
+/// A plugin is installed, held by all, used, quarantined, released, and removed.
+fn plugin() -> Vec<Entry> {
+    let (plugin, node) = (ResolverHash([9; 32]), NodeId(1));
+    let (name, version) = ("biggest".into(), "1.0.0".into());
+    let mut entries = vec![Entry::InstallPlugin { plugin, node, name, version, bytes: 9 }];
+    entries.extend(FORMED.members.keys().map(|node| Entry::HoldPlugin { plugin, node: *node }));
+    entries.extend([
+        Entry::CreateKeyspace { keyspace: seats(("biggest@1.0.0", plugin)) },
+        Entry::QuarantinePlugin { plugin, node, reason: "it trapped".into() },
+        Entry::ReleasePlugin { plugin },
+        Entry::AlterKeyspace { keyspace: seats(("lww", ResolverHash([1; 32]))) },
+        Entry::RemovePlugin { plugin },
+    ]);
+    let mut state = FORMED.clone();
+    for entry in &entries {
+        state.apply(entry).expect("the entries are good");
+    }
+    entries
 }
 
 /// A fourth member comes, and the table changes for it.

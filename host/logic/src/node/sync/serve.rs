@@ -7,6 +7,7 @@ use crate::exchange::{Found, SyncAnswer, SyncAsk, SyncRefused, Work};
 use crate::id::{Key, NodeId};
 use crate::message::{Message, Tag, WriteOutcome};
 use crate::node::{JobFor, Step};
+use crate::port::Resolve;
 use alloc::vec::Vec;
 
 /// A question that the disk works on.
@@ -36,7 +37,7 @@ impl Served {
 impl Node {
     /// Another owner compares with us.
     pub(in crate::node) fn sync_asked(&mut self, step: &mut Step<'_>, peer: NodeId, tag: Tag, ask: SyncAsk) {
-        if let Some(answer) = self.answer_at_once(peer, &ask) {
+        if let Some(answer) = self.answer_at_once(step.resolve, peer, &ask) {
             self.send(step, peer, Message::Synced { tag, answer });
             return;
         }
@@ -69,7 +70,7 @@ impl Node {
     }
 
     /// The answer, where nothing must be looked up for it.
-    fn answer_at_once(&self, peer: NodeId, ask: &SyncAsk) -> Option<SyncAnswer> {
+    fn answer_at_once(&self, resolve: &dyn Resolve, peer: NodeId, ask: &SyncAsk) -> Option<SyncAnswer> {
         let range = ask.range();
         if range.epoch != self.state.epoch {
             return Some(SyncAnswer::Refused(SyncRefused::OtherEpoch(self.state.epoch)));
@@ -91,7 +92,7 @@ impl Node {
             return Some(SyncAnswer::Refused(SyncRefused::Busy));
         }
         match ask {
-            SyncAsk::Root { code, .. } if *code != self.code(range.copies_min) => Some(SyncAnswer::Drift),
+            SyncAsk::Root { code, .. } if *code != self.code(resolve, range.copies_min) => Some(SyncAnswer::Drift),
             _ => None,
         }
     }

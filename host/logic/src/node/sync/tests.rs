@@ -5,7 +5,7 @@ use crate::event::{Input, Operation, Ticket};
 use crate::id::Epoch;
 use crate::limits::Limits;
 use crate::node::town::Town;
-use crate::testing::{LWW, PARTITION_BITS, formed, key, owners, request};
+use crate::testing::{LWW, PARTITION_BITS, Rules, formed, key, owners, request};
 use crate::time::Hlc;
 use alloc::sync::Arc;
 
@@ -229,4 +229,31 @@ fn a_small_budget_slows_comparisons_and_does_not_stop_them() {
     town.pass(60_000);
     assert!(town.are_equal());
     assert!(town.figures(1).bytes < 20_000 * 63);
+}
+
+#[test]
+fn a_node_without_the_code_keeps_all_versions_moves_nothing_and_catches_up_when_it_has_it() {
+    let mut town = Town::new(&Limits { sync_period_ms: 1 << 40, ..Limits::default() });
+    let third = NodeId(3);
+    town.rules.insert(third, Rules::Lack);
+    for id in 1..=3 {
+        town.write(id, "contested", 10);
+        town.write(id, "contested", 20);
+    }
+    assert_eq!(town.disk(1).record(&key("contested")).versions().len(), 1);
+    assert_eq!(town.disk(3).record(&key("contested")).versions().len(), 2, "a node without code decides nothing");
+    town.repair(1);
+    town.pass(1_000);
+    assert_eq!(town.disk(3).record(&key("contested")).versions().len(), 2);
+    let figures = town.figures(1);
+    assert!(figures.plugin_drift > 0, "{figures:?}");
+    town.repair(3);
+    town.pass(1_000);
+    let figures = town.figures(3);
+    assert_eq!((figures.clean, figures.mended, figures.records_sent), (0, 0, 0), "{figures:?}");
+
+    town.rules.remove(&third);
+    town.repair(3);
+    town.pass(1_000);
+    assert!(town.are_equal(), "whoever has the code again settles what it kept");
 }

@@ -1,7 +1,10 @@
-//! `plugin`: make, build, check and measure plugins, all on this machine; no node is asked.
+//! `plugin`: make, build, check and measure plugins on this machine, and install them on a running cluster.
 
 mod check;
+mod live;
 mod new;
+
+pub(super) use live::live;
 
 use super::client::Failure;
 use super::output::{Output, progress};
@@ -17,6 +20,15 @@ use tempfile::TempDir;
 /// `mks plugin`
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum PluginCommand {
+    #[command(flatten)]
+    Local(LocalCommand),
+    #[command(flatten)]
+    Live(live::LiveCommand),
+}
+
+/// The part of `mks plugin` that asks no node.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum LocalCommand {
     /// Make the crate of a new plugin: it builds, and its tests pass
     New(new::NewArgs),
     /// Compile a plugin's crate and make a component of it
@@ -38,12 +50,12 @@ pub(super) struct BuildArgs {
     output: Option<PathBuf>,
 }
 
-pub(super) fn plugin(command: &PluginCommand, output: &Output) -> Result<(), Failure> {
+pub(super) fn local(command: &LocalCommand, output: &Output) -> Result<(), Failure> {
     match command {
-        PluginCommand::New(args) => new::new(args, output),
-        PluginCommand::Build(args) => build(args, output),
-        PluginCommand::Check(args) => check::check(args, output),
-        PluginCommand::Bench(args) => check::bench(args, output),
+        LocalCommand::New(args) => new::new(args, output),
+        LocalCommand::Build(args) => build(args, output),
+        LocalCommand::Check(args) => check::check(args, output),
+        LocalCommand::Bench(args) => check::bench(args, output),
     }
 }
 
