@@ -21,7 +21,9 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-/// Siblings that one key may hold. They pile up where writers do not say what they have seen, or a resolver fails.
+/// Siblings of one key beyond which no client may add another. They pile up where writers do not say what they have
+/// seen, or a resolver fails. What other owners hold is taken all the same: two of them, each below the bound, may be
+/// above it together, and must become equal.
 pub const SIBLINGS_MAX: usize = 64;
 
 /// What an owner works with.
@@ -62,6 +64,8 @@ struct Slot {
     grown: bool,
     changed: bool,
     jobs: Vec<usize>,
+    /// A client waits for one of them.
+    asked: bool,
     failed: Option<Refused>,
 }
 
@@ -169,7 +173,8 @@ impl Slot {
         let candidates = outline.rows.iter().map(|&row| Candidate { row, fresh: None }).collect();
         let Outline { rows: before, past, .. } = outline;
         let (policy, jobs) = (job.policy, Vec::new());
-        Self { policy, copies, before, candidates, past, grown: false, changed: false, jobs, failed }
+        let (grown, changed, asked) = (false, false, false);
+        Self { policy, copies, before, candidates, past, grown, changed, jobs, asked, failed }
     }
 
     /// The latest clock of any version but this one.
@@ -205,6 +210,7 @@ impl Slot {
             self.put(version, job.replaces);
         }
         self.jobs.push(i);
+        self.asked |= job.fresh;
         if job.mint.is_some() { WriteOutcome::Minted { counter: dot.counter } } else { WriteOutcome::Held }
     }
 
@@ -331,7 +337,7 @@ fn settle(resolve: &dyn Resolve, slots: &mut BTreeMap<Vec<u8>, Slot>) -> Figures
                 Some(Verdict::KeepAll) => {}
                 None => figures.unsettled += 1,
             }
-            if slot.candidates.len() > SIBLINGS_MAX {
+            if slot.asked && slot.candidates.len() > SIBLINGS_MAX {
                 slot.failed = Some(Refused::TooManySiblings);
             }
         }

@@ -361,7 +361,9 @@ impl State {
         // Nobody takes any more what was sent under one table alone.
         self.epoch.0 += 2;
         let (id, began) = (self.changes, self.epoch);
-        let (next, seen) = (ring.clone(), BTreeSet::new());
+        // Whoever hears of this knows that they are dead, and hears them no more.
+        let dead = self.members.iter().filter(|(_, member)| member.standing == Standing::Dead);
+        let (next, seen) = (ring.clone(), dead.map(|(node, _)| *node).collect());
         self.change = Some(Change { id, began, next, waits, moving, closing: None, seen });
         self.check_progress();
         Ok(())
@@ -489,12 +491,17 @@ impl State {
         let (Some(change), Some(ring)) = (&self.change, &self.ring) else { return false };
         let strict = self.keyspaces.values().filter(|keyspace| keyspace.r + keyspace.w > keyspace.n);
         let quorums: BTreeSet<(u8, u8)> = strict.map(|keyspace| (keyspace.n, keyspace.r)).collect();
-        let dead = |node: &NodeId| self.members.get(node).is_none_or(|member| member.standing == Standing::Dead);
-        let unseen = |node: &&NodeId| !change.seen.contains(node) && !dead(node);
+        let silent = |node: &&NodeId| !change.seen.contains(node) && self.members.contains_key(node);
+        let living = |node: &&NodeId| self.members.get(node).is_some_and(|member| member.standing != Standing::Dead);
         ring.iter().filter(|(partition, _)| change.is_cut(*partition)).all(|(partition, _)| {
             quorums.iter().all(|&(n, r)| {
                 let old = ring.owners(partition, n);
-                same(old, change.next.owners(partition, n)) || old.iter().filter(unseen).count() < usize::from(r)
+                let silent: Vec<&NodeId> = old.iter().filter(silent).collect();
+                // Who was declared dead meanwhile may be wrong about it, and serve whoever has not heard of it either. But
+                // where nobody else is left to wait for, the operator's word must do.
+                same(old, change.next.owners(partition, n))
+                    || silent.len() < usize::from(r)
+                    || !silent.into_iter().any(|node| living(&node))
             })
         })
     }

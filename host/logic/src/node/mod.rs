@@ -448,8 +448,12 @@ impl Node {
     }
 
     fn heard(&mut self, step: &mut Step<'_>, from: NodeId, clock: Hlc, message: Message) {
-        if !self.state.members.contains_key(&from) {
+        let Some(member) = self.state.members.get(&from) else {
             self.figures.nonsense += 1;
+            return;
+        };
+        // It may live, and know nothing of a table that has changed without it: what it holds counts for nothing.
+        if member.standing == Standing::Dead {
             return;
         }
         self.clock_of(step.now, from, clock);

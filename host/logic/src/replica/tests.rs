@@ -212,6 +212,18 @@ fn unsettled_siblings_are_bounded() {
     assert_eq!(settled(&disk, "k").len(), 1);
 }
 
+/// Two owners may hold more siblings together than each of them: they must be able to become equal.
+#[test]
+fn siblings_of_other_owners_are_taken_beyond_the_bound() {
+    let disk = Disk::default();
+    let theirs: Vec<WriteJob> = (1..=SIBLINGS_MAX as u64 + 9).map(|i| old(put("k", 1, i))).collect();
+    let (outcomes, _) = absorbed(&disk, Rules::Fail, &theirs);
+    assert!(outcomes.iter().all(|outcome| *outcome == WriteOutcome::Held), "{outcomes:?}");
+    assert_eq!(settled(&disk, "k").len(), theirs.len());
+    let (outcomes, _) = absorbed(&disk, Rules::Fail, &[put("k", 1, 1_000)]);
+    assert_eq!(outcomes, [WriteOutcome::Refused(Refused::TooManySiblings)]);
+}
+
 #[test]
 fn each_keyspace_is_settled_by_its_own_code() {
     let disk = Disk::default();

@@ -153,6 +153,26 @@ fn a_dead_nodes_place_goes_to_a_new_one() {
     check_removed(&state);
 }
 
+/// The one that was declared dead may live, and serve reads by the old table together with another one that lags.
+#[test]
+fn whoever_is_declared_dead_during_a_change_has_seen_nothing_unless_nobody_else_is_left() {
+    let mut state = formed();
+    apply(&mut state, &[open(4, 41), accept(4)]);
+    begin(&mut state);
+    hold_all(&mut state);
+    let change = state.change.clone().unwrap();
+    assert!(change.closing.is_some());
+    apply(&mut state, &[leave(1, true), Entry::Seen { change: change.id, node: NodeId(2) }]);
+    assert!(state.change.is_some(), "1 and 3 could still answer a read");
+    let mut alone = state.clone();
+    apply(&mut state, &[Entry::Seen { change: change.id, node: NodeId(3) }]);
+    assert_eq!(state.change, None);
+    // Should it be that nobody can say it any more, the operator's word must do.
+    alone.members.get_mut(&NodeId(3)).unwrap().standing = Standing::Dead;
+    apply(&mut alone, &[Entry::Seen { change: change.id, node: NodeId(4) }]);
+    assert_eq!(alone.change, None);
+}
+
 #[test]
 fn what_is_asked_during_a_change_waits_and_is_merged() {
     let mut state = four();

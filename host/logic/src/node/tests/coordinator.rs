@@ -1,6 +1,7 @@
 //! Claims about the side that serves clients.
 
-use super::solo::{Solo, own_read, own_write, reply, sends, stamp, tag};
+use super::solo::{Solo, own_read, own_write, reply, sends, stamp, tag, write_of};
+use crate::cluster::Standing;
 use crate::event::{Answer, Effect, Input, Item, OpError, Operation, Reply, Request};
 use crate::id::{Epoch, Incarnation, Key, KeyspaceId, NodeId};
 use crate::limits::Limits;
@@ -512,4 +513,17 @@ fn an_answer_to_the_process_before_this_one_counts_for_nothing() {
         out.extend(after.written(peer, tag(&asked), WriteOutcome::Held));
     }
     assert_eq!(reply(&out), None, "nobody has stored this write yet");
+}
+
+/// It may live and lag: a read that counted its answer would miss what was written by a table without it.
+#[test]
+fn a_member_that_was_declared_dead_is_not_heard() {
+    let mut state = formed(3, (3, 2, 2));
+    state.members.get_mut(&N2).unwrap().standing = Standing::Dead;
+    let mut solo = Solo::member(1, &state);
+    let asked = solo.ask(put("v"));
+    assert_eq!(reply(&solo.held_here(&asked)), None);
+    assert_eq!(solo.written(N2, tag(&asked), WriteOutcome::Held), []);
+    assert_eq!(acks(reply(&solo.written(N3, tag(&asked), WriteOutcome::Held))), 2);
+    assert_eq!(solo.hear(N2, write_of(&key("k"), version(2, 1, stamp(0), Some("v")), true)), []);
 }
