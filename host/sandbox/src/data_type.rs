@@ -330,7 +330,7 @@ impl DataType {
         instance: &mut Instance,
         call: impl FnOnce(&mut Instance) -> Called<T>,
     ) -> Result<T, DataTypeError> {
-        instance.store.set_epoch_deadline(self.bounds.deadline.ticks);
+        self.bounds.deadline.start(&mut instance.store);
         // A state, a delta and a reply may come back together.
         instance.store.set_hostcall_fuel(self.bounds.state_bytes_max.saturating_mul(3));
         let answer = call(instance).map_err(|error| DataTypeError::Failed(self.bounds.deadline.explain(&error)))?;

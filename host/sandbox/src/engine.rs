@@ -3,11 +3,12 @@
 use crate::error::SandboxError;
 use crate::options::SandboxOptions;
 use crate::siblings::Siblings;
+use cpu_time::ThreadTime;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
-use wasmtime::{ResourceLimiter, Store, StoreLimits, StoreLimitsBuilder, Trap};
+use wasmtime::{ResourceLimiter, Store, StoreLimits, StoreLimitsBuilder, Trap, UpdateDeadline};
 
 /// Time between two ticks of the interrupting clock. Shorter means finer deadlines and more wake-ups of an idle node.
 const TICK: Duration = Duration::from_millis(5);
@@ -30,9 +31,14 @@ const HANDLES_MAX: usize = 16;
 /// Longest reason that is passed on, characters.
 const REASON_CHARS_MAX: usize = 300;
 
+/// A call whose thread gets no processor is waited for this many times longer than its deadline, at most.
+const PATIENCE: u32 = 50;
+
 /// What a store of ours carries.
 pub(crate) struct Guest {
     limits: StoreLimits,
+    /// The bounds of the call that runs.
+    overtime: Overtime,
     /// Memory that the instance has, bytes; it never shrinks.
     memory_bytes: usize,
     /// What a resolver may read while it settles one conflict by its values.
@@ -116,19 +122,21 @@ impl Engine {
             .table_elements(TABLE_ELEMENTS_MAX)
             .trap_on_grow_failure(true)
             .build();
-        let mut store = Store::new(&self.engine, Guest { limits, memory_bytes: 0, siblings: None });
+        let overtime = Overtime::of(deadline);
+        let mut store = Store::new(&self.engine, Guest { limits, overtime, memory_bytes: 0, siblings: None });
         store.limiter(|guest| guest);
         store.set_hostcall_fuel(self.answer_bytes_max);
         store.set_max_component_handles(HANDLES_MAX);
-        store.set_epoch_deadline(deadline.ticks);
+        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().overtime.look(ThreadTime::now().as_duration())));
+        deadline.start(&mut store);
         store
     }
 }
 
 /// How long a call may take.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
-    pub(crate) ticks: u64,
+    ticks: u64,
     ms: u64,
 }
 
@@ -144,14 +152,56 @@ impl Deadline {
         Self { ticks: if ticks == 0 { 2 } else { ticks + 1 }, ms }
     }
 
+    /// Ticks until the first look at a call.
+    const fn first(self) -> u64 {
+        self.ticks / 2
+    }
+
+    /// Lets it run from now on, for the next call in this store.
+    pub(crate) fn start(self, store: &mut Store<Guest>) {
+        store.data_mut().overtime = Overtime::of(self);
+        store.set_epoch_deadline(self.first());
+    }
+
     /// Says in one line how a call ended that gave no answer.
     pub(crate) fn explain(self, error: &wasmtime::Error) -> String {
         let reason = match error.downcast_ref::<Trap>() {
-            Some(Trap::Interrupt) => format!("no answer within {} ms", self.ms),
+            Some(Trap::Interrupt) => format!("no answer within {} ms of work", self.ms),
             Some(trap) => trap.to_string(),
             None => format!("{error:#}"),
         };
         shorten(reason)
+    }
+}
+
+/// Tells a guest that runs too long from one whose thread was given no processor.
+///
+/// What a busy machine keeps waiting has done nothing wrong, and a node would put its plugin into quarantine. So a call is
+/// looked at after half of its deadline, and is interrupted at its end only if its thread has worked meanwhile.
+#[derive(Clone, Copy, Debug)]
+struct Overtime {
+    deadline: Deadline,
+    /// CPU time of the thread at the first look.
+    since: Option<Duration>,
+    looks: u32,
+}
+
+impl Overtime {
+    const fn of(deadline: Deadline) -> Self {
+        Self { deadline, since: None, looks: 0 }
+    }
+
+    /// What becomes of a call whose thread has worked for `worked` in all.
+    fn look(&mut self, worked: Duration) -> UpdateDeadline {
+        let rest = self.deadline.ticks - self.deadline.first();
+        let since = *self.since.get_or_insert(worked);
+        // Half of the time that is left: ticks are coarse, and the clock of a busy machine is late as well.
+        let busy = self.looks > 0 && worked.saturating_sub(since) * 2 >= TICK * rest as u32;
+        if busy || self.looks > PATIENCE {
+            return UpdateDeadline::Interrupt;
+        }
+        self.looks += 1;
+        UpdateDeadline::Continue(rest)
     }
 }
 
@@ -231,3 +281,39 @@ impl Hasher for TagHasher {
 
 /// Shared by everything that makes instances.
 pub(crate) type SharedEngine = Arc<Engine>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn looks(work_between: Duration) -> Vec<bool> {
+        let mut overtime = Overtime::of(Deadline::new(20));
+        let mut goes_on = Vec::new();
+        for i in 0..1_000 {
+            goes_on.push(matches!(overtime.look(work_between * i), UpdateDeadline::Continue(_)));
+            if goes_on.last() == Some(&false) {
+                break;
+            }
+        }
+        goes_on
+    }
+
+    #[test]
+    fn a_guest_that_works_all_the_time_ends_with_its_deadline() {
+        assert_eq!(looks(Duration::from_millis(15)), [true, false]);
+        assert_eq!(looks(Duration::from_millis(8)), [true, false]);
+    }
+
+    #[test]
+    fn a_guest_that_gets_no_processor_is_waited_for_but_not_for_ever() {
+        assert_eq!(looks(Duration::from_millis(1)).len(), 9, "interrupted after 8 ms of work");
+        assert_eq!(looks(Duration::ZERO).len(), PATIENCE as usize + 2);
+    }
+
+    #[test]
+    fn the_time_of_a_thread_is_what_it_worked_and_not_what_it_slept() {
+        let before = ThreadTime::now();
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(before.elapsed() < Duration::from_millis(20));
+    }
+}

@@ -8,7 +8,7 @@ pub struct SandboxOptions {
     /// The sandbox's own directory, for compiled code. Made when it is missing; emptied of what is not its own.
     pub directory: PathBuf,
     /// A resolver that has not answered a batch after this is interrupted, milliseconds. Rounded up to the next tick of
-    /// the clock, and one tick more.
+    /// the clock, and one tick more. Time in which its thread was given no processor does not count.
     pub resolver_deadline_ms: u64,
     /// The same for one call of a storage adapter.
     pub adapter_deadline_ms: u64,

@@ -274,7 +274,7 @@ impl Resolver {
             let max = self.batch_rows_max;
             return Err(ResolveError::Failed(format!("{rows} versions in one batch, and {max} are allowed")));
         }
-        instance.store.set_epoch_deadline(self.deadline.ticks);
+        self.deadline.start(&mut instance.store);
         let answers = instance.resolve.call_by_metadata(&mut instance.store, batch(conflicts));
         let answers = answers.map_err(|error| ResolveError::Failed(self.deadline.explain(&error)))?;
         checked(conflicts, &answers, self.sees_values())
@@ -296,7 +296,7 @@ impl Resolver {
         }
         let siblings: Vec<settle::Sibling> = (0..rows).map(|row| sibling(versions, row)).collect();
         let merged_bytes_max = values.bytes().saturating_add(SLACK_BYTES);
-        store.set_epoch_deadline(self.deadline.ticks);
+        self.deadline.start(store);
         // Beside a merged value an answer takes few bytes; the rows of `keep-some` count too.
         store.set_hostcall_fuel(merged_bytes_max.saturating_add(SLACK_BYTES).saturating_add(rows * 16));
         store.data_mut().siblings = Some(Siblings::new(values));
@@ -310,7 +310,7 @@ impl Resolver {
     pub(crate) fn sample_in(&self, instance: &mut Instance, seed: u64) -> Result<Option<Vec<u8>>, String> {
         let Instance { store, settle, .. } = instance;
         let Some(settle) = settle else { return Ok(None) };
-        store.set_epoch_deadline(self.deadline.ticks);
+        self.deadline.start(store);
         settle.call_sample(store, seed).map_err(|error| self.deadline.explain(&error))
     }
 

@@ -85,8 +85,8 @@ impl Default for Options {
         Self {
             directory: PathBuf::from("data/store"),
             engine: Engine::Fjall,
-            cache_bytes: 64 << 20,
-            memtable_bytes: 8 << 20,
+            cache_bytes: 128 << 20,
+            memtable_bytes: 16 << 20,
             value_separation_bytes: 4 << 10,
             workers: 2,
             compression: true,

@@ -36,6 +36,20 @@ async fn one_node_on_rocksdb_and_two_on_fjall_are_one_cluster() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_memory_engine_does_not_start_beside_data_that_it_would_hide() {
+    let mut cluster = Cluster::of(1);
+    cluster.node(1).client().put("kept", "value").await.unwrap();
+    assert!(cluster.node_mut(1).terminate().success());
+    cluster.reconfigure(1, &NodeSetup::founder(1).with_adapter("memory"));
+    let log = cluster.node_mut(1).start_refused();
+    assert!(log.contains("would start without them"), "{log}");
+    cluster.reconfigure(1, &NodeSetup::founder(1));
+    cluster.node_mut(1).start();
+    cluster.node_mut(1).wait_ready();
+    assert_eq!(cluster.node(1).client().get("kept").await.unwrap(), Some("value".to_owned()));
+}
+
 /// Compares all that a node holds with the other owners, once all of them are in reach. Returns how many comparisons
 /// found no difference, and how many records were moved because of one.
 async fn repair(cluster: &Cluster, id: u64) -> (u64, u64) {

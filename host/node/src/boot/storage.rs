@@ -5,6 +5,7 @@ use crate::config::{Adapter, Config};
 use crate::metrics::{Metrics, Sample, SampleKind};
 use crate::plugins::Plugins;
 use anyhow::Context as _;
+use mks_logic::id::NodeId;
 use mks_logic::port::Store;
 use mks_sandbox::{AdapterSource, Compression, Sandbox, SandboxOptions, StoragePlan, Tuning};
 use mks_store::{Engine, OpenError, Options, Swapping};
@@ -71,14 +72,22 @@ pub(super) async fn open(
         Adapter::Component(path) => Some(AdapterSource::Path(path.clone())),
     };
     let (options, adapter) = match source {
-        None => (Options { engine: Engine::Memory, ..defaults }, "none".to_owned()),
+        None => {
+            anyhow::ensure!(
+                !defaults.directory.exists(),
+                "{} holds data, and the adapter memory would start without them: name the adapter that they were \
+                 written with, or give this node another data directory",
+                defaults.directory.display()
+            );
+            (Options { engine: Engine::Memory, ..defaults }, "none".to_owned())
+        }
         Some(source) => {
             let given: Vec<_> = storage.options.clone().into_iter().collect();
             let plan = sandbox
                 .plan(&source, &given, storage.memory_bytes)
                 .with_context(|| format!("the storage adapter {} gave no plan", storage.adapter))?;
             let name = format!("{} {}", plan.adapter, plan.version);
-            (planned(defaults, &plan)?, name)
+            (planned(defaults, &plan, config.node.id)?, name)
         }
     };
     let (engine, directory) = (options.engine, options.directory.clone());
@@ -110,17 +119,27 @@ fn progress(stopped: watch::Receiver<bool>) -> impl FnMut(Swapping) -> bool {
 }
 
 /// The plan's choices over the config's defaults.
-fn planned(defaults: Options, plan: &StoragePlan) -> anyhow::Result<Options> {
+fn planned(defaults: Options, plan: &StoragePlan, node: NodeId) -> anyhow::Result<Options> {
     let Tuning { cache_bytes, memtable_bytes, separate_values_from, compression, workers } = plan.tuning;
     Ok(Options {
         engine: plan.engine.parse().map_err(anyhow::Error::msg).context("the storage adapter's plan")?,
         cache_bytes,
-        memtable_bytes,
+        memtable_bytes: staggered(memtable_bytes, node),
         value_separation_bytes: separate_values_from.unwrap_or(0),
         compression: compression == Compression::Lz4,
         workers,
         ..defaults
     })
+}
+
+/// 65 to 100 % of a size, another share for each node.
+///
+/// The owners of a partition take the same writes, and an engine keeps them waiting while a full memtable goes to the
+/// disk. With memtables of one size all owners would do so at the same moment, and a quorum would wait with them.
+fn staggered(bytes: u64, node: NodeId) -> u64 {
+    // Multiples of the golden ratio's fraction spread evenly, however many nodes there are.
+    let share = (node.0 as f64 * 0.618_033_988_749_895).fract();
+    (bytes as f64 * (1.0 - 0.35 * share)) as u64
 }
 
 /// What the sandbox has done: the proof that conflicts are settled in it, and that stores are opened through it.
@@ -164,4 +183,19 @@ fn samples(sandbox: &Sandbox, plugins: &Plugins) -> Vec<Sample> {
         ]);
     }
     samples
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_do_not_flush_at_the_same_size_and_nobody_beyond_the_plan() {
+        let sizes: Vec<u64> = (1..=64).map(|node| staggered(16 << 20, NodeId(node))).collect();
+        assert!(sizes.iter().all(|size| (10 << 20..=16 << 20).contains(size)), "{sizes:?}");
+        for three in sizes.windows(3) {
+            let (low, high) = (three.iter().min().expect("three"), three.iter().max().expect("three"));
+            assert!(high - low > 2 << 20, "{three:?}");
+        }
+    }
 }

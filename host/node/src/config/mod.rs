@@ -198,7 +198,7 @@ pub struct Storage {
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { adapter: Adapter::Fjall, memory_bytes: 128 << 20, reserve_bytes: 256 << 20, options: BTreeMap::new() }
+        Self { adapter: Adapter::Fjall, memory_bytes: 256 << 20, reserve_bytes: 256 << 20, options: BTreeMap::new() }
     }
 }
 
