@@ -133,8 +133,9 @@ impl CausalStory {
     /// In the end whatever was acknowledged, or shown to anybody, has happened.
     fn check_end(&self, shown: &BTreeSet<String>) -> Result<(), String> {
         let known: BTreeSet<&String> = self.reads.iter().flat_map(|read| &read.shown).chain(shown).collect();
-        let happened =
-            |write: &&CausalWrite| write.acknowledged || write.value.as_ref().is_some_and(|value| known.contains(value));
+        let happened = |write: &&CausalWrite| {
+            write.acknowledged || write.value.as_ref().is_some_and(|value| known.contains(value))
+        };
         let certain: Vec<_> = self.writes.iter().filter(happened).collect();
         let shown: Vec<String> = shown.iter().cloned().collect();
         self.allows(&shown, &certain, None).map_err(|why| format!("at the end {shown:?}: {why}"))
