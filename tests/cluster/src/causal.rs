@@ -132,7 +132,10 @@ impl CausalStory {
 
     /// In the end whatever was acknowledged, or shown to anybody, has happened.
     fn check_end(&self, shown: &BTreeSet<String>) -> Result<(), String> {
-        let known: BTreeSet<&String> = self.reads.iter().flat_map(|read| &read.shown).chain(shown).collect();
+        let read = self.reads.iter().flat_map(|read| &read.shown);
+        // Also what was shown to a writer, in whatever way.
+        let known: BTreeSet<&String> =
+            read.chain(self.writes.iter().flat_map(|write| &write.seen)).chain(shown).collect();
         let happened = |write: &&CausalWrite| {
             write.acknowledged || write.value.as_ref().is_some_and(|value| known.contains(value))
         };
