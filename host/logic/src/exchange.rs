@@ -39,12 +39,12 @@ pub enum SyncAsk {
         /// What the asker lacks.
         wants: Vec<Prints>,
     },
-    /// Give me what you hold of a bucket of which I hold nothing.
+    /// Give me what you hold of buckets of which I hold nothing.
     Pull {
         /// Of which records.
         range: Range,
-        /// Which bucket.
-        bucket: u16,
+        /// Which buckets, in order.
+        buckets: Vec<u16>,
         /// Only engine keys after this one; empty: from the start.
         after: Bytes,
     },
@@ -152,8 +152,8 @@ pub enum Work {
     Differ { range: Range, nonce: u64, lists: Vec<List> },
     /// The records that the asker wants, and those that are not what it sent.
     Fetch { range: Range, nonce: u64, sent: Vec<(Key, u64)>, wants: Vec<Prints> },
-    /// Records of a bucket after an engine key; `whole`: or nothing, if one of them is damaged.
-    Page { range: Range, bucket: u16, after: Bytes, whole: bool },
+    /// Records of these buckets, in order, after an engine key; `whole`: or nothing, if one of them is damaged.
+    Page { range: Range, buckets: Vec<u16>, after: Bytes, whole: bool },
 }
 
 /// What was found.
@@ -206,7 +206,7 @@ impl SyncAsk {
             Self::Mend { records, wants, .. } => {
                 records_bytes(records) + wants.iter().map(|want| 4 + 4 * want.prints.len()).sum::<usize>()
             }
-            Self::Pull { after, .. } => after.len(),
+            Self::Pull { buckets, after, .. } => 2 * buckets.len() + after.len(),
         }
     }
 }

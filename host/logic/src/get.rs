@@ -54,13 +54,18 @@ impl Owner {
         }
     }
 
-    /// What this owner lacks of a merged record. If that is nothing it holds more than the merge left: then all of it,
-    /// so that its own resolver is asked once more.
-    fn lacks(&self, merged: &Record) -> Vec<Version> {
+    /// What this owner lacks of a merged record, and the past that goes with it. If that is nothing it holds more than
+    /// the merge left: then all of it, so that its own resolver is asked once more.
+    ///
+    /// Each version travels by itself, and one of them may get lost: with the past of all of them, the others would take
+    /// away what the lost one had taken the place of, and the owner would have neither. So the past goes with the last
+    /// one that is missing, to be found by a later read.
+    fn lacks(&self, merged: &Record) -> (Vec<Version>, Context) {
         let all = merged.versions();
-        let Heard::Record(_, record) = &self.heard else { return all.to_vec() };
-        let missing: Vec<Version> = all.iter().filter(|v| !record.holds(v)).cloned().collect();
-        if missing.is_empty() { all.to_vec() } else { missing }
+        let is_missing = |v: &&Version| !matches!(&self.heard, Heard::Record(_, record) if record.holds(v));
+        let missing: Vec<Version> = all.iter().filter(is_missing).cloned().collect();
+        let past = if missing.len() > 1 { Context::default() } else { merged.past().clone() };
+        (if missing.is_empty() { all.to_vec() } else { missing }, past)
     }
 
     /// The digest of the record that we hold of this owner.
@@ -337,7 +342,8 @@ impl ReadOp {
         let mend = |owner: &mut Owner| {
             owner.mended = Some(digest);
             let absent = owner.told() == Some(ABSENT);
-            Repair { owner: owner.node, absent, versions: owner.lacks(&merged), past: merged.past().clone() }
+            let (versions, past) = owner.lacks(&merged);
+            Repair { owner: owner.node, absent, versions, past }
         };
         self.owners.iter_mut().filter(differs).map(mend).collect()
     }
@@ -365,7 +371,7 @@ impl ReadOp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{LWW, Rules, formed, key, version};
+    use crate::testing::{CARTS, LWW, Rules, formed, key, version};
     use crate::time::Hlc;
 
     const ME: NodeId = NodeId(1);
@@ -524,6 +530,25 @@ mod tests {
         assert_eq!(mends(&mut op), [], "what the second holds is on its way");
         op.late(N2, ReadOutcome::Record(record(6)));
         assert_eq!(mends(&mut op), [(ME, false, vec![6]), (N3, false, vec![6])]);
+    }
+
+    /// Otherwise the owner that lacks two might get one of them, and lose to it what the other one stands for.
+    #[test]
+    fn the_past_goes_with_the_last_version_that_is_missing() {
+        let mut op = ReadOp::new(key("k"), [ME, N2, N3], 3, formed(1, (1, 1, 1)).keyspaces[&CARTS].policy());
+        let old = version(1, 5, Hlc(5), Some("old"));
+        let (one, two) = (version(2, 6, Hlc(6), Some("one")), version(3, 7, Hlc(7), Some("two")));
+        let past: Context = [old.dot].into_iter().collect();
+        let mut merged = Record::of(one.clone()).with_past(&past);
+        merged.insert(two.clone());
+        let mut half = Record::of(old.clone());
+        half.insert(one.clone());
+        for (node, record) in [(ME, merged), (N2, Record::of(old)), (N3, half)] {
+            hear(&mut op, node, ReadOutcome::Record(record));
+        }
+        let mend = |owner, versions, past| Repair { owner, absent: false, versions, past };
+        let expected = [mend(N2, vec![one, two.clone()], Context::default()), mend(N3, vec![two], past)];
+        assert_eq!(op.repairs(&Rules::Work), expected);
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //!    else than what was sent. So a difference is mended in three round trips, and a record travels twice only where
 //!    both sides had something to add.
 //!
-//! A bucket of which one side holds nothing needs no sketch: its records are sent as they lie, page by page.
+//! Buckets of which one side holds nothing need no sketch: their records are sent as they lie, page by page, many buckets
+//! to a page. A replica that lost everything, or a new one, gets it all that way.
 //!
 //! Live writes change records meanwhile. Nothing here depends on their staying: a print that is gone is not sent, a
 //! record that came is merged like any other. Whatever is not equal afterwards is found by the next session, and
@@ -26,7 +27,7 @@ pub use work::{SLICE_KEYS, found};
 
 use crate::digest::{Age, Range, Sums, root};
 use crate::exchange::{Found, List, SyncAnswer, SyncAsk, SyncRefused, Work};
-use crate::id::Key;
+use crate::id::{Key, Place};
 use crate::record::Record;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -92,8 +93,8 @@ pub struct Session {
     mine: Sums,
     /// Buckets that differ and that both of us have something in.
     plan: VecDeque<u16>,
-    /// Buckets that only one of us has something in, each with the key after which it goes on.
-    bulk: VecDeque<(u16, Way, Bytes)>,
+    /// Buckets that only one of us has something in, and the key after which the first one goes on.
+    bulk: Bulk,
     /// The buckets of this page of the plan.
     page: Vec<u16>,
     tally: Tally,
@@ -109,7 +110,36 @@ enum Way {
     Pull,
 }
 
-/// Buckets that one page of sketches tries: as many as fit in it.
+/// See [`Session::bulk`]. What is pushed goes first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Bulk {
+    /// In order.
+    push: VecDeque<u16>,
+    /// In order.
+    pull: VecDeque<u16>,
+    after: Bytes,
+}
+
+impl Bulk {
+    /// The buckets of the next page.
+    fn page(&self) -> Option<(Way, Vec<u16>)> {
+        let (way, queue) = if self.push.is_empty() { (Way::Pull, &self.pull) } else { (Way::Push, &self.push) };
+        let buckets: Vec<u16> = queue.iter().take(PAGE_BUCKETS).copied().collect();
+        (!buckets.is_empty()).then_some((way, buckets))
+    }
+
+    /// The page was that of `way`. It goes on after `next`, or is done.
+    fn turn(&mut self, way: Way, more: bool, next: Bytes) {
+        let queue = if way == Way::Push { &mut self.push } else { &mut self.pull };
+        let page = queue.len().min(PAGE_BUCKETS);
+        let at = Place::of_engine_key(&next).filter(|_| more && next > self.after);
+        let done = at.map_or(page, |at| queue.iter().take(page).take_while(|bucket| **bucket < at.bucket).count());
+        queue.drain(..done);
+        self.after = if done < page { next } else { Bytes::new() };
+    }
+}
+
+/// Buckets that one page tries, of sketches or of records: as many as fit in it.
 const PAGE_BUCKETS: usize = 64;
 
 impl Session {
@@ -123,7 +153,7 @@ impl Session {
             steps_max,
             mine: Vec::new(),
             plan: VecDeque::new(),
-            bulk: VecDeque::new(),
+            bulk: Bulk::default(),
             page: Vec::new(),
             tally: Tally::default(),
             gives: false,
@@ -158,7 +188,8 @@ impl Session {
 
     fn next(&mut self) -> Turn {
         let Self { range, nonce, .. } = *self;
-        if self.plan.is_empty() && self.bulk.is_empty() {
+        let bulk = self.bulk.page();
+        if self.plan.is_empty() && bulk.is_none() {
             let partial = self.missed > 0 && range.age == Age::Any;
             return Turn::Done(if partial { End::Partial } else { End::Mended });
         }
@@ -171,20 +202,11 @@ impl Session {
             self.page.clone_from(&buckets);
             return Turn::Work(Work::Sketch { range, nonce, buckets });
         }
-        match self.bulk.front().cloned() {
-            Some((bucket, Way::Push, after)) => Turn::Work(Work::Page { range, bucket, after, whole: false }),
-            Some((bucket, Way::Pull, after)) => self.ask(SyncAsk::Pull { range, bucket, after }),
+        let after = self.bulk.after.clone();
+        match bulk {
+            Some((Way::Push, buckets)) => Turn::Work(Work::Page { range, buckets, after, whole: false }),
+            Some((Way::Pull, buckets)) => self.ask(SyncAsk::Pull { range, buckets, after }),
             None => Turn::Done(End::Mended),
-        }
-    }
-
-    /// A bucket of the bulk goes on after `next`, or is done.
-    fn turn_page(&mut self, more: bool, next: Bytes) {
-        if let Some((bucket, way, after)) = self.bulk.pop_front()
-            && more
-            && next > after
-        {
-            self.bulk.push_front((bucket, way, next));
         }
     }
 
@@ -219,7 +241,7 @@ impl Session {
                 self.ask(SyncAsk::Mend { range, nonce, records, wants })
             }
             Found::Records { records, more, next } => {
-                self.turn_page(more, next);
+                self.bulk.turn(Way::Push, more, next);
                 if records.is_empty() {
                     return self.next();
                 }
@@ -267,7 +289,7 @@ impl Session {
                 self.take(records)
             }
             (SyncAsk::Pull { .. }, SyncAnswer::Records { records, more, next, .. }) => {
-                self.turn_page(more, next);
+                self.bulk.turn(Way::Pull, more, next);
                 self.take(records)
             }
             _ => Turn::Done(End::Nonsense),
@@ -279,8 +301,8 @@ impl Session {
             match (*mine as u64, *theirs) {
                 (mine, theirs) if mine == theirs => continue,
                 (0, _) if self.gives => continue,
-                (0, _) => self.bulk.push_back((bucket, Way::Pull, Bytes::new())),
-                (_, 0) => self.bulk.push_back((bucket, Way::Push, Bytes::new())),
+                (0, _) => self.bulk.pull.push_back(bucket),
+                (_, 0) => self.bulk.push.push_back(bucket),
                 _ => self.plan.push_back(bucket),
             }
             self.tally.buckets += 1;

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use mks_proto::v1::admin_client::AdminClient;
 use mks_proto::v1::kv_client::KvClient;
 use mks_proto::v1::{
-    CreateKeyspaceRequest, DeleteRequest, ErrorDetail, GetRequest, Key, KeyspaceDefinition, KeyspaceResponse,
-    MemberStatus, MembersRequest, PutRequest, ReadOptions, StatusRequest, StatusResponse, WriteOptions, WriteResponse,
+    CreateKeyspaceRequest, DeleteRequest, ErrorDetail, GetRequest, GetResponse, Key, KeyspaceDefinition,
+    KeyspaceResponse, MemberStatus, MembersRequest, PutRequest, ReadOptions, StatusRequest, StatusResponse, Version,
+    WriteOptions, WriteResponse,
 };
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -148,6 +149,28 @@ impl Client {
                 Ok(Some((value, version.written)))
             }
             Err(status) if is_absence(&status) => Ok(None),
+            Err(status) => Err(status.into()),
+        }
+    }
+
+    /// Gets all siblings as the request says, and the context of the answer; an absent key has one too.
+    ///
+    /// # Errors
+    /// See [`Client::put`].
+    ///
+    /// # Panics
+    /// When a value is not text.
+    pub async fn get_siblings(&self, request: GetRequest) -> Result<(Vec<String>, Bytes), Failure> {
+        match self.kv.clone().get(request).await {
+            Ok(response) => {
+                let GetResponse { version, siblings, context } = response.into_inner();
+                let text = |version: Version| String::from_utf8(version.value.to_vec()).expect("tests store text");
+                Ok((version.into_iter().chain(siblings).map(text).collect(), context))
+            }
+            Err(status) if is_absence(&status) => {
+                let context = mks_proto::detail_of(&status).map(|detail| detail.context);
+                Ok((Vec::new(), context.unwrap_or_default()))
+            }
             Err(status) => Err(status.into()),
         }
     }

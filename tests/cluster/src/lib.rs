@@ -9,6 +9,7 @@
 //! The binary is `$MKS_BIN`, or the `mks` beside the test binary; `./dev test` builds it first. Every cluster has a
 //! loopback network (127.x.y.0/24) of its own, so tests may run side by side and next to a local cluster.
 
+mod causal;
 mod client;
 mod cluster;
 mod command;
@@ -18,6 +19,7 @@ mod load;
 mod node;
 mod text;
 
+pub use causal::{Carts, CausalHistory, CausalRead, CausalStory, CausalWrite, Siblings};
 pub use client::{Client, Failure, get_request, key, put_request};
 pub use cluster::{Cluster, NodeSetup};
 pub use command::{Output, curl, mks, mks_patiently, python_venv, run, skipped};

@@ -12,6 +12,7 @@ mod engines;
 mod failures;
 mod floods;
 mod forming;
+mod healing;
 mod http;
 mod kills;
 mod members;

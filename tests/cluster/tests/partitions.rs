@@ -1,12 +1,14 @@
 //! Cables are cut under load, and healed: what was acknowledged is there, owners agree, nothing deleted returns. Each
 //! node runs on a host of its own, and who can't reach whom is a rule of the packet filter between them.
 
-use mks_tests_cluster::{Client, Cluster, Contest, History, skipped};
+use mks_tests_cluster::{Carts, Client, Cluster, Contest, History, skipped};
 use std::time::{Duration, Instant};
 
 /// Few enough that writes of all clients meet on each of them.
 const KEYS: u64 = 24;
 const WORKERS: usize = 2;
+/// A causal keyspace.
+const CARTS: &str = "carts";
 /// By then a node that can't be reached is known to be away, and requests go around it.
 const NOTICED: Duration = Duration::from_secs(2);
 
@@ -74,6 +76,36 @@ async fn a_node_cut_off_under_load_and_healed_loses_nothing_and_revives_nothing(
     let acknowledged = history.acknowledged_between(cut + NOTICED, healed);
     assert!(acknowledged > 100, "only {acknowledged} writes were acknowledged during the cut: that proves nothing");
     assert_whole(&mut cluster, &history).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_cut_off_under_load_loses_no_sibling_and_brings_none_back() {
+    let Some(mut cluster) = three_hosts("a_node_cut_off_under_load_loses_no_sibling_and_brings_none_back") else {
+        return;
+    };
+    let clients = clients(&cluster);
+    clients[0].create_keyspace(CARTS, "keep-siblings").await.expect("a quorum of voters");
+    for client in &clients {
+        cluster.eventually("the keyspace is known", async |_| client.get_in(CARTS, "no cart").await.is_ok()).await;
+    }
+    let carts = Carts::start(&clients, CARTS, WORKERS, KEYS);
+    seconds(2).await;
+    let cut = Instant::now();
+    cluster.hosts().isolate(3);
+    seconds(6).await;
+    cluster.hosts().heal();
+    let healed = Instant::now();
+    seconds(2).await;
+    let history = carts.stop().await;
+
+    let acknowledged = history.acknowledged_between(cut + NOTICED, healed);
+    assert!(acknowledged > 100, "only {acknowledged} writes were acknowledged during the cut: that proves nothing");
+    let lonely = |(begun, client, _): &&(Instant, usize, String)| *client == 2 && (cut..healed).contains(begun);
+    assert!(history.failures.iter().any(|failure| lonely(&failure)), "a node that sees nobody can't have a quorum");
+    let siblings = history.stories.values().flat_map(|story| &story.reads).filter(|read| read.shown.len() > 1);
+    assert!(siblings.count() > 20, "too few reads showed siblings: that proves nothing");
+    history.assert_settled(&cluster, &clients, CARTS).await;
+    assert!(cluster.nodes().all(|node| node.running() && node.is_ready()), "all nodes serve");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

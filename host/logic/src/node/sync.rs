@@ -9,6 +9,7 @@ mod tests;
 use super::budget::Budget;
 use super::own::WriteAsked;
 use super::{Cause, JobFor, NeedsSync, Node, Step};
+use crate::context::Context;
 use crate::digest::{Age, Range};
 use crate::event::Effect;
 use crate::exchange::{Found, SyncAnswer, SyncAsk, SyncRefused, Work};
@@ -18,6 +19,7 @@ use crate::port::{Durability, Resolve, ResolverHash};
 use crate::record::Record;
 use crate::sync::{End, Session, Turn};
 use crate::time::MonoUs;
+use crate::version::Version;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use serve::Served;
@@ -473,15 +475,17 @@ impl Node {
             let durability = if range.age == Age::Any { Durability::Sync } else { durability };
             let replaces = self.scrub.distrusts(place);
             let (versions, past) = record.into_parts();
-            for version in versions {
-                if version.epoch <= self.state.epoch && version.written.ms() <= latest {
-                    let (key, past) = (key.clone(), past.clone());
-                    let asked = WriteAsked { key, version, past, fresh: false, durability, replaces };
-                    self.write_here(step, JobFor::Sync(tag), asked, policy);
-                    jobs += 1;
-                } else {
-                    left_out += 1;
-                }
+            let all = versions.len();
+            let may_be = |v: &Version| v.epoch <= self.state.epoch && v.written.ms() <= latest;
+            let taken: Vec<Version> = versions.into_iter().filter(may_be).collect();
+            left_out += all - taken.len();
+            jobs += taken.len();
+            for (number, version) in (1..).zip(taken) {
+                // The past comes when all of them are here: what they took the place of must not go before.
+                let past = if number == all { past.clone() } else { Context::default() };
+                let key = key.clone();
+                let asked = WriteAsked { key, version, past, fresh: false, durability, replaces };
+                self.write_here(step, JobFor::Sync(tag), asked, policy);
             }
         }
         (jobs, left_out)

@@ -10,7 +10,7 @@ use crate::replica::{Ports, find};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use core::ops::ControlFlow;
+use core::ops::{ControlFlow, RangeInclusive};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Keys that a slice of a bucket holds, about: what one differing key costs to find is the sums of its bucket's slices
@@ -33,7 +33,7 @@ pub fn found(ports: Ports<'_>, work: &Work, bytes_max: usize) -> Found {
         Work::List { range, nonce, sketches } => list(look(range, *nonce, moves(range)), sketches, bytes_max),
         Work::Differ { range, nonce, lists } => differ(look(range, *nonce, false), lists, bytes_max),
         Work::Fetch { range, nonce, sent, wants } => fetch(look(range, *nonce, moves(range)), sent, wants, bytes_max),
-        Work::Page { range, bucket, after, whole } => page(look(range, 0, *whole), *bucket, after, bytes_max),
+        Work::Page { range, buckets, after, whole } => page(look(range, 0, *whole), buckets, after, bytes_max),
     };
     done.unwrap_or(Found::Failed)
 }
@@ -65,15 +65,21 @@ impl Seen<'_> {
 
 impl Look<'_> {
     /// Visits the records of a bucket that have a version of the range's age. Damaged ones are as good as absent.
-    fn bucket(
+    fn bucket(self, bucket: u16, visit: impl FnMut(Seen<'_>) -> ControlFlow<()>) -> Result<(), StoreError> {
+        self.span(bucket..=bucket, &[], visit)
+    }
+
+    /// The same for neighbours, and only for engine keys after one.
+    fn span(
         self,
-        bucket: u16,
+        buckets: RangeInclusive<u16>,
         after: &[u8],
         mut visit: impl FnMut(Seen<'_>) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let first = (u32::from(self.range.partition.0) << 16) | u32::from(bucket);
-        let start = if after.is_empty() { first.to_be_bytes().to_vec() } else { [after, &[0]].concat() };
-        let end = first.checked_add(1).map(u32::to_be_bytes);
+        let first_key = |bucket: u16| (u32::from(self.range.partition.0) << 16) | u32::from(bucket);
+        let start = first_key(*buckets.start()).to_be_bytes();
+        let start = if after < &start[..] { start.to_vec() } else { [after, &[0]].concat() };
+        let end = first_key(*buckets.end()).checked_add(1).map(u32::to_be_bytes);
         let end = end.as_ref().map(|end| &end[..]);
         let mut damaged = false;
         self.ports.store.scan(Table::Records, &start, end, &mut |engine_key, value| {
@@ -106,7 +112,7 @@ impl Look<'_> {
     fn sketch(self, bucket: u16, bits: Option<u8>) -> Result<Sketch, StoreError> {
         let mut keys = 0usize;
         let mut sums = alloc::vec![0u32; 1 << SLICE_BITS_MAX];
-        self.bucket(bucket, &[], |seen| {
+        self.bucket(bucket, |seen| {
             keys += 1;
             let sum = &mut sums[usize::from(seen.slice(SLICE_BITS_MAX))];
             *sum = sum.wrapping_add(seen.print);
@@ -153,7 +159,7 @@ fn list(look: Look<'_>, sketches: &[Sketch], bytes_max: usize) -> Result<Found, 
             continue;
         }
         let mut by_slice: BTreeMap<u16, Vec<u32>> = differ.iter().map(|slice| (*slice, Vec::new())).collect();
-        look.bucket(theirs.bucket, &[], |seen| {
+        look.bucket(theirs.bucket, |seen| {
             if let Some(prints) = by_slice.get_mut(&seen.slice(theirs.bits))
                 && prints.len() < SLICE_PRINTS_MAX
             {
@@ -183,7 +189,7 @@ fn differ(look: Look<'_>, lists: &[List], bytes_max: usize) -> Result<Found, Sto
     for list in lists {
         let mut theirs: BTreeSet<u32> = list.prints.iter().copied().collect();
         let listed = theirs.clone();
-        look.bucket(list.bucket, &[], |seen| {
+        look.bucket(list.bucket, |seen| {
             if list.slices.binary_search(&seen.slice(list.bits)).is_err() {
                 return ControlFlow::Continue(());
             }
@@ -228,7 +234,7 @@ fn fetch(look: Look<'_>, sent: &[(Key, u64)], wants: &[Prints], bytes_max: usize
     let mut gone = false;
     for want in wants {
         let mut left: BTreeSet<u32> = want.prints.iter().copied().collect();
-        look.bucket(want.bucket, &[], |seen| {
+        look.bucket(want.bucket, |seen| {
             if want.prints.binary_search(&seen.print).is_ok()
                 && let Some(key) = Key::from_engine_key(seen.engine_key).filter(|key| !sent.contains(key))
             {
@@ -244,19 +250,26 @@ fn fetch(look: Look<'_>, sent: &[(Key, u64)], wants: &[Prints], bytes_max: usize
     Ok(Found::Records { records, more, next: Bytes::new() })
 }
 
-fn page(look: Look<'_>, bucket: u16, after: &[u8], bytes_max: usize) -> Result<Found, StoreError> {
+fn page(look: Look<'_>, buckets: &[u16], after: &[u8], bytes_max: usize) -> Result<Found, StoreError> {
     let (mut records, mut bytes, mut more, mut next) = (Vec::new(), 0, false, Bytes::new());
-    look.bucket(bucket, after, |seen| {
-        if bytes >= bytes_max {
-            more = true;
-            return ControlFlow::Break(());
+    // Neighbours are one scan: a bucket holds few records, and to begin one costs as much as to read many.
+    for neighbours in buckets.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+        let (Some(first), Some(last)) = (neighbours.first(), neighbours.last()) else { continue };
+        look.span(*first..=*last, after, |seen| {
+            if bytes >= bytes_max {
+                more = true;
+                return ControlFlow::Break(());
+            }
+            if let Some(key) = Key::from_engine_key(seen.engine_key) {
+                bytes += record_bytes(&key, &seen.record);
+                records.push((key, seen.record));
+                next = Bytes::copy_from_slice(seen.engine_key);
+            }
+            ControlFlow::Continue(())
+        })?;
+        if more {
+            break;
         }
-        if let Some(key) = Key::from_engine_key(seen.engine_key) {
-            bytes += record_bytes(&key, &seen.record);
-            records.push((key, seen.record));
-            next = Bytes::copy_from_slice(seen.engine_key);
-        }
-        ControlFlow::Continue(())
-    })?;
+    }
     Ok(Found::Records { records, more, next })
 }

@@ -87,7 +87,7 @@ fn asks() -> impl Iterator<Item = SyncAsk> {
         SyncAsk::Root { range: range(Age::Closed), code: 1, root: u128::MAX - 1 },
         SyncAsk::Sketches { range: range(Age::Previous), nonce: 1, sketches },
         SyncAsk::Mend { range: range(Age::Open), nonce: 2, records: records(), wants },
-        SyncAsk::Pull { range: range(Age::Closed), bucket, after: "after".into() },
+        SyncAsk::Pull { range: range(Age::Closed), buckets: vec![bucket], after: "after".into() },
     ]
     .into_iter()
 }

@@ -1,5 +1,6 @@
 //! A quorum read of a causal keyspace that keeps siblings shows every acknowledged value whose place nobody took who
-//! had seen it, and none whose place was taken: whatever was lost, late, repeated or concurrent.
+//! had seen it, and none whose place was taken: whatever was lost, late, repeated or concurrent. Where somebody took its
+//! place, that write is there, or a delete, or what took its place in turn.
 //!
 //! Values are unique, and a write remembers which ones its writer had seen, so a history is checked read by read. A
 //! write without an acknowledgement may take effect at any time after it began, or never.
@@ -33,9 +34,7 @@ impl Invariant for Siblings {
 struct Value {
     began: At,
     acked: Option<At>,
-    /// The first beginning of a write whose writer had seen it.
-    may_go: Option<At>,
-    /// The first acknowledgement of such a write.
+    /// The first acknowledgement of a write whose writer had seen it.
     gone: Option<At>,
 }
 
@@ -47,13 +46,12 @@ fn values<'a>(events: impl Iterator<Item = &'a Event> + Clone) -> BTreeMap<u64, 
     let mut values = BTreeMap::new();
     for event in events.clone() {
         if let Act::Write(Some(value)) = event.act {
-            values.insert(value, Value { began: event.began, acked: event.ended, may_go: None, gone: None });
+            values.insert(value, Value { began: event.began, acked: event.ended, gone: None });
         }
     }
     for event in events.filter(|event| matches!(event.act, Act::Write(_))) {
         for value in &event.saw {
             let Some(value) = values.get_mut(value) else { continue };
-            earlier(&mut value.may_go, event.began);
             event.ended.into_iter().for_each(|ended| earlier(&mut value.gone, ended));
         }
     }
@@ -70,18 +68,40 @@ pub fn violations(events: &[Event]) -> Vec<(Event, String)> {
     let mut found = Vec::new();
     for events in by_key.into_values() {
         let values = values(events.iter().copied());
-        for read in events {
+        for read in &events {
             let (Act::Read(seen), Some(ended)) = (&read.act, read.ended) else { continue };
             let shown: Vec<u64> = seen.iter().filter_map(|value| *value).collect();
-            if let Some(why) = wrong(&values, &shown, read.began, ended) {
-                found.push((read.clone(), why));
+            if let Some(why) = wrong((&values, &events), &shown, read.began, ended) {
+                found.push(((*read).clone(), why));
             }
         }
     }
     found
 }
 
-fn wrong(values: &BTreeMap<u64, Value>, shown: &[u64], began: At, ended: At) -> Option<String> {
+/// Values that are there, or whose place was taken by what is there or by a delete, of writes that had begun by `ended`.
+fn accounted(events: &[&Event], there: &BTreeSet<u64>, ended: At) -> BTreeSet<u64> {
+    let mut accounted = there.clone();
+    let mut open: Vec<&Event> = events.iter().copied().filter(|event| event.began < ended).collect();
+    loop {
+        let before = open.len();
+        open.retain(|event| {
+            let stands = match event.act {
+                Act::Write(value) => value.is_none_or(|value| accounted.contains(&value)),
+                Act::Read(_) => false,
+            };
+            if stands {
+                accounted.extend(&event.saw);
+            }
+            !stands
+        });
+        if open.len() == before {
+            return accounted;
+        }
+    }
+}
+
+fn wrong((values, events): (&BTreeMap<u64, Value>, &[&Event]), shown: &[u64], began: At, ended: At) -> Option<String> {
     let distinct: BTreeSet<u64> = shown.iter().copied().collect();
     if distinct.len() < shown.len() {
         return Some("a value is there twice".into());
@@ -94,8 +114,12 @@ fn wrong(values: &BTreeMap<u64, Value>, shown: &[u64], began: At, ended: At) -> 
             None => return Some(format!("nobody wrote {value}")),
         }
     }
-    let must = |known: &Value| known.acked.is_some_and(|at| at < began) && known.may_go.is_none_or(|at| at >= ended);
-    let lost = values.iter().find(|(value, known)| must(known) && !distinct.contains(value));
+    let must = |known: &Value| known.acked.is_some_and(|at| at < began);
+    if values.iter().all(|(value, known)| !must(known) || distinct.contains(value)) {
+        return None;
+    }
+    let accounted = accounted(events, &distinct, ended);
+    let lost = values.iter().find(|(value, known)| must(known) && !accounted.contains(value));
     lost.map(|(value, _)| format!("{value} is lost"))
 }
 
@@ -123,6 +147,7 @@ mod tests {
         assert!(is_sound(&[1, 2], 31, 35) && is_sound(&[2, 3], 31, 35), "while the third is under way");
         assert!(is_sound(&[2, 3], 45, 46) && !is_sound(&[1, 2, 3], 45, 46) && !is_sound(&[2], 45, 46));
         assert!(is_sound(&[2, 3], 60, 61) && is_sound(&[4], 60, 61), "without an acknowledgement either is right");
+        assert!(!is_sound(&[2], 60, 61) && !is_sound(&[], 60, 61), "what took the place of the third is not there");
         assert!(!is_sound(&[4, 4], 60, 61) && !is_sound(&[9], 60, 61) && !is_sound(&[2, 3, 4], 45, 46));
     }
 }

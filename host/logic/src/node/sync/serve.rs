@@ -47,9 +47,9 @@ impl Node {
         let (root, work) = match ask {
             SyncAsk::Root { range, root, .. } => (root, Work::Sums(range)),
             SyncAsk::Sketches { range, nonce, sketches } => (0, Work::List { range, nonce, sketches }),
-            SyncAsk::Pull { range, bucket, after } => {
+            SyncAsk::Pull { range, buckets, after } => {
                 let whole = range.age == Age::Any;
-                (0, Work::Page { range, bucket, after, whole })
+                (0, Work::Page { range, buckets, after, whole })
             }
             SyncAsk::Mend { range, nonce, records, wants } => {
                 let sent: Vec<(Key, u64)> = records.iter().map(|(key, r)| (key.clone(), r.digest())).collect();

@@ -33,7 +33,9 @@ pub(super) fn ask_to_wire(ask: SyncAsk) -> wire::SyncAsk {
             let (records, wants) = (records_to_wire(records), wants.into_iter().map(want).collect());
             Ask::Mend(wire::SyncMend { nonce, records, wants })
         }
-        SyncAsk::Pull { bucket, after, .. } => Ask::Pull(wire::SyncPull { bucket: bucket.into(), after }),
+        SyncAsk::Pull { buckets, after, .. } => {
+            Ask::Pull(wire::SyncPull { buckets: buckets.into_iter().map(u32::from).collect(), after })
+        }
     };
     wire::SyncAsk { range, ask: Some(ask) }
 }
@@ -52,8 +54,12 @@ pub(super) fn ask_from_wire(asked: wire::SyncAsk) -> Result<SyncAsk, Malformed> 
             let wants = wants.into_iter().map(prints_from_wire).collect::<Result<_, _>>()?;
             Ok(SyncAsk::Mend { range, nonce, records: records_from_wire(records)?, wants })
         }
-        Ask::Pull(wire::SyncPull { bucket, after }) => {
-            Ok(SyncAsk::Pull { range, bucket: bucket_from_wire(bucket)?, after: engine_key(after)? })
+        Ask::Pull(wire::SyncPull { buckets, after }) => {
+            if !buckets.is_sorted_by(|a, b| a < b) {
+                return Err(Malformed("buckets out of order"));
+            }
+            let buckets = buckets.into_iter().map(bucket_from_wire).collect::<Result<_, _>>()?;
+            Ok(SyncAsk::Pull { range, buckets, after: engine_key(after)? })
         }
     }
 }
@@ -224,7 +230,7 @@ mod tests {
             SyncAsk::Root { range: with(Age::Closed), code: u64::MAX, root: u128::MAX - 1 },
             SyncAsk::Sketches { range: with(Age::Open), nonce: 1, sketches: vec![sketch] },
             SyncAsk::Mend { range: RANGE, nonce: 2, records: records(), wants },
-            SyncAsk::Pull { range: RANGE, bucket: 5, after: "after".into() },
+            SyncAsk::Pull { range: RANGE, buckets: vec![5, 6, 9], after: "after".into() },
         ]
     }
 
