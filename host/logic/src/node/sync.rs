@@ -476,7 +476,7 @@ impl Node {
             for version in versions {
                 if version.epoch <= self.state.epoch && version.written.ms() <= latest {
                     let (key, past) = (key.clone(), past.clone());
-                    let asked = WriteAsked { key, version, past, fresh: false, durability, replaces };
+                    let asked = WriteAsked { key, version, past, fresh: false, durability, replaces, apply: None };
                     self.write_here(step, JobFor::Sync(tag), asked, policy);
                     jobs += 1;
                 } else {
@@ -550,7 +550,8 @@ impl Node {
         let shared = self.state.keyspaces.iter().filter(|(_, keyspace)| keyspace.n >= copies_min);
         shared.fold(0, |hash, (id, keyspace)| {
             let resolver = keyspace.policy().resolver;
-            let lacks = resolver != ResolverHash::NOBODY && !resolve.has(resolver);
+            // A data type changes no record by itself.
+            let lacks = !keyspace.typed && resolver != ResolverHash::NOBODY && !resolve.has(resolver);
             let hash = if lacks { xxh3_64_with_seed(&self.me.0.to_le_bytes(), hash) } else { hash };
             xxh3_64_with_seed(&resolver.0, hash ^ u64::from(id.0))
         })
