@@ -23,9 +23,8 @@ const RESOLVERS: [(&str, &str); 4] = [
 ];
 /// The built-in storage adapters, the same way.
 const ADAPTERS: [(&str, &str); 2] = [("fjall-adapter", "fjall"), ("rocksdb-adapter", "rocksdb")];
-/// Standard plugins that no node can run yet: they are built so that the tests of this room check them as components.
-const OTHERS: [(&str, &str); 7] = [
-    ("cart-merge", "cart-merge"),
+/// The built-in data types, the same way.
+const DATA_TYPES: [(&str, &str); 6] = [
     ("g-counter", "g-counter"),
     ("hyperloglog", "hyperloglog"),
     ("lww-map", "lww-map"),
@@ -33,6 +32,8 @@ const OTHERS: [(&str, &str); 7] = [
     ("or-set", "or-set"),
     ("pn-counter", "pn-counter"),
 ];
+/// Standard plugins that no node can run yet: they are built so that the tests of this room check them as components.
+const OTHERS: [(&str, &str); 1] = [("cart-merge", "cart-merge")];
 /// What else of the repository the components are made from.
 const SOURCES: [&str; 3] = ["Cargo.lock", "guest-sdk", "proto/plugin"];
 
@@ -60,7 +61,9 @@ fn main() -> Result<()> {
             .with_context(|| format!("cannot make the component `{name}`"))?;
     }
     let mut tables = String::new();
-    for (table, plugins) in [("RESOLVERS", &RESOLVERS[..]), ("ADAPTERS", &ADAPTERS[..])] {
+    for (table, plugins) in
+        [("RESOLVERS", &RESOLVERS[..]), ("ADAPTERS", &ADAPTERS[..]), ("DATA_TYPES", &DATA_TYPES[..])]
+    {
         let rows: Vec<String> = plugins.iter().map(|(_, name)| format!("builtin!({name:?})")).collect();
         writeln!(tables, "pub(crate) const {table}: &[Builtin] = &[{}];", rows.join(", "))?;
     }
@@ -69,7 +72,7 @@ fn main() -> Result<()> {
 
 /// Directory and name of all that is built.
 fn plugins() -> impl Iterator<Item = (&'static str, &'static str)> {
-    RESOLVERS.into_iter().chain(ADAPTERS).chain(OTHERS)
+    RESOLVERS.into_iter().chain(ADAPTERS).chain(DATA_TYPES).chain(OTHERS)
 }
 
 /// Shared by all profiles of the outer build: the guests are the same for all of them. Not shared by two checkouts that

@@ -28,7 +28,7 @@ pub use change::{Change, REMOVED_MAX, Removed, Standing, Tables, Wish};
 use history::Signed;
 pub use history::{Event, HISTORY_MAX};
 pub use parts::{Addresses, Keyspace, Member};
-use parts::{check_name, check_zone};
+use parts::{check_name, check_zone, plain_name};
 pub use plan::{Load, Plan};
 pub use plugins::{PLUGINS_MAX, Plugin, Quarantine, REASON_BYTES_MAX, VERSION_BYTES_MAX};
 pub use refusal::Refusal;
@@ -467,6 +467,7 @@ impl State {
             resolver_hash,
             causal: false,
             quarantined: false,
+            typed: false,
         };
         self.ring = Some(ring.clone());
         for member in self.members.values_mut() {
@@ -515,6 +516,17 @@ impl State {
                 "keyspace {:?} is {}, which can't change; make a new keyspace and copy",
                 known.name,
                 if known.causal { "causal" } else { "not causal" }
+            )));
+        }
+        let same_type = known.typed == keyspace.typed && (!known.typed || plain_name(known) == plain_name(keyspace));
+        if !same_type {
+            let is =
+                |k: &Keyspace| if k.typed { format!("the data type {}", k.resolver) } else { "no data type".into() };
+            return Err(Refusal::Invalid(format!(
+                "keyspace {:?} has {}, which can't become {}; make a new keyspace",
+                known.name,
+                is(known),
+                is(keyspace)
             )));
         }
         self.check_resolver(keyspace, Some(known.resolver_hash))?;

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::exchange::{Found, Work};
 use crate::id::{Dot, Epoch, Incarnation, Key, NodeId, PartitionId};
 use crate::message::{Message, ReadOutcome, Refused, Want, WriteOutcome};
-use crate::port::{Durability, Policy};
+use crate::port::{Durability, Policy, ResolverHash, TypeError};
 use crate::record::Record;
 pub use crate::request::{Answer, Item, OpError, Operation, Reply, Request};
 use crate::time::Hlc;
@@ -56,6 +56,8 @@ pub enum Input {
     Damaged { key: Key },
     /// Work for partitions that move is done: see [`Effect::Move`].
     Moved { job: JobId, outcome: MoveOutcome },
+    /// A question to a data type is answered: see [`Effect::View`].
+    Viewed { job: JobId, outcome: Result<Bytes, TypeError> },
 }
 
 /// The node's name for a job that its disk does.
@@ -73,6 +75,9 @@ pub enum Effect {
     Write(WriteJob),
     /// Read a record of our own, then [`Input::Found`].
     Read(ReadJob),
+    /// Ask a data type about states, where that may take its time: [`crate::port::DataTypes::view`], then
+    /// [`Input::Viewed`].
+    View(ViewJob),
     /// Work on the hints in our own store, in the order given, by whoever also carries out [`Effect::Write`]:
     /// [`crate::hint::work`], then [`Input::Hinted`].
     Hint(HintJob),
@@ -110,6 +115,41 @@ pub struct WriteJob {
     pub policy: Policy,
     /// The record here is known to be another one than was written: a version takes the place of its namesake.
     pub replaces: bool,
+    /// The version has no value yet: what it says makes one of what is here.
+    pub apply: Option<Apply>,
+}
+
+/// An operation on a data type, done where the record lies, by whoever alone changes it: so the state that it starts
+/// from holds all that this node did before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Apply {
+    /// What a quorum of the owners held; the job's past is all that those knew.
+    pub seen: Vec<Version>,
+    /// What to do.
+    pub deed: Deed,
+}
+
+/// See [`Apply`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Deed {
+    /// Change the state.
+    Operate(Bytes),
+    /// The operation was done before, under this dot, and who holds it is not known: the state that holds it is written
+    /// once more.
+    Again(Dot),
+}
+
+/// See [`Effect::View`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ViewJob {
+    /// Comes back in [`Input::Viewed`].
+    pub job: JobId,
+    /// The code.
+    pub data_type: ResolverHash,
+    /// One at least.
+    pub states: Vec<Bytes>,
+    /// The client's.
+    pub question: Bytes,
 }
 
 /// See [`Effect::Read`].

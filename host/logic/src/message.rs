@@ -2,12 +2,13 @@
 
 use crate::context::Context;
 use crate::exchange::{SyncAnswer, SyncAsk};
-use crate::id::{Epoch, Key, NodeId};
-use crate::port::Durability;
+use crate::id::{Epoch, Incarnation, Key, NodeId};
+use crate::port::{Durability, TypeError};
 use crate::record::Record;
 use crate::request::{Reply, Request};
 use crate::time::Hlc;
 use crate::version::Version;
+use bytes::Bytes;
 
 /// Matches an answer to its question. Chosen by whoever asks, meaningless to whoever answers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -79,6 +80,9 @@ pub enum Message {
         request: Request,
         /// How long the client will still wait, milliseconds.
         remaining_ms: u64,
+        /// Whoever knows what became of it, if it was sent before: this opening of the other node and no later one, or
+        /// nothing is done. Zero: any.
+        incarnation: Incarnation,
     },
     /// The answer.
     Forwarded {
@@ -134,6 +138,19 @@ pub enum WriteOutcome {
         /// See [`crate::id::Dot::counter`].
         counter: u64,
     },
+    /// The same of an operation on a data type: this is what it became. No peer ever says this.
+    Applied {
+        /// See [`crate::id::Dot::counter`].
+        counter: u64,
+        /// The new state.
+        state: Bytes,
+        /// What the operation saw, there and at its coordinator: its version takes the place of that.
+        past: Context,
+        /// What the client is told.
+        reply: Option<Bytes>,
+    },
+    /// The data type did not do the operation: nothing was written. No peer ever says this.
+    NotApplied(TypeError),
     /// The record holds a later stamp than this fresh write: not an ack, write again above it.
     StaleStamp {
         /// The latest stamp there.
@@ -152,7 +169,7 @@ impl WriteOutcome {
     /// True when the owner has it.
     #[must_use]
     pub const fn is_held(&self) -> bool {
-        matches!(self, Self::Held | Self::Minted { .. })
+        matches!(self, Self::Held | Self::Minted { .. } | Self::Applied { .. })
     }
 }
 

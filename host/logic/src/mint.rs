@@ -10,6 +10,7 @@
 //! clock of that moment, as is the first one after something was lost: above everything minted before, because the
 //! clock moves at least as fast as counters do. One gap, one span more.
 
+use crate::id::Incarnation;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Something was lost and no dot was minted since.
@@ -42,6 +43,17 @@ impl Mints {
             Some(highest) if highest >= clock => None,
             Some(highest) if highest >= from => Some(highest + 1),
             Some(_) | None => Some(clock),
+        }
+    }
+
+    /// As who this opening updates states of data types, to be asked after [`Self::next`]. A type counts on finding all
+    /// that it did as somebody in the state that it starts from, and after something was lost that may not be so: then
+    /// it is somebody else, by the clock since when, which is far from every incarnation.
+    #[must_use]
+    pub fn actor(&self, incarnation: Incarnation) -> Incarnation {
+        match self.trusted_from.load(Ordering::Acquire) {
+            0 | LOST => incarnation,
+            clock => Incarnation(clock),
         }
     }
 }
@@ -86,6 +98,15 @@ mod tests {
         assert_eq!(mints.next(Some(1_000), 3_000), Some(3_000), "1,001 was minted, and the record has forgotten it");
         assert_eq!(mints.next(Some(3_000), 4_000), Some(3_001));
         assert_eq!(mints.next(Some(1_001), 4_001), Some(4_001), "a record that was not written since");
+    }
+
+    #[test]
+    fn whoever_lost_something_updates_states_as_somebody_else() {
+        let (mints, me) = (Mints::default(), Incarnation(7));
+        assert_eq!((mints.next(None, 1_000), mints.actor(me)), (Some(1_000), me));
+        mints.lost();
+        assert_eq!((mints.next(Some(1_000), 3_000), mints.actor(me)), (Some(3_000), Incarnation(3_000)));
+        assert_eq!((mints.next(Some(3_000), 4_000), mints.actor(me)), (Some(3_001), Incarnation(3_000)));
     }
 
     #[test]

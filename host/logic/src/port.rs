@@ -1,6 +1,7 @@
-//! What `logic` needs from the world: a store and a resolver. Both are supplied by the room above.
+//! What `logic` needs from the world: a store, resolvers and data types. All are supplied by the room above.
 
 use crate::id::{Dot, NodeId};
+use crate::time::Hlc;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -135,7 +136,7 @@ pub enum StoreError {
     Io(String),
 }
 
-/// The content hash (BLAKE3) of a resolver component: replicas agree on code, not on names.
+/// The content hash (BLAKE3) of a component, a resolver or a data type: replicas agree on code, not on names.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ResolverHash(pub [u8; 32]);
 
@@ -160,6 +161,9 @@ pub struct Policy {
     pub resolver: ResolverHash,
     /// Writes say which versions they have seen, and supersede exactly those: see [`crate::record`].
     pub causal: bool,
+    /// Values are states of the data type that `resolver` names: see [`DataTypes`]. No resolver is asked, siblings stay
+    /// until the next operation of a client joins them.
+    pub typed: bool,
 }
 
 /// Many conflicts as columns of primitives, the shape that crosses the sandbox wall cheaply.
@@ -273,4 +277,56 @@ pub enum ResolveError {
     /// The answer is no answer to the question.
     #[error("the resolver's answer makes no sense: {0}")]
     Nonsense(String),
+}
+
+/// Runs the data types that keyspaces name: values that clients change by operations, and that are joined where they
+/// met nobody. What comes out is the logic's to store, or not; a failure never changes anything.
+pub trait DataTypes: Send + Sync {
+    /// Applies an operation to the join of `states`. The dot is fresh, and the states hold all that the same node and
+    /// incarnation did to the key before.
+    ///
+    /// # Errors
+    /// [`TypeError`]: there is no new state.
+    fn apply(
+        &self,
+        data_type: ResolverHash,
+        at: (Dot, Hlc),
+        states: &[Bytes],
+        operation: &Bytes,
+    ) -> Result<NewState, TypeError>;
+
+    /// The join of one state or more.
+    ///
+    /// # Errors
+    /// [`TypeError`].
+    fn join(&self, data_type: ResolverHash, states: &[Bytes]) -> Result<Bytes, TypeError>;
+
+    /// Answers a question about the join of one state or more.
+    ///
+    /// # Errors
+    /// [`TypeError`].
+    fn view(&self, data_type: ResolverHash, states: &[Bytes], question: &Bytes) -> Result<Bytes, TypeError>;
+}
+
+/// What an operation made of some states.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewState {
+    /// It holds all of them.
+    pub state: Bytes,
+    /// What the client is told.
+    pub reply: Option<Bytes>,
+}
+
+/// Why a data type gave no answer. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TypeError {
+    /// This node does not have the code.
+    #[error("this node does not have the keyspace's data type ({0:?})")]
+    Unknown(ResolverHash),
+    /// The type refuses the operation or the question, in its own words.
+    #[error("{0}")]
+    Refused(String),
+    /// The component trapped, ran out of its budget, or a state is none, or too large.
+    #[error("the data type failed: {0}")]
+    Failed(String),
 }

@@ -2,17 +2,20 @@
 
 use crate::cluster::Tables;
 use crate::context::Context;
+use crate::event::{Apply, Deed};
 use crate::id::{Epoch, Key, NodeId};
 use crate::message::{Refused, WriteOutcome};
 use crate::port::{Durability, Policy};
 use crate::quorum::{OWNERS_MAX, Spread, Tally, Verdict};
 use crate::replica::SIBLINGS_MAX;
 use crate::request::{Answer, OpError, Reply};
+use crate::retry::Name;
 use crate::time::Hlc;
-use crate::version::Version;
+use crate::version::{Version, value_digest};
 use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use bytes::Bytes;
 
 /// A node outside the owner list that may keep a write for an owner (the Dynamo paper, 4.6).
 #[derive(Clone, Debug)]
@@ -66,6 +69,8 @@ pub struct WriteOp {
     pub version: Version,
     /// Dots that it supersedes.
     pub past: Context,
+    /// Of an operation on a data type, until our own disk has done it: the version has no value before.
+    pub apply: Option<Apply>,
     /// Our own disk was asked to take it, name it, and has not answered.
     pub naming: bool,
     /// Who shall hold it.
@@ -85,6 +90,8 @@ pub struct WriteOp {
     stand_ins: Vec<StandIn>,
     spread: Spread,
     late: bool,
+    /// What the data type said.
+    said: Option<Bytes>,
 }
 
 /// What an answer leads to.
@@ -121,6 +128,7 @@ impl WriteOp {
             key,
             version,
             past,
+            apply: None,
             naming: false,
             owners: Vec::new(),
             durability,
@@ -133,6 +141,7 @@ impl WriteOp {
             stand_ins: Vec::new(),
             spread: Spread::default(),
             late: false,
+            said: None,
         };
         op.sit(seats.into());
         op
@@ -163,6 +172,23 @@ impl WriteOp {
     #[must_use]
     pub fn is_nameless(&self) -> bool {
         self.version.dot.counter == 0
+    }
+
+    /// What a retry of this write goes by. An operation that was done before stays done when a retry of it gets no
+    /// name.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        let name = Name::of(&self.version);
+        match self.apply {
+            Some(Apply { deed: Deed::Again(dot), .. }) if self.is_nameless() => Name { dot, ..name },
+            _ => name,
+        }
+    }
+
+    /// True when this retry can't say that nothing was written.
+    #[must_use]
+    pub fn is_again(&self) -> bool {
+        matches!(self.apply, Some(Apply { deed: Deed::Again(_), .. }))
     }
 
     /// True when other nodes may stand in for owners.
@@ -254,6 +280,16 @@ impl WriteOp {
                 self.version.dot.counter = *counter;
                 self.tally.ack(i);
             }
+            WriteOutcome::Applied { counter, state, past, reply } => {
+                self.version.dot.counter = *counter;
+                self.version.digest = value_digest(Some(state));
+                self.version.value = Some(state.clone());
+                self.past = past.clone();
+                self.said = reply.clone();
+                self.apply = None;
+                self.tally.ack(i);
+            }
+            WriteOutcome::NotApplied(error) => return Next::Done(Err(OpError::Type { error: error.clone() })),
             WriteOutcome::Refused(refused) if self.is_nameless() => {
                 self.refusals.insert(*refused);
                 return Next::Done(Err(self.not_named(*refused)));
@@ -287,6 +323,7 @@ impl WriteOp {
             }
             // It holds no record that a write could be later than.
             WriteOutcome::StaleStamp { .. } | WriteOutcome::Minted { .. } => {}
+            WriteOutcome::Applied { .. } | WriteOutcome::NotApplied(_) => {}
         }
         self.next()
     }
@@ -306,6 +343,9 @@ impl WriteOp {
             context
         });
         let (acks, hints) = (self.tally.acks(), self.tally.hints());
+        if self.policy.typed {
+            return Answer::Applied { written: self.version.written, acks, hints, reply: self.said.clone() };
+        }
         Answer::Written { written: self.version.written, acks, hints, context }
     }
 
@@ -333,6 +373,7 @@ impl WriteOp {
         match refused {
             // After some failures of a store nobody knows what it holds: another owner would name the write once more.
             Refused::Store | Refused::TooManySiblings => self.lost(),
+            _ if self.is_again() => self.lost(),
             refused => OpError::NotNamed { refused: refused.to_string() },
         }
     }
@@ -375,7 +416,6 @@ mod tests {
     use super::*;
     use crate::id::{Dot, KeyspaceId};
     use crate::port::ResolverHash;
-    use bytes::Bytes;
 
     fn op(needed: u8) -> WriteOp {
         seated(needed, [1, 2, 3].map(NodeId).to_vec().into())
@@ -391,7 +431,7 @@ mod tests {
             digest: 0,
             value: None,
         };
-        let policy = Policy { resolver: ResolverHash([0; 32]), causal: false };
+        let policy = Policy { resolver: ResolverHash([0; 32]), causal: false, typed: false };
         WriteOp::new(key, (version, Context::default()), seats, needed, Durability::Sync, policy)
     }
 

@@ -3,6 +3,10 @@
 //! A group of jobs becomes one engine batch, one call per resolver and, where a job asks for it, one fsync. One thread
 //! at a time runs this against a store, so one key never has two merges in flight. What the store holds is taken from
 //! its outline where that is remembered: the values that a write replaces are not read.
+//!
+//! States of data types are changed here as well (`typed`), because here is the state that holds all that this node did
+//! to them before. Those that meet stay beside each other: an owner that takes a version from another one runs no code,
+//! and the next operation of a client takes the place of all that it joins.
 
 use crate::context::Context;
 use crate::digest::{self, Delta, Digests};
@@ -12,7 +16,7 @@ use crate::message::{ReadOutcome, Refused, Want, WriteOutcome};
 use crate::mint::Mints;
 use crate::outline::{Outline, Outlines, Row};
 use crate::port::{
-    Batch, Change, Columns, Durability, Policy, Resolve, ResolverHash, Store, StoreError, Table, Verdict,
+    Batch, Change, Columns, DataTypes, Durability, Policy, Resolve, ResolverHash, Store, StoreError, Table, Verdict,
 };
 use crate::record::{DecodeError, Record};
 use crate::time::Hlc;
@@ -20,6 +24,8 @@ use crate::version::Version;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
+
+mod typed;
 
 /// Siblings of one key beyond which no client may add another. They pile up where writers do not say what they have
 /// seen, or a resolver fails. What other owners hold is taken all the same: two of them, each below the bound, may be
@@ -40,6 +46,8 @@ pub struct Ports<'a> {
     pub mints: &'a Mints,
     /// Settles siblings.
     pub resolve: &'a dyn Resolve,
+    /// Changes states of data types.
+    pub types: &'a dyn DataTypes,
     /// Q = 2^bits.
     pub partition_bits: u8,
 }
@@ -67,6 +75,8 @@ struct Slot {
     /// A client waits for one of them.
     asked: bool,
     failed: Option<Refused>,
+    /// What the store holds, values and all, once somebody had to read it.
+    stored: Option<Vec<Version>>,
 }
 
 /// Figures of one group, for metrics.
@@ -90,7 +100,10 @@ pub fn absorb(ports: Ports<'_>, jobs: &[WriteJob]) -> (Vec<WriteOutcome>, Figure
     for (i, job) in jobs.iter().enumerate() {
         let key = job.key.engine_key(ports.partition_bits);
         let slot = slots.entry(key).or_insert_with_key(|key| Slot::open(ports, key, job));
-        outcomes.push(slot.admit(i, job, ports.mints));
+        outcomes.push(match &job.apply {
+            Some(apply) => slot.apply(i, job, apply, ports),
+            None => slot.admit(i, job, ports.mints),
+        });
     }
     let mut figures = settle(ports.resolve, &mut slots);
     let mut batch = Vec::new();
@@ -173,8 +186,8 @@ impl Slot {
         let candidates = outline.rows.iter().map(|&row| Candidate { row, fresh: None }).collect();
         let Outline { rows: before, past, .. } = outline;
         let (policy, jobs) = (job.policy, Vec::new());
-        let (grown, changed, asked) = (false, false, false);
-        Self { policy, copies, before, candidates, past, grown, changed, jobs, asked, failed }
+        let (grown, changed, asked, stored) = (false, false, false, None);
+        Self { policy, copies, before, candidates, past, grown, changed, jobs, asked, failed, stored }
     }
 
     /// The latest clock of any version but this one.
@@ -194,7 +207,9 @@ impl Slot {
             return WriteOutcome::Held;
         }
         // Also where the version itself is here already: a hint or a late copy may have brought it, below what is here.
-        if let Some(latest) = self.latest_beside(job.version.dot).filter(|at| job.fresh && *at >= job.version.written) {
+        // Between states of a data type stamps decide nothing.
+        let stands = |at: &Hlc| job.fresh && !self.policy.typed && *at >= job.version.written;
+        if let Some(latest) = self.latest_beside(job.version.dot).filter(stands) {
             return WriteOutcome::StaleStamp { latest };
         }
         let mut version = job.version.clone();
@@ -260,6 +275,13 @@ impl Slot {
         self.candidates.push(only);
     }
 
+    /// No client adds to more siblings than there may be.
+    fn bound(&mut self) {
+        if self.asked && self.candidates.len() > SIBLINGS_MAX {
+            self.failed = Some(Refused::TooManySiblings);
+        }
+    }
+
     /// The record to be written, if it changed. Values that only the store has are read now.
     fn record(&mut self, ports: Ports<'_>, key: &[u8]) -> Result<Option<Record>, Refused> {
         if let Some(refused) = self.failed {
@@ -271,14 +293,23 @@ impl Slot {
         if self.past.is_too_large() {
             return Err(Refused::ContextTooLarge);
         }
-        let needs_store = self.candidates.iter().any(|c| c.fresh.is_none());
-        let stored = if needs_store { read(ports.store, key)?.into_versions() } else { Vec::new() };
         let mut record = Record::default();
-        for candidate in self.candidates.drain(..) {
-            let stored = || stored.iter().find(|v| v.dot == candidate.row.dot).cloned();
-            record.insert(candidate.fresh.or_else(stored).ok_or(Refused::Store)?);
-        }
+        self.versions(ports, key)?.into_iter().for_each(|version| record.insert(version));
+        self.candidates.clear();
         Ok(Some(record.with_past(&self.past)))
+    }
+
+    /// The candidates with their values. Those that only the store has are read now.
+    fn versions(&mut self, ports: Ports<'_>, key: &[u8]) -> Result<Vec<Version>, Refused> {
+        if self.stored.is_none() && self.candidates.iter().any(|c| c.fresh.is_none()) {
+            self.stored = Some(read(ports.store, key)?.into_versions());
+        }
+        let stored = self.stored.as_deref().unwrap_or_default();
+        let of = |candidate: &Candidate| {
+            let stored = || stored.iter().find(|v| v.dot == candidate.row.dot).cloned();
+            candidate.fresh.clone().or_else(stored).ok_or(Refused::Store)
+        };
+        self.candidates.iter().map(of).collect()
     }
 
     /// The outline of what the record becomes, and how the sums change with it.
@@ -324,6 +355,10 @@ fn settle(resolve: &dyn Resolve, slots: &mut BTreeMap<Vec<u8>, Slot>) -> Figures
     let mut figures = Figures::default();
     let mut by_resolver: BTreeMap<ResolverHash, (Columns, Vec<&mut Slot>)> = BTreeMap::new();
     for slot in slots.values_mut().filter(|slot| slot.failed.is_none() && slot.candidates.len() > 1) {
+        if slot.policy.typed {
+            slot.bound();
+            continue;
+        }
         let (columns, conflicts) = by_resolver.entry(slot.policy.resolver).or_default();
         describe(slot.candidates.iter().map(|c| c.row), columns);
         conflicts.push(slot);
@@ -337,9 +372,7 @@ fn settle(resolve: &dyn Resolve, slots: &mut BTreeMap<Vec<u8>, Slot>) -> Figures
                 Some(Verdict::KeepAll) => {}
                 None => figures.unsettled += 1,
             }
-            if slot.asked && slot.candidates.len() > SIBLINGS_MAX {
-                slot.failed = Some(Refused::TooManySiblings);
-            }
+            slot.bound();
         }
     }
     figures
@@ -371,7 +404,7 @@ fn describe(rows: impl Iterator<Item = Row>, columns: &mut Columns) {
 pub fn merge(resolve: &dyn Resolve, policy: Policy, records: impl IntoIterator<Item = Record>) -> Record {
     let mut merged = Record::default();
     records.into_iter().for_each(|record| merged.merge(record));
-    if merged.versions().len() > 1 {
+    if merged.versions().len() > 1 && !policy.typed {
         let mut columns = Columns::default();
         describe(merged.versions().iter().map(Row::of), &mut columns);
         if let Some([Verdict::Keep(row)]) = verdicts(resolve, policy.resolver, &columns).as_deref() {

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::id::{Key, KeyspaceId};
-use crate::port::Durability;
+use crate::port::{Durability, TypeError};
 use crate::time::Hlc;
 use crate::version::Version;
 use alloc::string::String;
@@ -45,6 +45,28 @@ pub enum Operation {
     Delete { key: Key },
     /// Several puts and deletes. Each item stands alone: there is no atomicity across keys.
     Batch { items: Vec<Item> },
+    /// Change a value as the keyspace's data type knows to.
+    Apply { key: Key, operation: Bytes },
+    /// Ask the keyspace's data type about a value. The empty question asks for all of it.
+    View { key: Key, question: Bytes },
+}
+
+impl Operation {
+    /// The key, if it is about a single one.
+    #[must_use]
+    pub const fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Put { key, .. } | Self::Get { key } | Self::Delete { key } => Some(key),
+            Self::Apply { key, .. } | Self::View { key, .. } => Some(key),
+            Self::Batch { .. } => None,
+        }
+    }
+
+    /// True when it changes nothing.
+    #[must_use]
+    pub const fn reads(&self) -> bool {
+        matches!(self, Self::Get { .. } | Self::View { .. })
+    }
 }
 
 /// One write of a batch: `None` deletes.
@@ -81,6 +103,22 @@ pub enum Answer {
         versions: Vec<Version>,
         /// In causal keyspaces: what a reader of this has seen.
         context: Option<Context>,
+    },
+    /// The operation is on `acks` owners at least, and `hints` other nodes keep it for owners that do not have it.
+    Applied {
+        /// The stamp of its version.
+        written: Hlc,
+        /// Owners that certainly hold it.
+        acks: u8,
+        /// See [`Answer::Written`].
+        hints: u8,
+        /// What the data type says. `None`: nothing, or the request was sent again and this is not known any more.
+        reply: Option<Bytes>,
+    },
+    /// What the data type says of the value that R owners agree on; `None`: the key is absent.
+    Viewed {
+        /// In the type's own words.
+        answer: Option<Bytes>,
     },
     /// One reply per item, in order.
     Batch {
@@ -142,6 +180,9 @@ pub enum OpError {
         if *.acks == 0 { "nothing was written".into() } else { alloc::format!("this write is on {acks} owners") }
     )]
     TooManySiblings { max: u32, acks: u8, needed: u8, owners: u8 },
+    /// The keyspace's data type did not do it. Nothing was written.
+    #[error("{error}; nothing was written")]
+    Type { error: TypeError },
     /// In a causal keyspace the node that coordinates a write must take it first, and this one can't.
     #[error(
         "this owner can't take the write itself ({refused}), so it can't name it; nothing was written, ask another node"

@@ -1,6 +1,6 @@
 //! The request ids that a coordinator remembers, so that a write sent again is answered and not applied again.
 
-use crate::id::{Dot, Epoch, Key};
+use crate::id::{Dot, Epoch, Incarnation, Key, NodeId};
 use crate::request::Reply;
 use crate::time::Hlc;
 use crate::version::Version;
@@ -108,10 +108,58 @@ impl Memory {
         }
     }
 
+    /// Whether this id is remembered.
+    #[must_use]
+    pub fn knows(&self, request: RequestId) -> bool {
+        self.known.contains_key(&request)
+    }
+
     /// Remembers how a write ended: a good reply is repeated, after anything else a retry runs under the same name.
     pub fn end(&mut self, request: RequestId, name: Name, reply: &Reply) {
         if let Some((_, outcome)) = self.known.get_mut(&request) {
             *outcome = if reply.is_ok() { Outcome::Done(reply.clone()) } else { Outcome::Unknown(name) };
+        }
+    }
+}
+
+/// Which opening of which owner has an operation on a data type: done twice it would count twice, so a node that is no
+/// owner hands it to nobody else when it comes again. Bounded: the oldest ids are forgotten first.
+#[derive(Debug)]
+pub struct Handed {
+    max: usize,
+    known: BTreeMap<RequestId, (NodeId, Incarnation)>,
+    order: VecDeque<RequestId>,
+}
+
+impl Handed {
+    /// Remembers at most `max` ids, and one at least.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { max: max.max(1), known: BTreeMap::new(), order: VecDeque::new() }
+    }
+
+    /// To whom it was handed.
+    #[must_use]
+    pub fn to(&self, request: RequestId) -> Option<(NodeId, Incarnation)> {
+        self.known.get(&request).copied()
+    }
+
+    /// Nobody did anything.
+    pub fn forget(&mut self, request: RequestId) {
+        if self.known.remove(&request).is_some() {
+            self.order.retain(|known| *known != request);
+        }
+    }
+
+    /// It is handed to this owner; those that had it before have done nothing.
+    pub fn hand(&mut self, request: RequestId, to: (NodeId, Incarnation)) {
+        if self.known.insert(request, to).is_none() {
+            self.order.push_back(request);
+        }
+        if self.order.len() > self.max
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
         }
     }
 }
@@ -156,5 +204,16 @@ mod tests {
         assert_eq!(memory.known.len(), 2);
         assert_eq!(memory.begin(2, 1), Seen::UnderWay);
         assert_eq!(memory.begin(0, 1), Seen::New);
+    }
+
+    #[test]
+    fn the_last_owner_that_was_handed_something_is_known_until_there_are_too_many() {
+        let (mut handed, to) = (Handed::new(2), |node| (NodeId(node), Incarnation(1)));
+        handed.hand(1, to(1));
+        handed.hand(1, to(2));
+        handed.hand(2, to(3));
+        assert_eq!((handed.to(1), handed.to(2), handed.to(3)), (Some(to(2)), Some(to(3)), None));
+        handed.hand(3, to(1));
+        assert_eq!((handed.to(1), handed.to(3)), (None, Some(to(1))));
     }
 }

@@ -1,4 +1,4 @@
-//! Doubles of the two ports, and builders of what tests need again and again. Only compiled for tests.
+//! Doubles of the ports, and builders of what tests need again and again. Only compiled for tests.
 
 use crate::cluster::{Addresses, Keyspace, Member, Standing, State};
 use crate::context::Context;
@@ -8,8 +8,8 @@ use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
 use crate::mint::Mints;
 use crate::outline::{Outline, OutlineTable, Outlines};
 use crate::port::{
-    Batch, Change, Columns, Durability, Policy, Read, Resolve, ResolveError, ResolverHash, Store, StoreError,
-    StoreStats, Table, Verdict, Visit,
+    Batch, Change, Columns, DataTypes, Durability, NewState, Policy, Read, Resolve, ResolveError, ResolverHash, Store,
+    StoreError, StoreStats, Table, TypeError, Verdict, Visit,
 };
 use crate::record::Record;
 use crate::replica::Ports;
@@ -17,7 +17,7 @@ use crate::ring::{Candidate, Ring};
 use crate::time::Hlc;
 use crate::version::{Version, value_digest};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 
 /// Few partitions, so that a handful of keys shares some of them.
@@ -32,10 +32,13 @@ pub(crate) const FIRST: KeyspaceId = KeyspaceId(2);
 pub(crate) const CARTS: KeyspaceId = KeyspaceId(3);
 /// A keyspace with one copy, as far as a disk is told.
 pub(crate) const ALONE: KeyspaceId = KeyspaceId(4);
+/// A keyspace whose values are [`Tallies`].
+pub(crate) const TALLIES: KeyspaceId = KeyspaceId(5);
 
 const LWW_CODE: ResolverHash = ResolverHash([1; 32]);
 const FIRST_CODE: ResolverHash = ResolverHash([2; 32]);
 const CARTS_CODE: ResolverHash = ResolverHash([3; 32]);
+const TALLY_CODE: ResolverHash = ResolverHash([4; 32]);
 
 /// A disk in memory that can lose power, fill up, and tell what it was asked.
 #[derive(Debug, Default)]
@@ -79,7 +82,7 @@ impl Outlines for Disk {
 }
 
 /// Copies of the records of all keyspaces, as far as a disk is told.
-pub(crate) const COPIES: [(KeyspaceId, u8); 4] = [(LWW, 3), (FIRST, 2), (CARTS, 3), (ALONE, 1)];
+pub(crate) const COPIES: [(KeyspaceId, u8); 5] = [(LWW, 3), (FIRST, 2), (CARTS, 3), (ALONE, 1), (TALLIES, 3)];
 
 impl Digests for Disk {
     fn copies(&self, keyspace: KeyspaceId) -> Option<u8> {
@@ -135,6 +138,7 @@ impl Disk {
             digests: self,
             mints: &self.mints,
             resolve,
+            types: &Tallies,
             partition_bits: PARTITION_BITS,
         }
     }
@@ -289,6 +293,55 @@ impl Resolve for Rules {
     }
 }
 
+/// A data type of lines, one for each operation: who did it, and the operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tallies;
+
+impl Tallies {
+    fn lines(states: &[Bytes]) -> Result<BTreeSet<Vec<u8>>, TypeError> {
+        let bad = |state: &Bytes| state.starts_with(b"no state");
+        if states.iter().any(bad) {
+            return Err(TypeError::Failed("that is no state".into()));
+        }
+        let lines = |state: &Bytes| state.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>();
+        Ok(states.iter().flat_map(lines).collect())
+    }
+
+    fn bytes(lines: BTreeSet<Vec<u8>>) -> Bytes {
+        lines.into_iter().collect::<Vec<_>>().join(&b'\n').into()
+    }
+}
+
+impl DataTypes for Tallies {
+    fn apply(
+        &self,
+        data_type: ResolverHash,
+        (dot, _): (Dot, Hlc),
+        states: &[Bytes],
+        operation: &Bytes,
+    ) -> Result<NewState, TypeError> {
+        assert_eq!(data_type, TALLY_CODE);
+        let mut lines = Self::lines(states)?;
+        let text = String::from_utf8_lossy(operation);
+        match &*text {
+            "refuse" => return Err(TypeError::Refused("it was told to".into())),
+            "trap" => return Err(TypeError::Failed("it was told to".into())),
+            text => {
+                assert!(lines.insert(format!("{}/{}/{} {text}", dot.node.0, dot.incarnation.0, dot.counter).into()))
+            }
+        }
+        Ok(NewState { state: Self::bytes(lines), reply: Some("done".into()) })
+    }
+
+    fn join(&self, _: ResolverHash, states: &[Bytes]) -> Result<Bytes, TypeError> {
+        Self::lines(states).map(Self::bytes)
+    }
+
+    fn view(&self, data_type: ResolverHash, states: &[Bytes], _: &Bytes) -> Result<Bytes, TypeError> {
+        self.join(data_type, states)
+    }
+}
+
 /// A key of the last-write-wins keyspace.
 pub(crate) fn key(name: &str) -> Key {
     Key { keyspace: LWW, partition_key: Bytes::copy_from_slice(name.as_bytes()), sort_key: Bytes::new() }
@@ -309,9 +362,9 @@ pub(crate) fn version(node: u64, counter: u64, written: Hlc, value: Option<&str>
 /// A fresh, synced write of the last-write-wins keyspace.
 pub(crate) fn job(key: &Key, version: Version) -> WriteJob {
     let job = JobId(version.dot.counter);
-    let policy = Policy { resolver: LWW_CODE, causal: false };
+    let policy = Policy { resolver: LWW_CODE, causal: false, typed: false };
     let (key, past, durability) = (key.clone(), Context::default(), Durability::Sync);
-    WriteJob { job, key, version, past, mint: None, fresh: true, durability, policy, replaces: false }
+    WriteJob { job, key, version, past, mint: None, fresh: true, durability, policy, replaces: false, apply: None }
 }
 
 /// A request with everything left to the keyspace and the node.
@@ -354,6 +407,7 @@ pub(crate) fn formed(nodes: u64, (n, r, w): (u8, u8, u8)) -> State {
         resolver_hash,
         causal,
         quarantined: false,
+        typed: resolver_hash == TALLY_CODE,
     };
     let candidates: Vec<_> = (1..=nodes).map(|i| Candidate { node: NodeId(i), zone: "", weight: 100 }).collect();
     State {
@@ -367,9 +421,10 @@ pub(crate) fn formed(nodes: u64, (n, r, w): (u8, u8, u8)) -> State {
             (LWW, keyspace("lww", LWW_CODE, false)),
             (FIRST, keyspace("first", FIRST_CODE, false)),
             (CARTS, keyspace("carts", CARTS_CODE, true)),
+            (TALLIES, keyspace("tally", TALLY_CODE, true)),
         ]
         .into(),
-        keyspace_next: 4,
+        keyspace_next: 6,
         ..State::default()
     }
 }

@@ -3,13 +3,18 @@
 //! One writer takes whatever jobs lie there, merges them ([`replica::absorb`]) and commits them as one batch with at
 //! most one fsync: group commit without a timer. Because it is alone, one key never has two merges in flight. Readers
 //! take what lies there as well. Results go back to the pump in groups.
+//!
+//! Data types run here and not on the pump, which one that takes its time would hold up: operations on the writer's
+//! thread, between the record that it reads and the one that it writes, and questions on a thread of their own.
 
 mod scrub;
 
 use crate::metrics::Metrics;
 use crate::pump::Event;
 use mks_logic::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums};
-use mks_logic::event::{HintJob, HintOutcome, HintWork, JobId, MoveJob, MoveOutcome, ReadJob, ScrubJob, WriteJob};
+use mks_logic::event::{
+    HintJob, HintOutcome, HintWork, JobId, MoveJob, MoveOutcome, ReadJob, ScrubJob, ViewJob, WriteJob,
+};
 use mks_logic::exchange;
 use mks_logic::hint;
 use mks_logic::id::{Epoch, KeyspaceId, PartitionId};
@@ -17,7 +22,7 @@ use mks_logic::message::{ReadOutcome, Refused, Want, WriteOutcome};
 use mks_logic::mint::Mints;
 use mks_logic::moves;
 use mks_logic::outline::{Outline, OutlineTable, Outlines};
-use mks_logic::port::{Batch, Resolve, Store, StoreError, Table};
+use mks_logic::port::{Batch, DataTypes, Resolve, Store, StoreError, Table};
 use mks_logic::replica::{self, Ports};
 use mks_logic::sync;
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +44,10 @@ enum Work {
 impl Work {
     fn value_bytes(&self) -> usize {
         let version = match self {
+            // What it becomes is about as large as what was read.
+            Self::Write(WriteJob { apply: Some(apply), .. }) => {
+                return apply.seen.iter().filter_map(|v| v.value.as_ref()).map(bytes::Bytes::len).sum();
+            }
             Self::Write(job) => &job.version,
             Self::Hint(HintJob { work: HintWork::Keep(hint, _), .. }) => &hint.version,
             Self::Hint(_) | Self::Scrub(_) | Self::Move(_) => return 0,
@@ -73,6 +82,8 @@ pub struct DiskParts {
     pub store: Arc<dyn Store>,
     /// Settles conflicts.
     pub resolve: Arc<dyn Resolve>,
+    /// Changes states of data types.
+    pub types: Arc<dyn DataTypes>,
     /// Q = 2^bits.
     pub partition_bits: u8,
     /// Group sizes are counted here.
@@ -97,6 +108,7 @@ impl DiskParts {
             digests: &*self.digests,
             mints: &self.mints,
             resolve: &*self.resolve,
+            types: &*self.types,
             partition_bits: self.partition_bits,
         }
     }
@@ -114,11 +126,13 @@ pub struct Disk {
     writes: Option<Sender<Vec<Work>>>,
     reads: Option<Sender<Vec<ReadJob>>>,
     looks: Option<Sender<Look>>,
+    views: Option<Sender<ViewJob>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Disk {
-    /// Starts one writer, `readers` readers, and one more reader for comparisons with other owners and for scrubbing.
+    /// Starts one writer, `readers` readers, one more reader for comparisons with other owners and for scrubbing, and a
+    /// thread that asks data types.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -139,10 +153,14 @@ impl Disk {
         let looker = parts.clone();
         let look = move || look_jobs(&looker, &look_queue);
         threads.push(thread::Builder::new().name("mks-comparer".into()).spawn(look)?);
+        let (views, view_queue) = channel();
+        let viewer = parts.clone();
+        let view = move || view_jobs(&viewer, &view_queue);
+        threads.push(thread::Builder::new().name("mks-viewer".into()).spawn(view)?);
         let (outlines, partition_bits) = (Arc::clone(&parts.outlines), parts.partition_bits);
-        let (writes, reads, looks) = (Some(writes), Some(reads), Some(looks));
+        let (writes, reads, looks, views) = (Some(writes), Some(reads), Some(looks), Some(views));
         let (gathered, gathered_reads) = (Vec::new(), Vec::new());
-        Ok(Self { outlines, partition_bits, gathered, gathered_reads, writes, reads, looks, threads })
+        Ok(Self { outlines, partition_bits, gathered, gathered_reads, writes, reads, looks, views, threads })
     }
 
     /// Gathers a write.
@@ -194,6 +212,13 @@ impl Disk {
         }
     }
 
+    /// Queues a question to a data type.
+    pub fn view(&self, job: ViewJob) {
+        if let Some(queue) = &self.views {
+            drop(queue.send(job));
+        }
+    }
+
     /// Gathers work for partitions that move. Nothing that it removes is written meanwhile.
     pub fn moves(&mut self, job: MoveJob) {
         self.gathered.push(Work::Move(job));
@@ -211,6 +236,7 @@ impl Disk {
         self.writes = None;
         self.reads = None;
         self.looks = None;
+        self.views = None;
         for thread in self.threads.drain(..) {
             drop(thread.join());
         }
@@ -344,6 +370,15 @@ fn read_jobs(parts: &DiskParts, queue: &Mutex<Receiver<Vec<ReadJob>>>) {
         }
         group.clear();
         if parts.events.blocking_send(Event::Found(done)).is_err() {
+            return;
+        }
+    }
+}
+
+fn view_jobs(parts: &DiskParts, queue: &Receiver<ViewJob>) {
+    while let Ok(ViewJob { job, data_type, states, question }) = queue.recv() {
+        let outcome = parts.types.view(data_type, &states, &question);
+        if parts.events.blocking_send(Event::Viewed(job, outcome)).is_err() {
             return;
         }
     }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use mks_logic::event::OpError;
+use mks_logic::port::TypeError;
 use mks_proto::v1::ErrorDetail;
 use tonic::{Code, Status};
 
@@ -40,6 +41,10 @@ pub enum Reason {
     TooManySiblings,
     /// The owner that coordinates can't take the write.
     OwnerRefused,
+    /// The keyspace's data type refuses the operation or the question.
+    OperationRefused,
+    /// The keyspace's data type failed, or is not here.
+    DataTypeFailed,
     /// A keyspace of that name exists.
     Exists,
     /// No resolver of that name.
@@ -93,6 +98,8 @@ impl Reason {
             Self::ContextNeeded => "CONTEXT_NEEDED",
             Self::TooManySiblings => "TOO_MANY_SIBLINGS",
             Self::OwnerRefused => "OWNER_REFUSED",
+            Self::OperationRefused => "OPERATION_REFUSED",
+            Self::DataTypeFailed => "DATA_TYPE_FAILED",
             Self::Exists => "EXISTS",
             Self::UnknownResolver => "UNKNOWN_RESOLVER",
             Self::NoLeader => "NO_LEADER",
@@ -116,7 +123,9 @@ impl Reason {
     pub const fn code(self) -> Code {
         match self {
             Self::NotFound | Self::UnknownNode | Self::UnknownPlugin => Code::NotFound,
-            Self::Invalid | Self::BadContext | Self::BadPlugin | Self::Lawless => Code::InvalidArgument,
+            Self::Invalid | Self::BadContext | Self::BadPlugin | Self::Lawless | Self::OperationRefused => {
+                Code::InvalidArgument
+            }
             // Not NOT_FOUND: a mistyped keyspace must never look like an absent key.
             Self::UnknownKeyspace
             | Self::UnknownResolver
@@ -137,7 +146,7 @@ impl Reason {
             | Self::OwnerRefused => Code::Unavailable,
             Self::UnderWay | Self::StalePlan => Code::Aborted,
             Self::Exists => Code::AlreadyExists,
-            Self::Internal => Code::Internal,
+            Self::Internal | Self::DataTypeFailed => Code::Internal,
         }
     }
 
@@ -155,6 +164,7 @@ impl Reason {
                 | Self::UnknownPlugin
                 | Self::BadPlugin
                 | Self::Lawless
+                | Self::OperationRefused
         )
     }
 
@@ -220,6 +230,8 @@ impl From<&OpError> for Fault {
             OpError::ContextNeeded => Reason::ContextNeeded,
             OpError::TooManySiblings { .. } => Reason::TooManySiblings,
             OpError::NotNamed { .. } => Reason::OwnerRefused,
+            OpError::Type { error: TypeError::Refused(_) } => Reason::OperationRefused,
+            OpError::Type { .. } => Reason::DataTypeFailed,
         };
         let mut fault = Self::new(reason, error.to_string());
         if let OpError::Timeout { hints, .. } | OpError::QuorumLost { hints, .. } = error {

@@ -189,6 +189,8 @@ pub struct Handle {
     pub adapter: Arc<str>,
     /// Resolvers that this node can offer to a new keyspace: names and hashes.
     pub resolvers: Arc<Vec<(String, mks_logic::port::ResolverHash)>>,
+    /// Names and code of the data types that are part of this node.
+    pub data_types: Arc<Vec<(String, mks_logic::port::ResolverHash)>>,
     /// The plugins of this node.
     pub plugins: Arc<Plugins>,
     /// Seals and opens context tokens.

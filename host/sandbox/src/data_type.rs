@@ -7,8 +7,9 @@ use crate::bindings::datatype::{crdt, crdt_delta};
 use crate::engine::{Deadline, Guest, SharedEngine, shorten};
 use crate::error::SandboxError;
 use crate::loader::{Interface, Loader, check_info};
+use bytes::Bytes;
 use mks_logic::id::{Dot, NodeId};
-use mks_logic::port::ResolverHash;
+use mks_logic::port::{ResolverHash, TypeError};
 use mks_logic::time::Hlc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use wasmtime::Store;
@@ -51,6 +52,16 @@ pub enum DataTypeError {
     /// The component trapped, or ran out of time or memory.
     #[error("the data type failed: {0}")]
     Failed(String),
+}
+
+impl From<DataTypeError> for TypeError {
+    fn from(error: DataTypeError) -> Self {
+        match error {
+            // What is too large came with the operation.
+            DataTypeError::Refused(_) | DataTypeError::TooLarge { .. } => Self::Refused(error.to_string()),
+            DataTypeError::Failed(reason) => Self::Failed(reason),
+        }
+    }
 }
 
 /// Calls of a data type since it was loaded.
@@ -192,6 +203,21 @@ impl DataType {
     /// When one of them is no state, or the type fails.
     pub fn merge(&self, states: &[&[u8]]) -> Result<Vec<u8>, DataTypeError> {
         self.fresh(|instance| self.merge_in(instance, states))
+    }
+
+    /// The join of one state or more, of which there may be any number.
+    pub(crate) fn joined(&self, states: &[Bytes]) -> Result<Bytes, TypeError> {
+        // Whoever stored them took them for states: if they are none, that is no client's fault.
+        let failed = |error: DataTypeError| TypeError::Failed(error.to_string());
+        if let [only] = states {
+            return Ok(only.clone());
+        }
+        let mut joined: Option<Bytes> = None;
+        for group in states.chunks(STATES_MAX - 1) {
+            let all: Vec<&[u8]> = joined.iter().chain(group).map(|state| &state[..]).collect();
+            joined = Some(self.merge(&all).map_err(failed)?.into());
+        }
+        joined.ok_or_else(|| TypeError::Failed("there is no state to join".into()))
     }
 
     /// Answers a question about a state; the empty one asks for the whole value.

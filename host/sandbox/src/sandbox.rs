@@ -4,14 +4,17 @@ use crate::adapter::{self, AdapterInfo, AdapterSource, StoragePlan};
 use crate::builtin;
 use crate::cache::CacheState;
 use crate::counters::SandboxCounters;
-use crate::data_type::{self, DataType};
+use crate::data_type::{self, DataType, Effect};
 use crate::engine::{Deadline, Engine, SharedEngine, shorten};
 use crate::error::SandboxError;
 use crate::loader::{Interface, Loader};
 use crate::options::SandboxOptions;
 use crate::resolver::{self, Bounds, Moment, Outcome, Resolver, Reuse};
 use crate::siblings::Values;
-use mks_logic::port::{Columns, Resolve, ResolveError, ResolverHash, Verdict};
+use bytes::Bytes;
+use mks_logic::id::Dot;
+use mks_logic::port::{Columns, DataTypes, NewState, Resolve, ResolveError, ResolverHash, TypeError, Verdict};
+use mks_logic::time::Hlc;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -95,6 +98,24 @@ impl Sandbox {
     #[must_use]
     pub fn builtin_resolvers() -> Vec<(&'static str, ResolverHash)> {
         builtin::RESOLVERS.iter().map(|b| (b.name, ResolverHash(*blake3::hash(b.bytes).as_bytes()))).collect()
+    }
+
+    /// Names and content hashes of the data types that are part of this binary.
+    #[must_use]
+    pub fn builtin_data_types() -> Vec<(&'static str, ResolverHash)> {
+        builtin::DATA_TYPES.iter().map(|b| (b.name, ResolverHash(*blake3::hash(b.bytes).as_bytes()))).collect()
+    }
+
+    /// A data type that was installed, or one that is part of this binary: that is compiled, or taken from the cache,
+    /// when it is asked for the first time.
+    fn data_type_or_builtin(&self, hash: ResolverHash) -> Result<Arc<DataType>, TypeError> {
+        if let Some(known) = self.data_type(hash) {
+            return Ok(known);
+        }
+        let is = |b: &&builtin::Builtin| blake3::hash(b.bytes) == blake3::Hash::from(hash.0);
+        let builtin = builtin::DATA_TYPES.iter().find(is).ok_or(TypeError::Unknown(hash))?;
+        let loaded = self.install_data_type(builtin.name, builtin.bytes);
+        loaded.map_err(|error| TypeError::Failed(error.to_string()))
     }
 
     /// Whether the plugin directory matched its recorded fingerprint at the start, and what was repaired if not.
@@ -287,5 +308,29 @@ impl Resolve for Sandbox {
 
     fn has(&self, hash: ResolverHash) -> bool {
         self.with_resolver(hash, |resolver| !resolver.faults.is_suspended()).unwrap_or(false)
+    }
+}
+
+impl DataTypes for Sandbox {
+    fn apply(
+        &self,
+        data_type: ResolverHash,
+        (dot, now): (Dot, Hlc),
+        states: &[Bytes],
+        operation: &Bytes,
+    ) -> Result<NewState, TypeError> {
+        let data_type = self.data_type_or_builtin(data_type)?;
+        let state = if states.is_empty() { None } else { Some(data_type.joined(states)?) };
+        let Effect { state, reply, .. } = data_type.update(dot, now, state.as_deref(), operation)?;
+        Ok(NewState { state: state.into(), reply: reply.map(Bytes::from) })
+    }
+
+    fn join(&self, data_type: ResolverHash, states: &[Bytes]) -> Result<Bytes, TypeError> {
+        self.data_type_or_builtin(data_type)?.joined(states)
+    }
+
+    fn view(&self, data_type: ResolverHash, states: &[Bytes], question: &Bytes) -> Result<Bytes, TypeError> {
+        let data_type = self.data_type_or_builtin(data_type)?;
+        Ok(data_type.query(&data_type.joined(states)?, question)?.into())
     }
 }

@@ -11,7 +11,10 @@ use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionI
 use mks_logic::message::WriteOutcome;
 use mks_logic::mint::Mints;
 use mks_logic::outline::{Outline, OutlineTable, Outlines};
-use mks_logic::port::{Batch, Columns, Durability, Policy, Resolve, ResolveError, ResolverHash, Store, Verdict};
+use mks_logic::port::{
+    Batch, Columns, DataTypes, Durability, NewState, Policy, Resolve, ResolveError, ResolverHash, Store, TypeError,
+    Verdict,
+};
 use mks_logic::replica::{Ports, absorb};
 use mks_logic::time::Hlc;
 use mks_logic::version::{Version, value_digest};
@@ -142,6 +145,20 @@ impl Resolve for Last {
     }
 }
 
+impl DataTypes for Last {
+    fn apply(&self, _: ResolverHash, _: (Dot, Hlc), _: &[Bytes], _: &Bytes) -> Result<NewState, TypeError> {
+        Err(TypeError::Failed("there are none".into()))
+    }
+
+    fn join(&self, _: ResolverHash, _: &[Bytes]) -> Result<Bytes, TypeError> {
+        Err(TypeError::Failed("there are none".into()))
+    }
+
+    fn view(&self, _: ResolverHash, _: &[Bytes], _: &Bytes) -> Result<Bytes, TypeError> {
+        Err(TypeError::Failed("there are none".into()))
+    }
+}
+
 /// Spreads counters over the keys without a pattern that an engine could like.
 fn mix(n: u64) -> u64 {
     (n ^ (n >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20
@@ -160,9 +177,20 @@ fn write(n: u64) -> WriteJob {
         value: Some(value),
     };
     let key = Key { keyspace: KEYSPACE, partition_key, sort_key: Bytes::new() };
-    let policy = Policy { resolver: ResolverHash([1; 32]), causal: false };
+    let policy = Policy { resolver: ResolverHash([1; 32]), causal: false, typed: false };
     let (past, durability) = (Context::default(), Durability::Os);
-    WriteJob { job: JobId(n), key, version, past, mint: None, fresh: true, durability, policy, replaces: false }
+    WriteJob {
+        job: JobId(n),
+        key,
+        version,
+        past,
+        mint: None,
+        fresh: true,
+        durability,
+        policy,
+        replaces: false,
+        apply: None,
+    }
 }
 
 /// One of the two that are compared.
@@ -195,7 +223,7 @@ impl Side {
         let (store, digests, outlines) = (&*self.store, &*self.digests, &self.outlines);
         let mints = Mints::default();
         let (resolve, partition_bits) = (&Last, PARTITION_BITS);
-        let ports = Ports { store, outlines, digests, mints: &mints, resolve, partition_bits };
+        let ports = Ports { store, outlines, digests, mints: &mints, resolve, types: &Last, partition_bits };
         let (wall, cpu) = (Instant::now(), cpu_seconds());
         for group in &groups {
             let (outcomes, _) = absorb(ports, group);

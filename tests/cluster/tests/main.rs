@@ -8,6 +8,7 @@ mod causal;
 mod cli;
 mod clocks;
 mod config;
+mod data_types;
 mod engines;
 mod failures;
 mod floods;

@@ -95,7 +95,7 @@ impl Clients {
         let known = &self.known[client];
         let mut work = Work { dice: &mut self.dice, keys: &site.keys, serial: &mut self.serial, known };
         let Invented { operation, context, saw } = site.plan.workload.invent(&mut work);
-        let writes = !matches!(operation, Operation::Get { .. });
+        let writes = !operation.reads();
         let request = Request {
             operation,
             quorum: self.quorum(&site.plan, writes),
@@ -154,6 +154,15 @@ impl Clients {
         let known = match (&event.act, reply) {
             (Act::Read(shown), Ok(Answer::Found { context: Some(context), .. })) => {
                 Known { context: Some(context.clone()), saw: shown.iter().filter_map(|value| *value).collect() }
+            }
+            // Elements to remove.
+            (Act::Read(shown), Ok(Answer::Viewed { .. })) => {
+                Known { context: None, saw: shown.iter().filter_map(|value| *value).collect() }
+            }
+            (Act::Write(Some(value)), Ok(Answer::Applied { .. })) => {
+                let mut known = self.known[client].get(&event.key).cloned().unwrap_or_default();
+                known.saw.insert(*value);
+                known
             }
             (Act::Write(value), Ok(Answer::Written { context: Some(context), .. })) if kind == Kind::Sets => {
                 let saw = event.saw.iter().copied().chain(*value).collect();
@@ -238,7 +247,12 @@ fn heard(history: &mut History, at: usize, reply: &Reply, now_us: u64, counts: b
             event.ended = Some(now_us);
         }
         // Until its hints are delivered a quorum read may miss it, and its stamp may be below or above others'.
-        Ok(Answer::Written { hints: 1.., .. }) => {}
+        Ok(Answer::Written { hints: 1.., .. } | Answer::Applied { hints: 1.., .. }) => {}
+        Ok(Answer::Viewed { answer }) => {
+            let shown = answer.as_deref().unwrap_or_default().chunks(8).map(|value| Some(number(value)));
+            event.act = Act::Read(shown.collect());
+            event.ended = Some(now_us);
+        }
         Ok(_) if counts => event.ended = Some(now_us),
         Ok(_) | Err(_) => {}
     }
@@ -253,7 +267,9 @@ fn coordinates(request: &Request, machine: &Machine) -> bool {
         Operation::Put { key, .. } | Operation::Delete { key } => {
             state.holds(machine.id, key.place(state.partition_bits).partition, n(key))
         }
-        Operation::Get { .. } | Operation::Batch { .. } => false,
+        // Whoever is no owner hands it to the one that knows it.
+        Operation::Apply { .. } => true,
+        Operation::Get { .. } | Operation::View { .. } | Operation::Batch { .. } => false,
     }
 }
 
@@ -263,11 +279,21 @@ pub fn number(value: &[u8]) -> u64 {
     value.try_into().map(u64::from_be_bytes).unwrap_or_default()
 }
 
+/// What an operation on a data type adds; `None`: it removes.
+fn added(operation: &[u8]) -> Option<u64> {
+    match operation.split_first() {
+        Some((b'-', rest)) if rest.len() == 8 => None,
+        Some((b'+', rest)) if rest.len() == 8 => Some(number(rest)),
+        _ => Some(number(operation)),
+    }
+}
+
 /// What a request does to which key.
 #[must_use]
 pub fn parts(request: &Request) -> Vec<(&Key, Act)> {
     match &request.operation {
-        Operation::Get { key } => vec![(key, Act::Read(Vec::new()))],
+        Operation::Get { key } | Operation::View { key, .. } => vec![(key, Act::Read(Vec::new()))],
+        Operation::Apply { key, operation } => vec![(key, Act::Write(added(operation)))],
         Operation::Put { key, value } => vec![(key, Act::Write(Some(number(value))))],
         Operation::Delete { key } => vec![(key, Act::Write(None))],
         Operation::Batch { items } => {

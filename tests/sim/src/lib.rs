@@ -24,5 +24,6 @@ pub mod site;
 pub mod sums;
 pub mod trace;
 pub mod trouble;
+pub mod types;
 pub mod workloads;
 pub mod world;

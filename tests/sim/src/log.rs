@@ -5,6 +5,8 @@ use crate::mutation::Mutation;
 use crate::plan::Plan;
 use crate::rules::{KEEP_CODE, LWW_CODE};
 use crate::site::Phase;
+use crate::types::{COUNTER_CODE, SET_CODE};
+use crate::workloads::Kind;
 use crate::world::{Event, World};
 use mks_logic::cluster::{Addresses, Entry, Keyspace, State, Wish};
 use mks_logic::event::Input;
@@ -68,7 +70,12 @@ pub fn begin(plan: &Plan) -> Arc<State> {
     drop(formed);
     let (n, r, w) = plan.quorums;
     let causal = plan.workload.is_causal();
-    let (resolver, resolver_hash) = if causal { ("keep-siblings", KEEP_CODE) } else { ("lww", LWW_CODE) };
+    let (resolver, resolver_hash) = match plan.workload {
+        Kind::Counts => ("counter", COUNTER_CODE),
+        Kind::Additions => ("set", SET_CODE),
+        _ if causal => ("keep-siblings", KEEP_CODE),
+        _ => ("lww", LWW_CODE),
+    };
     let keyspace = Keyspace {
         name: "sim".into(),
         n,
@@ -80,6 +87,7 @@ pub fn begin(plan: &Plan) -> Arc<State> {
         resolver_hash,
         causal,
         quarantined: false,
+        typed: plan.workload.is_typed(),
     };
     state.apply(&Entry::CreateKeyspace { keyspace }).map(drop).expect("the keyspace fits the ring");
     Arc::new(state)

@@ -7,6 +7,7 @@ use crate::plan::MS;
 use crate::rules::Rules;
 use crate::sums::Sums;
 use crate::world::{Event, World};
+use bytes::Bytes;
 use mks_logic::cluster::State;
 use mks_logic::event::WriteJob;
 use mks_logic::id::NodeId;
@@ -49,6 +50,8 @@ pub struct Machine {
     pub deaf_until: u64,
     /// Writes that the disk has not begun.
     pub waiting: Vec<WriteJob>,
+    /// Operations on data types that its disk was asked for, for a deliberate bug.
+    pub done: Vec<Bytes>,
     /// The disk has a commit under way.
     pub committing: bool,
     /// How many times longer the disk takes.
@@ -81,6 +84,7 @@ impl Machine {
             unsynced: Vec::new(),
             deaf_until: 0,
             waiting: Vec::new(),
+            done: Vec::new(),
             committing: false,
             slow: 1,
             paused_until: 0,
@@ -124,6 +128,7 @@ impl Machine {
             digests: &self.sums,
             mints: &self.mints,
             resolve: &self.rules,
+            types: &self.rules,
             partition_bits,
         }
     }

@@ -1,5 +1,10 @@
 //! Deliberate bugs, to prove that the simulator bites. The harness carries out what the logic decides, so it can lie.
 
+use crate::world::World;
+use mks_logic::context::Context;
+use mks_logic::event::{Deed, JobId, WriteJob};
+use mks_logic::id::NodeId;
+
 macro_rules! mutations {
     ($($(#[$doc:meta])* $mutation:ident, $name:literal;)*) => {
         /// See the module's own words.
@@ -72,6 +77,50 @@ mutations! {
     CutoverBeforeSync, "cutover-before-sync";
     /// What an owner tells before it is in the epoch of a change counts for that change.
     DeadSession, "dead-session";
+    /// An owner does an operation on a data type twice.
+    ApplyTwice, "apply-twice";
+    /// An operation starts from what its coordinator read, whatever its own disk holds.
+    ApplyBlind, "apply-blind";
+    /// An operation starts from what its coordinator's own disk holds, whatever other owners do.
+    ApplyUnread, "apply-unread";
+    /// A retry of an operation does it once more.
+    ApplyAgain, "apply-again";
+    /// A view shows one of the siblings.
+    ViewUnjoined, "view-unjoined";
     /// A node that lost a partition keeps what it holds of it.
     NothingDropped, "nothing-dropped";
+}
+
+impl World {
+    /// What deliberate bugs make of an operation on a data type.
+    pub(crate) fn twist(&mut self, id: NodeId, job: &mut WriteJob) {
+        let Some(apply) = &mut job.apply else { return };
+        match self.site.plan.mutation {
+            Some(Mutation::ApplyTwice) => {
+                let mint = job.mint.map(|clock| clock + 1);
+                // The second one finds a stamp that is no earlier than its own.
+                (job.fresh, job.mint) = (false, mint);
+                let twin = WriteJob { job: JobId(u64::MAX), mint: mint.map(|clock| clock - 1), ..job.clone() };
+                self.machine(id).waiting.push(twin);
+            }
+            Some(Mutation::ApplyBlind) => {
+                let machine = self.machine(id);
+                let held = machine.disk.record(&job.key.engine_key(machine.state.partition_bits));
+                job.past.unite(&held.context());
+            }
+            Some(Mutation::ApplyUnread) => {
+                apply.seen.clear();
+                job.past = Context::default();
+            }
+            Some(Mutation::ApplyAgain) => {
+                // What it was is found among those that were done.
+                let done = &mut self.machine(id).done;
+                match &apply.deed {
+                    Deed::Operate(operation) => done.push(operation.clone()),
+                    Deed::Again(_) => apply.deed = done.last().cloned().map_or(apply.deed.clone(), Deed::Operate),
+                }
+            }
+            _ => {}
+        }
+    }
 }

@@ -22,6 +22,7 @@ pub(crate) mod part {
     pub(crate) const CAUSAL: u64 = 5;
     pub(crate) const SLOPPY: u64 = 6;
     pub(crate) const MEMBERS: u64 = 8;
+    pub(crate) const TYPED: u64 = 9;
     /// And one part per class of faults from here on.
     pub(crate) const FAULTS: u64 = 100;
 }
@@ -97,7 +98,9 @@ fn quorums(dice: &mut Dice, nodes: u64) -> (u8, u8, u8) {
 /// Dice of its own decide whether it is a causal one: all else of a seed is as it was before there were any.
 fn workload(seed: u64, dice: &mut Dice) -> Kind {
     let (plain, mut causal) = (dice.pick(Kind::PLAIN), Dice::new(seed, part::CAUSAL));
-    if causal.chance(35) { causal.pick(Kind::CAUSAL) } else { plain }
+    let kind = if causal.chance(35) { causal.pick(Kind::CAUSAL) } else { plain };
+    let mut typed = Dice::new(seed, part::TYPED);
+    if typed.chance(25) { typed.pick(Kind::TYPED) } else { kind }
 }
 
 /// From dice of its own, so that seeds of before say what they said. Without other nodes nobody can stand in.

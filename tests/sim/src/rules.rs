@@ -1,6 +1,10 @@
 //! Native stand-ins for the resolver components, and the ways in which a component may fail.
 
-use mks_logic::port::{Columns, Resolve, ResolveError, ResolverHash, Verdict};
+use crate::types;
+use bytes::Bytes;
+use mks_logic::id::Dot;
+use mks_logic::port::{Columns, DataTypes, NewState, Resolve, ResolveError, ResolverHash, TypeError, Verdict};
+use mks_logic::time::Hlc;
 
 /// The code of last-write-wins.
 pub const LWW_CODE: ResolverHash = ResolverHash([1; 32]);
@@ -57,5 +61,36 @@ impl Resolve for Rules {
 
     fn has(&self, resolver: ResolverHash) -> bool {
         resolver == LWW_CODE || resolver == KEEP_CODE
+    }
+}
+
+impl Rules {
+    /// A data type fails as a resolver does; what is nonsense there is none here.
+    fn fails(self) -> Result<(), TypeError> {
+        let fails = matches!(self, Self::Trap | Self::Budget);
+        if fails { Err(TypeError::Failed("it was told to".into())) } else { Ok(()) }
+    }
+}
+
+impl DataTypes for Rules {
+    fn apply(
+        &self,
+        data_type: ResolverHash,
+        (dot, _): (Dot, Hlc),
+        states: &[Bytes],
+        operation: &Bytes,
+    ) -> Result<NewState, TypeError> {
+        self.fails()?;
+        types::apply(data_type, dot, states, operation)
+    }
+
+    fn join(&self, data_type: ResolverHash, states: &[Bytes]) -> Result<Bytes, TypeError> {
+        self.fails()?;
+        types::join(data_type, states)
+    }
+
+    fn view(&self, data_type: ResolverHash, states: &[Bytes], _: &Bytes) -> Result<Bytes, TypeError> {
+        self.fails()?;
+        types::view(data_type, states)
     }
 }

@@ -136,7 +136,7 @@ fn liveness(world: &mut World) {
     }
     world.settled();
     world.site.phase = Phase::Liveness;
-    let keys = world.site.keys.clone();
+    let (keys, workload) = (world.site.keys.clone(), world.site.plan.workload);
     let nodes: Vec<NodeId> = world.site.present().map(|machine| machine.id).collect();
     for (i, key) in keys.iter().enumerate() {
         let mine = |node: &&NodeId| i == 0 || node.0 % keys.len() as u64 == i as u64;
@@ -148,14 +148,15 @@ fn liveness(world: &mut World) {
             // them.
             world.advance(20 * MS);
             let value = Bytes::copy_from_slice(&world.clients.value().to_be_bytes());
-            world.ask(node, (request(Operation::Get { key: key.clone() }), Vec::new()));
+            world.ask(node, (request(workload.look(key.clone())), Vec::new()));
             world.advance(20 * MS);
             // In a causal keyspace, with what the run itself has just seen.
             let Known { context, saw } = world.clients.known(i);
-            let put = Request { context, ..request(Operation::Put { key: key.clone(), value }) };
-            world.ask(node, (put, vec![saw]));
+            let put = Request { context, ..request(workload.write(key.clone(), value)) };
+            let saw = if workload.is_typed() { Vec::new() } else { vec![saw] };
+            world.ask(node, (put, saw));
             world.advance(20 * MS);
-            world.ask(node, (request(Operation::Get { key: key.clone() }), Vec::new()));
+            world.ask(node, (request(workload.look(key.clone())), Vec::new()));
         }
     }
     world.advance((DEADLINE_MS + 200) * MS);

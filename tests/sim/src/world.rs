@@ -19,15 +19,15 @@ use bytes::Bytes;
 use mks_logic::cluster::Entry;
 use mks_logic::event::{
     Effect, HintJob, HintOutcome, HintWork, Input, Looked, MoveJob, MoveOutcome, MoveWork, ReadJob, ScrubJob,
-    ScrubOutcome, ScrubWork, Ticket, WriteJob,
+    ScrubOutcome, ScrubWork, Ticket, ViewJob, WriteJob,
 };
 use mks_logic::hint;
 use mks_logic::id::{Incarnation, Key, NodeId};
 use mks_logic::message::{Message, ReadOutcome, Refused, WriteOutcome};
 use mks_logic::moves;
-use mks_logic::port::Durability;
+use mks_logic::port::{DataTypes, Durability};
 use mks_logic::replica;
-use mks_logic::request::{Operation, Reply, Request};
+use mks_logic::request::{Reply, Request};
 use mks_logic::scrub;
 use mks_logic::sync;
 use mks_logic::time::Hlc;
@@ -385,9 +385,11 @@ impl World {
                     let input = Input::Written { job: job.job, outcome: WriteOutcome::Held };
                     self.local(id, 0, Local::Input(Box::new(input)));
                 }
+                self.twist(id, &mut job);
                 self.machine(id).waiting.push(job);
                 self.commit_soon(id);
             }
+            Effect::View(job) => self.view(id, job),
             Effect::Read(job) => {
                 let delay = self.dice.between(20, MS) * self.machine(id).slow;
                 if self.dice.chance(50) {
@@ -414,6 +416,16 @@ impl World {
                 }
             }
         }
+    }
+
+    fn view(&mut self, id: NodeId, mut job: ViewJob) {
+        if self.site.plan.mutation == Some(Mutation::ViewUnjoined) {
+            job.states.truncate(1);
+        }
+        let machine = self.machine(id);
+        let (outcome, slow) = (machine.rules.view(job.data_type, &job.states, &job.question), machine.slow);
+        let delay = self.dice.between(20, MS) * slow;
+        self.local(id, delay, Local::Input(Box::new(Input::Viewed { job: job.job, outcome })));
     }
 
     fn hint(&mut self, id: NodeId, mut job: HintJob) {
@@ -531,7 +543,7 @@ impl World {
     fn client(&mut self, client: usize) {
         match self.clients.next(client, &mut self.site) {
             Some((node, ticket, mut request)) => {
-                let writes = !matches!(request.operation, Operation::Get { .. });
+                let writes = !request.operation.reads();
                 request.sloppy |= writes && self.site.plan.mutation == Some(Mutation::HintsCount);
                 let until = self.machine(node).paused_until.saturating_sub(self.site.now_us);
                 let input = Input::Client { ticket, request };

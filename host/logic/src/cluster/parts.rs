@@ -64,6 +64,8 @@ pub struct Keyspace {
     pub causal: bool,
     /// The resolver failed too often: nobody asks it, and all versions are kept. The state machine alone says so.
     pub quarantined: bool,
+    /// The resolver is a data type: see [`Policy::typed`]. Fixed at creation, as is which one.
+    pub typed: bool,
 }
 
 impl Keyspace {
@@ -71,7 +73,7 @@ impl Keyspace {
     #[must_use]
     pub const fn policy(&self) -> Policy {
         let resolver = if self.quarantined { ResolverHash::NOBODY } else { self.resolver_hash };
-        Policy { resolver, causal: self.causal }
+        Policy { resolver, causal: self.causal, typed: self.typed }
     }
 
     /// Checks the definition against itself and a ring of `width` owners.
@@ -94,6 +96,10 @@ impl Keyspace {
         }
         if ttl_ms > TTL_MS_MAX {
             return invalid(format!("a lifetime of {ttl_ms} ms; the longest is {TTL_MS_MAX} ms, and 0 means for ever"));
+        }
+        // What expired on one owner could come back with a state that was built on it.
+        if self.typed && (!self.causal || ttl_ms != 0) {
+            return invalid("a keyspace with a data type is causal, and its values live for ever".into());
         }
         Ok(())
     }
@@ -132,6 +138,11 @@ impl Addresses {
         let taken = other.all().map(|(_, address)| address);
         self.all().into_iter().map(|(_, address)| address).find(|address| taken.contains(address))
     }
+}
+
+/// The name of a keyspace's resolver or data type, without its version.
+pub(super) fn plain_name(keyspace: &Keyspace) -> &str {
+    keyspace.resolver.split('@').next().unwrap_or_default()
 }
 
 pub(super) fn check_zone(node: NodeId, zone: &str) -> Result<(), Refusal> {

@@ -231,7 +231,7 @@ impl State {
         if *name != full_name {
             return Err(Refusal::Invalid(format!("the code {hash:?} is {full_name}, not {name:?}")));
         }
-        if keyspace.causal {
+        if keyspace.causal && !keyspace.typed {
             return Err(Refusal::Invalid(format!(
                 "{full_name} picks winners, and keyspace {:?} is causal: the two could drop all versions of a key",
                 keyspace.name

@@ -31,9 +31,29 @@ impl Node {
         match &request.operation {
             Operation::Put { key, value } => self.check_write(request, key, Some(value), request.context.as_ref()),
             Operation::Delete { key } => self.check_write(request, key, None, request.context.as_ref()),
-            Operation::Get { key } => self.check_key(request, key),
+            Operation::Get { key } => self.check_plain(key).and_then(|()| self.check_key(request, key)),
             Operation::Batch { items } => self.check_batch(request, items, bytes),
+            Operation::Apply { key, operation } => self.check_typed(request, key, ("the operation", operation)),
+            Operation::View { key, question } => self.check_typed(request, key, ("the question", question)),
         }
+    }
+
+    /// Values of data types are changed and asked for by their types alone, and others never.
+    fn check_typed(&self, request: &Request, key: &Key, (what, bytes): (&'static str, &Bytes)) -> Result<(), OpError> {
+        too_large(what, bytes.len(), self.limits.value_bytes_max)?;
+        self.check_key(request, key)?;
+        let keyspace = self.keyspace(key.keyspace)?;
+        if !keyspace.typed {
+            return Err(OpError::Invalid(format!(
+                "keyspace {:?} has no data type; put and get values there, or make a keyspace with one: \
+                 `mks keyspace create NAME --datatype pn-counter`",
+                keyspace.name
+            )));
+        }
+        if request.context.is_some() || request.ttl_ms.is_some() {
+            return Err(OpError::Invalid("values of data types take no context and no lifetime".into()));
+        }
+        Ok(())
     }
 
     fn check_batch(&self, request: &Request, items: &[Item], bytes: usize) -> Result<(), OpError> {
@@ -55,6 +75,7 @@ impl Node {
         context: Option<&Context>,
     ) -> Result<(), OpError> {
         too_large("the value", value.map_or(0, Bytes::len), self.limits.value_bytes_max)?;
+        self.check_plain(key)?;
         self.check_key(request, key)?;
         match (self.keyspace(key.keyspace)?.causal, context) {
             (false, Some(_)) => Err(OpError::Invalid(
@@ -63,6 +84,18 @@ impl Node {
             (true, None) if value.is_none() => Err(OpError::ContextNeeded),
             _ => Ok(()),
         }
+    }
+
+    fn check_plain(&self, key: &Key) -> Result<(), OpError> {
+        let keyspace = self.keyspace(key.keyspace)?;
+        if !keyspace.typed {
+            return Ok(());
+        }
+        Err(OpError::Invalid(format!(
+            "keyspace {:?} has the data type {}: change its values by operations (Apply, `mks apply`), ask for them by \
+             questions (View, `mks view`); they are not put, got or deleted",
+            keyspace.name, keyspace.resolver
+        )))
     }
 
     fn check_key(&self, request: &Request, key: &Key) -> Result<(), OpError> {
@@ -98,6 +131,7 @@ pub(super) fn request_bytes(request: &Request) -> usize {
     match &request.operation {
         Operation::Put { key, value } => of(key, Some(value)) + context(&request.context),
         Operation::Get { key } | Operation::Delete { key } => of(key, None) + context(&request.context),
+        Operation::Apply { key, operation: text } | Operation::View { key, question: text } => of(key, Some(text)),
         Operation::Batch { items } => items.iter().map(|i| of(&i.key, i.value.as_ref()) + context(&i.context)).sum(),
     }
 }

@@ -1,12 +1,13 @@
 //! The side of a node that serves clients: checks a request, starts its operation, sees it through.
 
-use super::check::request_bytes;
 use super::linger::After;
 use super::own::WriteAsked;
+use super::typed::{Before, TypedOp};
 use super::{JobFor, Kind, Node, Op, Step, Waiter};
 use crate::batch::BatchOp;
 use crate::cluster::Keyspace;
-use crate::event::Effect;
+use crate::context::Context;
+use crate::event::{Apply, Deed, Effect};
 use crate::get;
 use crate::id::{Dot, Key, KeyspaceId, NodeId};
 use crate::message::{Message, ReadOutcome, Refused, Tag, Want, WriteOutcome};
@@ -16,13 +17,11 @@ use crate::request::{Item, OpError, Operation, Reply, Request};
 use crate::retry::{Name, Seen, fingerprint, item_id};
 use crate::time::{Hlc, MonoUs};
 use crate::version::{Version, value_digest};
+use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::Bytes;
-
-/// Most owners that one read is handed to, one after the other, when links break.
-const FORWARD_ATTEMPTS_MAX: usize = 3;
 
 impl Node {
     /// A client, or a node that has one, asks.
@@ -39,14 +38,10 @@ impl Node {
     fn start(&mut self, step: &mut Step<'_>, waiter: Waiter, request: Request) -> Result<(), OpError> {
         let deadline_ms = request.deadline_ms.unwrap_or(self.limits.deadline_default_ms);
         let deadline = step.now.mono_us + deadline_ms.min(self.limits.deadline_max_ms) * 1_000;
-        if let Operation::Batch { .. } = request.operation {
+        let reads = request.operation.reads();
+        let Some(key) = request.operation.key() else {
             self.start_batch(step, waiter, deadline, request);
             return Ok(());
-        }
-        let (key, reads) = match &request.operation {
-            Operation::Put { key, .. } | Operation::Delete { key } => (key, false),
-            Operation::Get { key } => (key, true),
-            Operation::Batch { .. } => return Ok(()),
         };
         let keyspace = self.keyspace(key.keyspace)?;
         let needed = request.quorum.unwrap_or(if reads { keyspace.r } else { keyspace.w });
@@ -54,6 +49,13 @@ impl Node {
         let partition = key.place(self.state.partition_bits).partition;
         let handed_on = matches!(waiter, Waiter::Peer { .. });
         let is_owner = self.state.holds(self.me, partition, n);
+        match self.done_before(&request, is_owner) {
+            Some(Before::Handed) if !handed_on => {
+                return self.forward(step, waiter, deadline, request, BTreeSet::new());
+            }
+            Some(_) => return Err(self.forward_unknown(&request)),
+            None => {}
+        }
         // Handed on once already: the two nodes are in different steps of a change, and a third hop would not mend
         // that. In a causal keyspace an owner names each write; the node that handed it on asks another one.
         let anyway = handed_on && (reads || !causal);
@@ -63,7 +65,10 @@ impl Node {
         if is_owner || anyway || without && !all().iter().any(|owner| self.is_there(*owner)) {
             match request.operation {
                 Operation::Get { key } => self.start_read(step, waiter, deadline, key, (needed, request.node_confirms)),
-                _ => self.start_write(step, waiter, deadline, request, needed),
+                Operation::Apply { .. } | Operation::View { .. } => {
+                    self.start_typed(step, waiter, deadline, request, needed)
+                }
+                _ => self.start_write(step, waiter, deadline, request, (needed, None)),
             }
         } else if handed_on {
             Err(OpError::NoOwner)
@@ -138,13 +143,14 @@ impl Node {
         }
     }
 
-    fn start_write(
+    /// Starts a write; one that operates on a data type with the versions and the context that were read for it.
+    pub(super) fn start_write(
         &mut self,
         step: &mut Step<'_>,
         waiter: Waiter,
         deadline: MonoUs,
         request: Request,
-        needed: u8,
+        (needed, seen): (u8, Option<(Vec<Version>, Context)>),
     ) -> Result<(), OpError> {
         if self.incarnation.0 == 0 || !self.hears_clocks() {
             return Err(OpError::NotAdmitted);
@@ -152,21 +158,41 @@ impl Node {
         if let Some(offset_ms) = self.clock_off(step.now) {
             return Err(OpError::ClockOff { offset_ms });
         }
-        let (key, value) = match request.operation {
-            Operation::Put { key, value } => (key, Some(value)),
-            Operation::Delete { key } => (key, None),
-            Operation::Get { .. } | Operation::Batch { .. } => return Ok(()),
+        let unknown = self.forward_unknown(&request);
+        let (key, value, operation) = match request.operation {
+            Operation::Put { key, value } => (key, Some(value), None),
+            Operation::Delete { key } => (key, None, None),
+            Operation::Apply { key, operation } => (key, None, Some(operation)),
+            Operation::Get { .. } | Operation::View { .. } | Operation::Batch { .. } => return Ok(()),
         };
         let keyspace = self.keyspace(key.keyspace)?;
         let (policy, durability) = (keyspace.policy(), request.durability.unwrap_or(keyspace.durability));
         let ttl_ms = if value.is_some() { request.ttl_ms.unwrap_or(keyspace.ttl_ms) } else { 0 };
-        let (remembered, past) = (request.request_id, request.context.unwrap_or_default());
+        let (remembered, mut past) = (request.request_id, request.context.unwrap_or_default());
+        let mut apply = None;
+        if let (Some(operation), Some((seen, context))) = (operation, seen) {
+            (past, apply) = (context, Some(Apply { seen, deed: Deed::Operate(operation) }));
+        }
         // Whatever is refused is refused before its id is remembered: nobody would ever end it.
         let seats = self.seats(&key, request.sloppy, request.node_confirms)?;
+        if apply.is_some() && !seats.owners.contains(&self.me) {
+            // The partition went while the key was read.
+            let known = remembered.is_some_and(|id| self.memory.knows(id));
+            return Err(if known { unknown } else { OpError::NotNamed { refused: Refused::NotOwner.to_string() } });
+        }
         let mut version = self.version(step, value, ttl_ms, policy);
         if let Some(remembered) = remembered {
-            match self.memory.begin(remembered, fingerprint(&key, version.value.as_ref())) {
+            let asked = match &apply {
+                Some(Apply { deed: Deed::Operate(operation), .. }) => Some(operation),
+                _ => version.value.as_ref(),
+            };
+            match self.memory.begin(remembered, fingerprint(&key, asked)) {
                 Seen::New => {}
+                Seen::Again(name) if policy.typed => {
+                    if let Some(apply) = apply.as_mut().filter(|_| name.dot.counter != 0) {
+                        apply.deed = Deed::Again(name.dot);
+                    }
+                }
                 Seen::Again(Name { dot, written, epoch, expires_ms }) if self.takes(epoch) => {
                     version = Version { dot, written, epoch, expires_ms, ..version };
                 }
@@ -185,9 +211,11 @@ impl Node {
             }
         }
         let value_bytes = version.value.as_ref().map_or(0, Bytes::len);
+        let seen_bytes = |apply: &Apply| apply.seen.iter().filter_map(|v| v.value.as_ref()).map(Bytes::len).sum();
+        let value_bytes = apply.as_ref().map_or(value_bytes, seen_bytes);
         let bytes = key.partition_key.len() + key.sort_key.len() + value_bytes + past.bytes();
-        let mut op = WriteOp::new(key, (version, past), seats, needed, durability, policy);
-        op.sloppy = request.sloppy;
+        let mut op = Box::new(WriteOp::new(key, (version, past), seats, needed, durability, policy));
+        (op.sloppy, op.apply) = (request.sloppy, apply);
         let tag = self.tag();
         self.insert(tag, Op { waiter, deadline, bytes, kind: Kind::Write { op, request: remembered } });
         self.begin_write(step, tag);
@@ -239,6 +267,7 @@ impl Node {
             fresh,
             durability,
             replaces,
+            apply: op.apply.clone(),
         };
         let wanted = |o: &NodeId| only.is_none_or(|only| only == *o);
         let jobs: Vec<_> = op.unanswered().filter(wanted).map(|owner| (owner, asked())).collect();
@@ -281,7 +310,7 @@ impl Node {
         };
         op.naming &= owner != self.me;
         let next = op.answered(owner, outcome);
-        if let WriteOutcome::Minted { .. } = outcome {
+        if let WriteOutcome::Minted { .. } | WriteOutcome::Applied { .. } = outcome {
             // Now that it has a name, the other owners get it.
             self.send_write(step, tag, None);
         }
@@ -310,6 +339,7 @@ impl Node {
         let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get(&tag) else { return };
         let seats = match self.seats(&op.key, op.sloppy, Some(op.zones_min())) {
             // Nobody but an owner names it, and nothing was written.
+            Ok(seats) if op.is_nameless() && !seats.owners.contains(&self.me) && op.is_again() => Err(op.timed_out()),
             Ok(seats) if op.is_nameless() && !seats.owners.contains(&self.me) => {
                 Err(OpError::NotNamed { refused: Refused::NotOwner.to_string() })
             }
@@ -378,49 +408,6 @@ impl Node {
         }
     }
 
-    /// Hands a request to an owner, the likeliest to answer first.
-    fn forward(
-        &mut self,
-        step: &mut Step<'_>,
-        waiter: Waiter,
-        deadline: MonoUs,
-        request: Request,
-        mut tried: BTreeSet<NodeId>,
-    ) -> Result<(), OpError> {
-        let key = match &request.operation {
-            Operation::Put { key, .. } | Operation::Delete { key } | Operation::Get { key } => key,
-            Operation::Batch { .. } => return Ok(()),
-        };
-        let n = self.keyspace(key.keyspace)?.n;
-        let owners = self.state.tables(key.place(self.state.partition_bits).partition, n).read;
-        // Spread over the owners; but a request that has an id goes where it went before, and where it is known.
-        let turn = request.request_id.unwrap_or(u128::from(self.serial)) % owners.len().max(1) as u128;
-        let turn = turn as usize;
-        let (before, after) = owners.split_at(turn);
-        let fit = |o: &&NodeId| self.is_linked(**o) && !tried.contains(o);
-        let to = after.iter().chain(before).filter(fit).max_by_key(|o| self.is_alive(**o)).copied();
-        let to = to.ok_or(OpError::NoOwner)?;
-        tried.insert(to);
-        self.figures.forwards += 1;
-        let tag = self.tag();
-        let remaining_ms = deadline.saturating_sub(step.now.mono_us) / 1_000;
-        let message = Message::Forward { tag, request: request.clone(), remaining_ms: remaining_ms.max(1) };
-        let bytes = request_bytes(&request);
-        self.insert(tag, Op { waiter, deadline, bytes, kind: Kind::Forward { to, request, tried } });
-        self.send(step, to, message);
-        Ok(())
-    }
-
-    pub(super) fn forwarded(&mut self, step: &mut Step<'_>, tag: Tag, from: NodeId, reply: Reply) {
-        let known = matches!(self.ops.get(&tag), Some(Op { kind: Kind::Forward { to, .. }, .. }) if *to == from);
-        match reply {
-            _ if !known => {}
-            // Nothing was written, and another owner may do better.
-            Err(error @ (OpError::NotNamed { .. } | OpError::NoOwner)) => self.forward_on(step, tag, true, error),
-            reply => self.finish(step, tag, reply),
-        }
-    }
-
     /// A link is up (again): whatever is still wanted from this peer is asked again. Writes are known by their dots, so
     /// a second copy does nothing.
     pub(super) fn resend(&mut self, step: &mut Step<'_>, peer: NodeId) {
@@ -437,7 +424,7 @@ impl Node {
                         self.read_from(step, tag, peer, key, want);
                     }
                 }
-                Some(Kind::Forward { .. } | Kind::Batch(_)) | None => {}
+                Some(Kind::Forward { .. } | Kind::Batch(_) | Kind::Typed(_)) | None => {}
             }
         }
     }
@@ -459,36 +446,6 @@ impl Node {
         }
     }
 
-    fn forward_lost(&mut self, step: &mut Step<'_>, tag: Tag) {
-        let Some(Op { kind: Kind::Forward { request, .. }, .. }) = self.ops.get(&tag) else { return };
-        let (reads, unknown) = (matches!(request.operation, Operation::Get { .. }), self.forward_unknown(request));
-        self.forward_on(step, tag, reads, unknown);
-    }
-
-    /// Hands the request to the next owner, if it may be asked twice; otherwise it ends with this error.
-    fn forward_on(&mut self, step: &mut Step<'_>, tag: Tag, may: bool, error: OpError) {
-        let Some(Op { waiter, deadline, kind: Kind::Forward { request, tried, .. }, .. }) = self.remove(tag) else {
-            return;
-        };
-        let again = may && tried.len() < FORWARD_ATTEMPTS_MAX;
-        let outcome = if again { self.forward(step, waiter, deadline, request, tried) } else { Err(error) };
-        if let Err(error) = outcome {
-            self.reply(step, waiter, Err(error));
-        }
-    }
-
-    /// What to say when the node that coordinated for us does not answer.
-    fn forward_unknown(&self, request: &Request) -> OpError {
-        let (key, write) = match &request.operation {
-            Operation::Get { key } => (key, false),
-            Operation::Put { key, .. } | Operation::Delete { key } => (key, true),
-            Operation::Batch { .. } => return OpError::NoOwner,
-        };
-        let (n, r, w) = self.keyspace(key.keyspace).map_or((0, 0, 0), |k| (k.n, k.r, k.w));
-        let needed = request.quorum.unwrap_or(if write { w } else { r });
-        OpError::Timeout { write, acks: 0, needed, owners: n, hints: 0 }
-    }
-
     pub(super) fn timed_out(&mut self, step: &mut Step<'_>, at: MonoUs, tag: Tag) {
         if self.ops.get(&tag).is_some_and(|op| op.waiter == Waiter::Nobody) {
             if !self.waits_for_name(step, tag) {
@@ -499,9 +456,10 @@ impl Node {
         let error = match self.ops.get(&tag).map(|op| &op.kind) {
             Some(Kind::Write { op, .. }) => op.timed_out(),
             Some(Kind::Read(op)) => op.timed_out(),
-            Some(Kind::Forward { request, .. }) => self.forward_unknown(&request.clone()),
-            // Its items have the same deadline and end it; nothing is left to do here.
-            Some(Kind::Batch(_)) | None => {
+            Some(Kind::Forward { request, .. }) => self.forward_unknown(request),
+            Some(Kind::Typed(op)) if op.thinks() => TypedOp::timed_out(),
+            // Its items, or its read, have the same deadline and end it; nothing is left to do here.
+            Some(Kind::Batch(_) | Kind::Typed(_)) | None => {
                 self.deadlines.remove(&(at, tag));
                 return;
             }
@@ -529,7 +487,7 @@ impl Node {
         }
     }
 
-    fn insert(&mut self, tag: Tag, op: Op) {
+    pub(super) fn insert(&mut self, tag: Tag, op: Op) {
         self.deadlines.insert((op.deadline, tag));
         self.ops_bytes += op.bytes;
         self.ops.insert(tag, op);
@@ -553,14 +511,14 @@ impl Node {
         if let Kind::Write { op: write, request: Some(request) } = &op.kind
             && !write.naming
         {
-            self.memory.end(*request, Name::of(&write.version), &reply);
+            self.memory.end(*request, write.name(), &reply);
         }
         let after = After::of(&reply);
         self.reply(step, op.waiter, reply);
         self.linger(step, tag, after);
     }
 
-    fn reply(&mut self, step: &mut Step<'_>, waiter: Waiter, reply: Reply) {
+    pub(super) fn reply(&mut self, step: &mut Step<'_>, waiter: Waiter, reply: Reply) {
         match waiter {
             Waiter::Client(ticket) => step.out.push(Effect::Reply { ticket, reply }),
             Waiter::Peer { node, tag } => self.send(step, node, Message::Forwarded { tag, reply }),
@@ -570,6 +528,7 @@ impl Node {
                     self.finish(step, batch, reply);
                 }
             }
+            Waiter::Typed(tag) => self.typed_read(step, tag, reply),
             Waiter::Nobody => {}
         }
     }

@@ -466,7 +466,7 @@ impl Node {
         let Some(debt) = self.hints.debts.get_mut(&owner) else { return true };
         let Some(kept) = debt.sent.remove(&tag) else { return true };
         match outcome {
-            WriteOutcome::Held | WriteOutcome::Minted { .. } => {
+            WriteOutcome::Held | WriteOutcome::Minted { .. } | WriteOutcome::Applied { .. } => {
                 debt.settled.push(kept);
                 self.figures.hints_replayed += 1;
                 self.figures.repairs[Cause::Hint as usize] += 1;
@@ -479,7 +479,11 @@ impl Node {
                 debt.settled.push(kept);
                 self.figures.hints_dropped[HintDropped::Refused as usize] += 1;
             }
-            WriteOutcome::Refused(_) | WriteOutcome::StaleStamp { .. } | WriteOutcome::StaleEpoch { .. } => {
+            // No peer says the last one.
+            WriteOutcome::Refused(_)
+            | WriteOutcome::StaleStamp { .. }
+            | WriteOutcome::StaleEpoch { .. }
+            | WriteOutcome::NotApplied(_) => {
                 debt.settled.push(kept);
                 self.hint_dropped(&kept.id, HintDropped::Refused);
             }

@@ -7,7 +7,6 @@ use super::{Kind, Node, Op, Step, Waiter};
 use crate::id::NodeId;
 use crate::message::{ReadOutcome, Tag, WriteOutcome};
 use crate::request::{OpError, Reply};
-use crate::retry::Name;
 
 /// How an operation ended, as far as it matters afterwards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,13 +46,15 @@ impl Node {
                 let stays = op.unanswered().next().is_some();
                 (stays, self.limits.repair_after_ms, stays.then(|| op.bytes()))
             }
-            Kind::Read(_) | Kind::Batch(_) | Kind::Forward { .. } => (false, 0, None),
+            Kind::Read(_) | Kind::Batch(_) | Kind::Typed(_) | Kind::Forward { .. } => (false, 0, None),
         };
         let bytes = bytes.unwrap_or(op.bytes);
         let full = self.lingering >= self.limits.lingering_max
             || self.lingering_bytes + bytes > self.limits.lingering_bytes_max;
+        // Forgotten, an operation that our own disk still does would be done again by a retry.
+        let must = matches!(&op.kind, Kind::Write { op, .. } if op.naming && op.apply.is_some());
         self.repair(step, tag, after);
-        if stays && !full {
+        if must || stays && !full {
             self.stay(tag, step.now.mono_us + stay_ms * 1_000, bytes);
         } else {
             self.lingered(step, tag, after);
@@ -85,7 +86,7 @@ impl Node {
     /// A write whose outcome its client does not know: what a retry under its request id goes by.
     fn remember_unknown(&mut self, tag: Tag) {
         if let Some(Op { kind: Kind::Write { op, request: Some(request) }, .. }) = self.ops.get(&tag) {
-            self.memory.end(*request, Name::of(&op.version), &Err(op.timed_out()));
+            self.memory.end(*request, op.name(), &Err(op.timed_out()));
         }
     }
 

@@ -3,11 +3,13 @@
 //! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give
 //! equal effects. `coordinate` is the side that serves clients, `check` what it refuses at once, `linger` what is left
 //! to do after the reply, `repair` what reads mend, `hints` what owners are owed, `sloppy` who stands in for them,
-//! `table` whom both ask, `own` the side that holds partitions, `moves` how those come and go.
+//! `table` whom both ask, `forward` what is handed to an owner, `typed` what is asked of data types, `own` the side
+//! that holds partitions, `moves` how those come and go.
 
 mod budget;
 mod check;
 mod coordinate;
+mod forward;
 mod hints;
 mod linger;
 mod moves;
@@ -17,6 +19,7 @@ mod scrub;
 mod sloppy;
 mod sync;
 mod table;
+mod typed;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -30,13 +33,15 @@ use crate::id::{Dot, Incarnation, NodeId};
 use crate::latency::Latencies;
 use crate::limits::Limits;
 use crate::member::{Dropped, GossipSettings, Membership};
-use crate::message::{Message, Tag};
+use crate::message::{Message, Refused, Tag};
 use crate::port::Resolve;
 use crate::put::WriteOp;
-use crate::request::Request;
-use crate::retry::{Memory, RequestId};
+use crate::request::{OpError, Request};
+use crate::retry::{Handed, Memory, RequestId};
 use crate::time::{Clock, Hlc, MonoUs, Now};
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use hints::Hints;
@@ -45,6 +50,7 @@ pub use repair::Cause;
 use repair::Repairs;
 pub use scrub::{DiskFault, FaultKind, ScrubFigures};
 pub use sync::SyncFigures;
+use typed::TypedOp;
 
 /// What a node is made of, besides what the world tells it later.
 #[derive(Clone, Debug)]
@@ -70,6 +76,8 @@ enum Waiter {
     Peer { node: NodeId, tag: Tag },
     /// A batch of this node.
     Item { batch: Tag, item: u32 },
+    /// An operation or a question to a data type, of this node, whose read it is.
+    Typed(Tag),
     /// Everybody has a reply; the operation stays for the answers of late owners.
     Nobody,
 }
@@ -86,16 +94,20 @@ struct Op {
 #[derive(Debug)]
 enum Kind {
     Write {
-        op: WriteOp,
+        op: Box<WriteOp>,
         request: Option<RequestId>,
     },
     Read(ReadOp),
     Batch(BatchOp),
+    /// For a data type, while its read is under way or the type thinks.
+    Typed(TypedOp),
     /// Handed to an owner; a read may be handed to another one if the link breaks.
     Forward {
         to: NodeId,
         request: Request,
         tried: BTreeSet<NodeId>,
+        /// That owner was asked for it before, and knows what became of it.
+        again: bool,
     },
 }
 
@@ -230,6 +242,8 @@ pub struct Node {
     peers: BTreeMap<NodeId, Peer>,
     membership: Option<Membership>,
     memory: Memory,
+    /// Owners to whom operations on data types were handed: sent again, they go there again.
+    handed: Handed,
     /// Writes that wait for an epoch that other owners have reached already.
     awaiting_epoch: BTreeSet<Tag>,
     /// Messages from an epoch that this node has not reached yet.
@@ -255,6 +269,7 @@ impl Node {
     #[must_use]
     pub fn new(options: NodeOptions) -> Self {
         let memory = Memory::new(options.limits.request_ids_max);
+        let handed = Handed::new(options.limits.request_ids_max);
         Self {
             me: options.me,
             opening: options.opening,
@@ -279,6 +294,7 @@ impl Node {
             peers: BTreeMap::new(),
             membership: None,
             memory,
+            handed,
             awaiting_epoch: BTreeSet::new(),
             early: VecDeque::new(),
             repairs: Repairs::default(),
@@ -332,6 +348,7 @@ impl Node {
                 Some(JobFor::Move) => self.moved(&mut step, job, outcome),
                 _ => {}
             },
+            Input::Viewed { job, outcome } => self.viewed(&mut step, job, outcome),
         }
     }
 
@@ -465,7 +482,11 @@ impl Node {
                     self.found(step, tag, from, outcome);
                 }
             }
-            Message::Forward { tag, request, remaining_ms } => {
+            Message::Forward { tag, incarnation, .. } if incarnation.0 != 0 && incarnation != self.incarnation => {
+                let refused = Refused::NotOwner.to_string();
+                self.send(step, from, Message::Forwarded { tag, reply: Err(OpError::NotNamed { refused }) });
+            }
+            Message::Forward { tag, request, remaining_ms, .. } => {
                 let deadline_ms = Some(request.deadline_ms.map_or(remaining_ms, |own| own.min(remaining_ms)));
                 let request = Request { deadline_ms, ..request };
                 self.ask(step, Waiter::Peer { node: from, tag }, request);

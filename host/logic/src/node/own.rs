@@ -2,7 +2,7 @@
 
 use super::{JobFor, Node, Step};
 use crate::context::Context;
-use crate::event::{Effect, ReadJob, WriteJob};
+use crate::event::{Apply, Effect, ReadJob, WriteJob};
 use crate::id::{Epoch, Key, NodeId};
 use crate::message::{Message, ReadOutcome, Refused, Tag, Want, WriteOutcome};
 use crate::port::{Durability, Policy};
@@ -23,7 +23,7 @@ impl Node {
         }
         match message {
             Message::Write { tag, key, version, past, fresh, durability } => {
-                let asked = WriteAsked { key, version, past, fresh, durability, replaces: false };
+                let asked = WriteAsked { key, version, past, fresh, durability, replaces: false, apply: None };
                 self.write_asked(step, from, tag, asked);
             }
             Message::Read { tag, key, want, .. } => {
@@ -123,14 +123,15 @@ impl Node {
     }
 
     pub(super) fn write_here(&mut self, step: &mut Step<'_>, whose: JobFor, asked: WriteAsked, policy: Policy) {
-        let WriteAsked { key, version, past, fresh, durability, replaces } = asked;
+        let WriteAsked { key, version, past, fresh, durability, replaces, apply } = asked;
         if fresh {
             self.sync_noted(step.now.mono_us, key.place(self.state.partition_bits).partition);
         }
         // Nobody but its coordinator has a version without a name. The clock moved for this write alone.
         let mint = (fresh && version.dot.counter == 0).then(|| self.clock.latest().0);
         let job = self.job(whose);
-        step.out.push(Effect::Write(WriteJob { job, key, version, past, mint, fresh, durability, policy, replaces }));
+        let job = WriteJob { job, key, version, past, mint, fresh, durability, policy, replaces, apply };
+        step.out.push(Effect::Write(job));
     }
 
     pub(super) fn read_here(&mut self, step: &mut Step<'_>, tag: Tag, key: Key, want: Want) {
@@ -148,4 +149,6 @@ pub(super) struct WriteAsked {
     pub(super) durability: Durability,
     /// See [`WriteJob::replaces`]; no peer can ask for it.
     pub(super) replaces: bool,
+    /// See [`WriteJob::apply`]; no peer can ask for it.
+    pub(super) apply: Option<Apply>,
 }

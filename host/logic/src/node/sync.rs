@@ -484,7 +484,7 @@ impl Node {
                 // The past comes when all of them are here: what they took the place of must not go before.
                 let past = if number == all { past.clone() } else { Context::default() };
                 let key = key.clone();
-                let asked = WriteAsked { key, version, past, fresh: false, durability, replaces };
+                let asked = WriteAsked { key, version, past, fresh: false, durability, replaces, apply: None };
                 self.write_here(step, JobFor::Sync(tag), asked, policy);
             }
         }
@@ -554,7 +554,8 @@ impl Node {
         let shared = self.state.keyspaces.iter().filter(|(_, keyspace)| keyspace.n >= copies_min);
         shared.fold(0, |hash, (id, keyspace)| {
             let resolver = keyspace.policy().resolver;
-            let lacks = resolver != ResolverHash::NOBODY && !resolve.has(resolver);
+            // A data type changes no record by itself.
+            let lacks = !keyspace.typed && resolver != ResolverHash::NOBODY && !resolve.has(resolver);
             let hash = if lacks { xxh3_64_with_seed(&self.me.0.to_le_bytes(), hash) } else { hash };
             xxh3_64_with_seed(&resolver.0, hash ^ u64::from(id.0))
         })

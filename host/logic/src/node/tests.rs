@@ -7,3 +7,4 @@ mod owner;
 mod repair;
 mod sloppy;
 mod solo;
+mod typed;

@@ -11,11 +11,12 @@ use crate::limits::Limits;
 use crate::member::GossipSettings;
 use crate::message::{Message, ReadOutcome, Refused, WriteOutcome};
 use crate::moves;
+use crate::port::DataTypes;
 use crate::replica::{absorb, find};
 use crate::request::Reply;
 use crate::scrub;
 use crate::sync::found;
-use crate::testing::{Disk, PARTITION_BITS, Rules, formed, job, key, version};
+use crate::testing::{Disk, PARTITION_BITS, Rules, Tallies, formed, job, key, version};
 use crate::time::{Hlc, Now};
 use crate::version::Version;
 use std::collections::{BTreeMap, VecDeque};
@@ -141,6 +142,10 @@ impl Town {
                             inputs.push_back(Input::Damaged { key: job.key });
                         }
                         inputs.push_back(Input::Found { job: job.job, outcome });
+                    }
+                    Effect::View(job) => {
+                        let outcome = Tallies.view(job.data_type, &job.states, &job.question);
+                        inputs.push_back(Input::Viewed { job: job.job, outcome });
                     }
                     Effect::Compare { job, work } => {
                         self.records_read += usize::from(!matches!(work, Work::Sums(_)));

@@ -18,9 +18,10 @@ use mks_proto::v1::peer_server::{Peer, PeerServer};
 use mks_proto::v1::session_operation::Operation;
 use mks_proto::v1::session_result::Result as Answer;
 use mks_proto::v1::{
-    BatchRequest, BatchResponse, ComponentPiece, ComponentRequest, ControlRequest, ControlResponse, DeleteRequest,
-    Found, Frame, GetRequest, GetResponse, Key, PeerKey, PeerMessage, PutRequest, Read, SessionRequest,
-    SessionResponse, SessionResult, Version, Welcome, Write, WriteResponse, Written, found, written,
+    ApplyRequest, ApplyResponse, BatchRequest, BatchResponse, ComponentPiece, ComponentRequest, ControlRequest,
+    ControlResponse, DeleteRequest, Found, Frame, GetRequest, GetResponse, Key, PeerKey, PeerMessage, PutRequest, Read,
+    SessionRequest, SessionResponse, SessionResult, Version, ViewRequest, ViewResponse, Welcome, Write, WriteResponse,
+    Written, found, written,
 };
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -256,6 +257,14 @@ impl Kv for Service {
     }
 
     async fn batch(&self, _: Request<BatchRequest>) -> Result<Response<BatchResponse>, Status> {
+        Err(Status::unimplemented("a floor node only puts and gets"))
+    }
+
+    async fn apply(&self, _: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
+        Err(Status::unimplemented("a floor node only puts and gets"))
+    }
+
+    async fn view(&self, _: Request<ViewRequest>) -> Result<Response<ViewResponse>, Status> {
         Err(Status::unimplemented("a floor node only puts and gets"))
     }
 

@@ -159,7 +159,9 @@ fn settle(load: &Load, slots: &mut Slots, results: Vec<SessionResult>) {
             Some(Answer::Written(_) | Answer::Found(_)) => Outcome::Done,
             Some(Answer::NotFound(_)) => Outcome::Absent,
             Some(Answer::Error(detail)) => Outcome::Failed(detail.reason),
-            Some(Answer::Batch(_)) | None => Outcome::Failed("NONSENSE".to_owned()),
+            Some(Answer::Batch(_) | Answer::Applied(_) | Answer::Viewed(_)) | None => {
+                Outcome::Failed("NONSENSE".to_owned())
+            }
         };
         load.done(kind, due, outcome);
     }

@@ -206,6 +206,7 @@ impl Booted {
 
     fn handle(&self, calls: mpsc::Sender<Call>, operators: mpsc::Sender<OperatorCall>) -> Handle {
         let resolvers = Sandbox::builtin_resolvers().into_iter().map(|(name, hash)| (name.to_owned(), hash));
+        let data_types = Sandbox::builtin_data_types().into_iter().map(|(name, hash)| (name.to_owned(), hash));
         let view = Arc::new(ArcSwap::from_pointee(PumpView::default()));
         let seen = Arc::clone(&view);
         self.metrics.register(Box::new(move || disk_faults(&seen.load().scrub.faults)));
@@ -219,6 +220,7 @@ impl Booted {
             store: Arc::clone(&self.opened.store),
             adapter: self.opened.adapter.as_str().into(),
             resolvers: Arc::new(resolvers.collect()),
+            data_types: Arc::new(data_types.collect()),
             plugins: Arc::clone(&self.plugins),
             tokens: Arc::new(Tokens::new(&self.key)),
             calls,
@@ -263,6 +265,7 @@ impl Booted {
         let disk = DiskParts {
             store: Arc::clone(&self.opened.store),
             resolve: Arc::clone(&self.sandbox) as _,
+            types: Arc::clone(&self.sandbox) as _,
             partition_bits: state.partition_bits,
             metrics: Arc::clone(&self.metrics),
             outlines: Arc::new(SharedOutlines::new(OUTLINE_BITS)),

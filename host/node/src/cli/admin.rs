@@ -252,6 +252,10 @@ pub(super) struct DefinitionArgs {
     /// Who settles conflicts; left out at creation: lww
     #[arg(long, value_name = "NAME")]
     resolver: Option<String>,
+    /// In the place of a resolver: a data type whose operations change the values: g-counter, pn-counter, or-set,
+    /// lww-map, max, hyperloglog. It can't become another one later
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["resolver", "ttl"])]
+    datatype: Option<String>,
 }
 
 impl DefinitionArgs {
@@ -265,6 +269,7 @@ impl DefinitionArgs {
             durability: durability(self.durability).into(),
             ttl_ms: self.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
             resolver: self.resolver.clone(),
+            data_type: self.datatype.clone(),
         }
     }
 }
@@ -310,13 +315,13 @@ fn keyspace_json(response: &KeyspaceResponse) -> Value {
     json!({
         "id": id, "name": definition.name, "n": definition.n, "r": definition.r, "w": definition.w,
         "durability": durability_name(&definition), "ttl_ms": definition.ttl_ms.filter(|ttl| *ttl != 0),
-        "resolver": definition.resolver, "causal": definition.causal, "resolver_hash": resolver_hash, "epoch": epoch,
+        "resolver": definition.resolver, "data_type": definition.data_type, "causal": definition.causal, "resolver_hash": resolver_hash, "epoch": epoch,
     })
 }
 
 fn keyspaces_text(keyspaces: &[KeyspaceResponse]) -> String {
     let mut rows =
-        table(&["keyspace", "id", "n", "r", "w", "durability", "ttl", "resolver", "causal", "resolver hash"]);
+        table(&["keyspace", "id", "n", "r", "w", "durability", "ttl", "resolver or type", "causal", "resolver hash"]);
     for KeyspaceResponse { id, keyspace, resolver_hash, .. } in keyspaces {
         let definition = keyspace.clone().unwrap_or_default();
         let number = |number: Option<u32>| number.map_or_else(String::new, |number| number.to_string());
@@ -328,7 +333,7 @@ fn keyspaces_text(keyspaces: &[KeyspaceResponse]) -> String {
             number(definition.w),
             durability_name(&definition).to_owned(),
             definition.ttl_ms.filter(|ttl| *ttl != 0).map_or_else(|| "never".to_owned(), units::span),
-            definition.resolver.clone().unwrap_or_default(),
+            definition.data_type.clone().or(definition.resolver.clone()).unwrap_or_default(),
             if definition.causal() { "yes" } else { "no" }.to_owned(),
             resolver_hash.chars().take(12).collect(),
         ]);
@@ -381,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_definition_leaves_out_what_was_not_said() {
-        let args = DefinitionArgs { r: None, w: Some(3), durability: None, ttl: None, resolver: None };
+        let args = DefinitionArgs { r: None, w: Some(3), durability: None, ttl: None, resolver: None, datatype: None };
         let expected = KeyspaceDefinition { name: "a".into(), w: Some(3), ..KeyspaceDefinition::default() };
         assert_eq!(args.definition("a", None), expected);
     }

@@ -34,7 +34,7 @@ pub(super) struct KeyArgs {
 }
 
 impl KeyArgs {
-    fn key(&self) -> Key {
+    pub(super) fn key(&self) -> Key {
         Key {
             keyspace: self.keyspace.clone(),
             partition_key: Bytes::copy_from_slice(self.key.as_bytes()),
@@ -93,9 +93,13 @@ impl WriteArgs {
     pub(super) const fn deadline(&self) -> Option<Duration> {
         self.deadline
     }
+
+    pub(super) const fn has_request_id(&self) -> bool {
+        self.request_id.is_some()
+    }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -199,11 +203,9 @@ fn remark_context(context: &Bytes, output: &Output) {
     }
 }
 
-/// `mks get`
+/// What a read may choose; what is left out is the keyspace's or the node's.
 #[derive(Clone, Debug, Args)]
-pub(super) struct GetArgs {
-    #[command(flatten)]
-    key: KeyArgs,
+pub(super) struct ReadArgs {
     /// Owners that must answer
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=255))]
     r: Option<u32>,
@@ -215,15 +217,33 @@ pub(super) struct GetArgs {
     deadline: Option<Duration>,
 }
 
+impl ReadArgs {
+    pub(super) fn options(&self) -> ReadOptions {
+        let node_confirms = self.node_confirms.unwrap_or_default();
+        ReadOptions { r: self.r, deadline_ms: self.deadline.map(millis), node_confirms }
+    }
+
+    pub(super) const fn deadline(&self) -> Option<Duration> {
+        self.deadline
+    }
+}
+
+/// `mks get`
+#[derive(Clone, Debug, Args)]
+pub(super) struct GetArgs {
+    #[command(flatten)]
+    key: KeyArgs,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
 pub(super) async fn get(client: &Client, args: &GetArgs, output: &Output) -> Result<(), Failure> {
-    let node_confirms = args.node_confirms.unwrap_or_default();
-    let options = ReadOptions { r: args.r, deadline_ms: args.deadline.map(millis), node_confirms };
-    let request = GetRequest { key: Some(args.key.key()), options: Some(options) };
+    let request = GetRequest { key: Some(args.key.key()), options: Some(args.read.options()) };
     let ask = |mut kv: super::client::Kv| {
         let request = request.clone();
         async move { kv.get(request).await }
     };
-    let GetResponse { version, siblings, context } = match client.kv(Retry::Read, args.deadline, ask).await {
+    let GetResponse { version, siblings, context } = match client.kv(Retry::Read, args.read.deadline(), ask).await {
         Err(Failure::Refused(detail)) if is_not_found(&detail) => {
             remark_context(&detail.context, output);
             return Err(Failure::NotFound);
@@ -260,7 +280,7 @@ fn settle(context: &Bytes) -> &'static str {
 }
 
 /// A keyspace that does not exist has the same gRPC code, but is no answer about a key.
-fn is_not_found(detail: &mks_proto::v1::ErrorDetail) -> bool {
+pub(super) fn is_not_found(detail: &mks_proto::v1::ErrorDetail) -> bool {
     detail.code == tonic::Code::NotFound as u32 && detail.reason != "UNKNOWN_KEYSPACE"
 }
 

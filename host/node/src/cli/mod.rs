@@ -14,6 +14,7 @@ mod plugin;
 mod repair;
 mod scrub;
 mod start;
+mod typed;
 mod units;
 
 pub use client::{Client, DurabilityArg, Failure, durability};
@@ -75,6 +76,16 @@ enum Command {
     Del(data::DeleteArgs),
     /// Put and delete many keys, from JSON lines
     Batch(batch::BatchArgs),
+    /// Change a value by an operation of the keyspace's data type
+    Apply(typed::ApplyArgs),
+    /// Ask the keyspace's data type about a value
+    View(typed::ViewArgs),
+    /// Count, in a keyspace with the data type pn-counter or g-counter
+    #[command(subcommand)]
+    Counter(typed::CounterCommand),
+    /// Sets, in a keyspace with the data type or-set
+    #[command(subcommand)]
+    Set(typed::SetCommand),
     /// A node, its cluster, and what an operator should know
     Status,
     /// Who owns what
@@ -141,6 +152,10 @@ fn run(common: &Common, command: Command, output: &Output) -> Result<(), Failure
             Command::Get(args) => data::get(&client, &args, output).await,
             Command::Del(args) => data::delete(&client, &args, output).await,
             Command::Batch(args) => batch::batch(&client, &args, output).await,
+            Command::Apply(args) => typed::apply(&client, &args, output).await,
+            Command::View(args) => typed::view(&client, &args, output).await,
+            Command::Counter(command) => typed::counter(&client, &command, output).await,
+            Command::Set(command) => typed::set(&client, &command, output).await,
             Command::Status => admin::status(&client, output).await,
             Command::Ring(args) => admin::ring(&client, &args, output).await,
             Command::Node(command) => node::node(&client, &command, output).await,
@@ -198,6 +213,10 @@ mod tests {
             "mks node replace 3",
             "mks node weight 3 0",
             "mks plugin install",
+            "mks apply k",
+            "mks set add k",
+            "mks counter add k many",
+            "mks keyspace create k --datatype or-set --resolver lww",
             "mks plugin alter biggest",
             "mks plugin alter biggest --release --quarantine because",
         ] {

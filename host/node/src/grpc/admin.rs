@@ -101,9 +101,16 @@ impl AdminService {
             return Err(Fault::invalid(message));
         }
         let majority = n / 2 + 1;
-        let (resolver, resolver_hash) = self.resolver(wanted.resolver.as_deref().unwrap_or(RESOLVER_DEFAULT))?;
-        let causal = wanted.causal.unwrap_or(resolver == KEEP_SIBLINGS);
-        check_causal(&resolver, causal)?;
+        let typed = wanted.data_type.is_some();
+        check_typed(&wanted)?;
+        let (resolver, resolver_hash) = match &wanted.data_type {
+            Some(name) => self.data_type(name)?,
+            None => self.resolver(wanted.resolver.as_deref().unwrap_or(RESOLVER_DEFAULT))?,
+        };
+        let causal = wanted.causal.unwrap_or(typed || resolver == KEEP_SIBLINGS);
+        if !typed {
+            check_causal(&resolver, causal)?;
+        }
         Ok(Keyspace {
             name: wanted.name,
             n,
@@ -115,6 +122,7 @@ impl AdminService {
             resolver_hash,
             causal,
             quarantined: false,
+            typed,
         })
     }
 
@@ -127,12 +135,17 @@ impl AdminService {
             let message = format!("n is {wanted}, and {n} now: it can't be changed yet; make a new keyspace instead");
             return Err(Fault::invalid(message));
         }
-        let (resolver, resolver_hash) = match &changes.resolver {
-            Some(name) => self.resolver(name)?,
-            None => (current.resolver.clone(), current.resolver_hash),
+        check_typed(&changes)?;
+        let (resolver, resolver_hash) = match (&changes.data_type, &changes.resolver) {
+            (Some(name), _) => self.data_type(name)?,
+            (None, Some(name)) => self.resolver(name)?,
+            (None, None) => (current.resolver.clone(), current.resolver_hash),
         };
         let causal = changes.causal.unwrap_or(current.causal);
-        check_causal(&resolver, causal)?;
+        let typed = changes.data_type.is_some() || current.typed && changes.resolver.is_none();
+        if !typed {
+            check_causal(&resolver, causal)?;
+        }
         Ok(Keyspace {
             name: changes.name,
             n,
@@ -144,6 +157,7 @@ impl AdminService {
             resolver_hash,
             causal,
             quarantined: false,
+            typed,
         })
     }
 
@@ -163,6 +177,14 @@ impl AdminService {
             Reason::UnknownResolver,
             format!("there is no resolver named {name:?}; this cluster has {names}"),
         ))
+    }
+
+    fn data_type(&self, name: &str) -> Result<(String, ResolverHash), Fault> {
+        let known = &self.handle.data_types;
+        known.iter().find(|(known, _)| known == name).cloned().ok_or_else(|| {
+            let names = known.iter().map(|(name, _)| &**name).collect::<Vec<_>>().join(", ");
+            Fault::new(Reason::UnknownResolver, format!("there is no data type named {name:?}; nodes have {names}"))
+        })
     }
 
     fn keyspace_response(&self, id: KeyspaceId, keyspace: &Keyspace) -> KeyspaceResponse {
@@ -470,6 +492,16 @@ fn ring(state: &State) -> Result<&Ring, Fault> {
     })
 }
 
+/// A data type takes the place of a resolver.
+fn check_typed(definition: &KeyspaceDefinition) -> Result<(), Fault> {
+    match (&definition.data_type, &definition.resolver) {
+        (Some(data_type), Some(resolver)) => Err(Fault::invalid(format!(
+            "both a data type ({data_type:?}) and a resolver ({resolver:?}) are named, and a keyspace has one of them"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn small(what: &str, number: Option<u32>) -> Result<Option<u8>, Fault> {
     let Some(number) = number else { return Ok(None) };
     let small =
@@ -491,8 +523,9 @@ fn keyspace_response(id: KeyspaceId, keyspace: &Keyspace, epoch: u64) -> Keyspac
             w: Some(keyspace.w.into()),
             durability: durability.into(),
             ttl_ms: Some(keyspace.ttl_ms),
-            resolver: Some(keyspace.resolver.clone()),
+            resolver: (!keyspace.typed).then(|| keyspace.resolver.clone()),
             causal: Some(keyspace.causal),
+            data_type: keyspace.typed.then(|| keyspace.resolver.clone()),
         }),
         resolver_hash: keyspace.resolver_hash.0.iter().map(|byte| format!("{byte:02x}")).collect(),
         epoch,

@@ -10,7 +10,8 @@ use crate::token::Seals;
 use mks_logic::event;
 use mks_proto::v1::kv_server::Kv;
 use mks_proto::v1::{
-    BatchRequest, BatchResponse, DeleteRequest, GetRequest, GetResponse, PutRequest, SessionRequest, WriteResponse,
+    ApplyRequest, ApplyResponse, BatchRequest, BatchResponse, DeleteRequest, GetRequest, GetResponse, PutRequest,
+    SessionRequest, ViewRequest, ViewResponse, WriteResponse,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -74,6 +75,16 @@ impl Kv for KvService {
     async fn batch(&self, request: Request<BatchRequest>) -> Result<Response<BatchResponse>, Status> {
         let (reply, seals) = self.ask(request, |checker, message| checker.batch(message)).await?;
         Ok(Response::new(convert::batch(reply, &seals)?))
+    }
+
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
+        let (reply, _) = self.ask(request, |checker, message| checker.apply(message)).await?;
+        Ok(Response::new(convert::applied(reply)?))
+    }
+
+    async fn view(&self, request: Request<ViewRequest>) -> Result<Response<ViewResponse>, Status> {
+        let (reply, _) = self.ask(request, |checker, message| checker.view(message)).await?;
+        Ok(Response::new(convert::viewed(reply)?))
     }
 
     async fn session(&self, request: Request<Streaming<SessionRequest>>) -> Result<Response<Session>, Status> {

@@ -152,6 +152,7 @@ impl<I> Session<I> {
 fn result_bytes(result: &SessionResult) -> usize {
     match &result.result {
         Some(session_result::Result::Found(_) | session_result::Result::Batch(_)) => result.encoded_len(),
+        Some(session_result::Result::Applied(_) | session_result::Result::Viewed(_)) => result.encoded_len(),
         _ => 64,
     }
 }

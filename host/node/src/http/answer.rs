@@ -76,7 +76,9 @@ impl From<Fault> for Refusal {
             | Reason::UnknownResolver
             | Reason::UnknownNode
             | Reason::UnknownPlugin => StatusCode::NOT_FOUND,
-            Reason::Invalid | Reason::BadContext | Reason::BadPlugin | Reason::Lawless => StatusCode::BAD_REQUEST,
+            Reason::Invalid | Reason::BadContext | Reason::BadPlugin | Reason::Lawless | Reason::OperationRefused => {
+                StatusCode::BAD_REQUEST
+            }
             Reason::ContextNeeded => StatusCode::PRECONDITION_REQUIRED,
             Reason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Reason::Timeout | Reason::Unconfirmed => StatusCode::GATEWAY_TIMEOUT,
@@ -89,7 +91,7 @@ impl From<Fault> for Refusal {
             | Reason::PluginUsed
             | Reason::NotArmed
             | Reason::Quarantined => StatusCode::CONFLICT,
-            Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Reason::Internal | Reason::DataTypeFailed => StatusCode::INTERNAL_SERVER_ERROR,
             Reason::QuorumLost
             | Reason::NoOwner
             | Reason::Busy

@@ -1,6 +1,7 @@
 //! The closed sets of labels: a figure for each exists from the start, so that absence never means zero.
 
 use mks_logic::event::{Answer, OpError, Operation, Reply, Request};
+use mks_logic::port::TypeError;
 
 /// Names and values.
 pub(super) type Labels<const N: usize> = [(&'static str, &'static str); N];
@@ -42,7 +43,7 @@ macro_rules! label {
 
 label!(
     /// What a client asked for.
-    Kind, "kind", 4, {
+    Kind, "kind", 6, {
         /// A put.
         Put = "put",
         /// A get.
@@ -51,17 +52,21 @@ label!(
         Delete = "delete",
         /// A batch, counted once.
         Batch = "batch",
+        /// An operation on a data type.
+        Apply = "apply",
+        /// A question to a data type.
+        View = "view",
     }
 );
 
 label!(
     /// How an operation ended.
-    Outcome, "outcome", 10, {
+    Outcome, "outcome", 11, {
         /// As asked.
         Ok = "ok",
         /// A get of an absent key.
         NotFound = "not_found",
-        /// The request made no sense.
+        /// The request made no sense, or the data type refused it.
         Invalid = "invalid",
         /// Beyond a limit of size.
         TooLarge = "too_large",
@@ -77,6 +82,8 @@ label!(
         UnderWay = "under_way",
         /// The key has as many siblings as it may.
         TooManySiblings = "too_many_siblings",
+        /// The data type failed.
+        TypeFailed = "type_failed",
     }
 );
 
@@ -103,6 +110,8 @@ impl Kind {
             Operation::Get { .. } => Self::Get,
             Operation::Delete { .. } => Self::Delete,
             Operation::Batch { .. } => Self::Batch,
+            Operation::Apply { .. } => Self::Apply,
+            Operation::View { .. } => Self::View,
         }
     }
 }
@@ -113,6 +122,7 @@ impl Outcome {
     pub fn of(reply: &Reply) -> Self {
         match reply {
             Ok(Answer::Found { versions, .. }) if versions.is_empty() => Self::NotFound,
+            Ok(Answer::Viewed { answer: None }) => Self::NotFound,
             Ok(_) => Self::Ok,
             Err(OpError::Invalid(_) | OpError::UnknownKeyspace(_) | OpError::ContextNeeded) => Self::Invalid,
             Err(OpError::TooLarge { .. }) => Self::TooLarge,
@@ -127,6 +137,8 @@ impl Outcome {
                 | OpError::NotNamed { .. },
             ) => Self::Unavailable,
             Err(OpError::UnderWay) => Self::UnderWay,
+            Err(OpError::Type { error: TypeError::Refused(_) }) => Self::Invalid,
+            Err(OpError::Type { .. }) => Self::TypeFailed,
             Err(OpError::TooManySiblings { .. }) => Self::TooManySiblings,
         }
     }

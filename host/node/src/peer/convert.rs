@@ -5,7 +5,7 @@ mod sync;
 use crate::grpc::convert as forward;
 use bytes::Bytes;
 use mks_logic::context::Context;
-use mks_logic::id::{Epoch, Key, KeyspaceId, NodeId};
+use mks_logic::id::{Epoch, Incarnation, Key, KeyspaceId, NodeId};
 use mks_logic::message::{Message, ReadOutcome, Refused, Tag, Want, WriteOutcome};
 use mks_logic::port::Durability;
 use mks_logic::record::Record;
@@ -33,10 +33,13 @@ pub fn to_wire(message: Message) -> PeerMessage {
         }
         Message::Written { tag, outcome } => {
             let outcome = match outcome {
-                WriteOutcome::Held | WriteOutcome::Minted { .. } => written::Outcome::Held(true),
+                WriteOutcome::Held | WriteOutcome::Minted { .. } | WriteOutcome::Applied { .. } => {
+                    written::Outcome::Held(true)
+                }
                 WriteOutcome::StaleStamp { latest } => written::Outcome::StaleStamp(latest.0),
                 WriteOutcome::StaleEpoch { current } => written::Outcome::StaleEpoch(current.0),
                 WriteOutcome::Refused(refused) => written::Outcome::Refused(refused_to_wire(refused)),
+                WriteOutcome::NotApplied(_) => written::Outcome::Refused(refused_to_wire(Refused::Store)),
             };
             (tag, Body::Written(wire::Written { outcome: Some(outcome) }))
         }
@@ -54,8 +57,9 @@ pub fn to_wire(message: Message) -> PeerMessage {
             };
             (tag, Body::Found(wire::Found { outcome: Some(outcome) }))
         }
-        Message::Forward { tag, request, remaining_ms } => {
-            (tag, Body::Forward(wire::Forward { request: forward::encode_request(&request), remaining_ms }))
+        Message::Forward { tag, request, remaining_ms, incarnation } => {
+            let request = forward::encode_request(&request);
+            (tag, Body::Forward(wire::Forward { request, remaining_ms, incarnation: incarnation.0 }))
         }
         Message::Forwarded { tag, reply } => {
             (tag, Body::Forwarded(wire::Forwarded { reply: forward::encode_reply(&reply) }))
@@ -110,7 +114,8 @@ pub fn from_wire(message: PeerMessage) -> Result<Message, Malformed> {
         }
         Body::Forward(forwarded) => {
             let request = forward::decode_request(forwarded.request).map_err(|_| Malformed("a damaged request"))?;
-            Ok(Message::Forward { tag, request, remaining_ms: forwarded.remaining_ms })
+            let (remaining_ms, incarnation) = (forwarded.remaining_ms, Incarnation(forwarded.incarnation));
+            Ok(Message::Forward { tag, request, remaining_ms, incarnation })
         }
         Body::Forwarded(forwarded) => {
             let reply = forward::decode_reply(forwarded.reply).map_err(|_| Malformed("a damaged reply"))?;
@@ -165,7 +170,7 @@ fn refused_from_wire(number: u32) -> Result<Refused, Malformed> {
 mod tests {
     use super::*;
     use mks_logic::event::{Operation, Request};
-    use mks_logic::id::{Dot, Incarnation};
+    use mks_logic::id::Dot;
     use mks_logic::version::value_digest;
 
     fn samples() -> Vec<Message> {
@@ -226,7 +231,7 @@ mod tests {
             Message::Found { tag, outcome: ReadOutcome::Record(Record::default()) },
             Message::Found { tag, outcome: ReadOutcome::Digest(1) },
             Message::Found { tag, outcome: ReadOutcome::StaleEpoch { current: Epoch(9) } },
-            Message::Forward { tag, request, remaining_ms: 77 },
+            Message::Forward { tag, request, remaining_ms: 77, incarnation: Incarnation(3) },
             Message::Forwarded { tag, reply: Err(mks_logic::event::OpError::NoOwner) },
         ];
         samples.extend(REFUSALS.map(|(refused, _)| Message::Written { tag, outcome: WriteOutcome::Refused(refused) }));
@@ -248,7 +253,7 @@ mod tests {
             Some(Body::Read(wire::Read { key: None, epoch: 1, record: true })),
             Some(Body::Written(wire::Written { outcome: Some(written::Outcome::Refused(99)) })),
             Some(Body::Found(wire::Found { outcome: Some(found::Outcome::Record("garbage".into())) })),
-            Some(Body::Forward(wire::Forward { request: "\u{1}garbage".into(), remaining_ms: 1 })),
+            Some(Body::Forward(wire::Forward { request: "\u{1}garbage".into(), remaining_ms: 1, incarnation: 0 })),
         ] {
             assert!(from_wire(PeerMessage { tag: 1, body: body.clone() }).is_err(), "{body:?}");
         }

@@ -114,11 +114,13 @@ fn weight(message: &Message) -> usize {
         Message::Found { outcome: ReadOutcome::Record(record), .. } => record.versions().iter().map(value).sum(),
         Message::Forward { request, .. } => match &request.operation {
             Operation::Put { value, .. } => value.len(),
+            Operation::Apply { operation: text, .. } | Operation::View { question: text, .. } => text.len(),
             Operation::Get { .. } | Operation::Delete { .. } | Operation::Batch { .. } => 0,
         },
         Message::Sync { ask, .. } => ask.bytes(),
         Message::Synced { answer, .. } => answer.bytes(),
         Message::Forwarded { reply: Ok(Answer::Found { versions, .. }), .. } => versions.iter().map(value).sum(),
+        Message::Forwarded { reply: Ok(Answer::Viewed { answer: Some(answer) }), .. } => answer.len(),
         Message::Written { .. } | Message::Read { .. } | Message::Found { .. } | Message::Forwarded { .. } => 0,
     }
 }

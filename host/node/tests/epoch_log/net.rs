@@ -204,6 +204,7 @@ pub(crate) fn create(name: &str) -> Entry {
         resolver_hash: ResolverHash([1; 32]),
         causal: false,
         quarantined: false,
+        typed: false,
     };
     Entry::CreateKeyspace { keyspace }
 }

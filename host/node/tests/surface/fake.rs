@@ -124,6 +124,7 @@ impl FakeNode {
                 resolver("keep-siblings", 3),
                 resolver("lww", 1),
             ]),
+            data_types: Arc::new(vec![resolver("pn-counter", 4)]),
             plugins: plugins(),
             tokens: Arc::new(Tokens::new(&[1; 32])),
             calls,
@@ -269,8 +270,8 @@ fn scrub(ScrubCall { partition, started }: ScrubCall, view: &ArcSwap<PumpView>) 
 
 fn first_key(request: &Request) -> &Key {
     match &request.operation {
-        Operation::Put { key, .. } | Operation::Get { key } | Operation::Delete { key } => key,
         Operation::Batch { items } => &items[0].key,
+        other => other.key().expect("all others are about one key"),
     }
 }
 
@@ -280,6 +281,12 @@ impl Pump {
             Operation::Put { key, value } => self.write(key, Some(value)),
             Operation::Delete { key } => self.write(key, None),
             Operation::Get { key } => Ok(Answer::Found { versions: self.versions(key)?, context: context(key, 7) }),
+            Operation::Apply { .. } => {
+                self.stamp += 1;
+                Ok(Answer::Applied { written: Hlc(self.stamp), acks: 2, hints: 0, reply: Some("done".into()) })
+            }
+            Operation::View { question, .. } if question.is_empty() => Ok(Answer::Viewed { answer: None }),
+            Operation::View { question, .. } => Ok(Answer::Viewed { answer: Some(question.clone()) }),
             Operation::Batch { items } => {
                 let replies = items.iter().map(|item| self.write(&item.key, item.value.as_ref())).collect();
                 Ok(Answer::Batch { replies })
@@ -396,6 +403,7 @@ fn keyspace(name: &str, n: u8) -> Keyspace {
         resolver_hash,
         causal: false,
         quarantined: false,
+        typed: false,
     }
 }
 

@@ -71,6 +71,8 @@ fn word(result: &SessionResult) -> (u64, String) {
         session_result::Result::Batch(batch) => format!("batch of {}", batch.results.len()),
         session_result::Result::Error(detail) => detail.reason.clone(),
         session_result::Result::NotFound(_) => "absent".into(),
+        session_result::Result::Applied(_) => "applied".into(),
+        session_result::Result::Viewed(viewed) => format!("viewed {:?}", viewed.answer),
     };
     (result.id, word)
 }

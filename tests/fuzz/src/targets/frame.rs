@@ -7,7 +7,7 @@ use mks_logic::context::Context;
 use mks_logic::digest::{Age, Range};
 use mks_logic::event::{Answer, OpError, Operation};
 use mks_logic::exchange::{List, Prints, Sketch, SyncAnswer, SyncAsk, SyncRefused};
-use mks_logic::id::{BUCKETS, Epoch, Key, KeyspaceId, PartitionId};
+use mks_logic::id::{BUCKETS, Epoch, Incarnation, Key, KeyspaceId, PartitionId};
 use mks_logic::message::{Message, ReadOutcome, Refused, Tag, Want, WriteOutcome};
 use mks_logic::port::Durability;
 use mks_logic::record::Record;
@@ -62,7 +62,7 @@ pub(super) fn messages() -> Vec<Message> {
         Message::Read { tag, key: key("a"), epoch: Epoch(3), want: Want::Digest },
         Message::Found { tag, outcome: ReadOutcome::Record(Record::of(version(3, 4, Some(b"other")))) },
         Message::Found { tag, outcome: ReadOutcome::Digest(1) },
-        Message::Forward { tag, request, remaining_ms: 77 },
+        Message::Forward { tag, request, remaining_ms: 77, incarnation: Incarnation(3) },
         Message::Forwarded { tag, reply: Err(OpError::NoOwner) },
         Message::Forwarded {
             tag,

@@ -103,6 +103,7 @@ fn seats((resolver, resolver_hash): (&str, ResolverHash)) -> Keyspace {
         resolver_hash,
         causal: false,
         quarantined: false,
+        typed: false,
     }
 }
 

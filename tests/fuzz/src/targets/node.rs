@@ -14,6 +14,7 @@ use mks_logic::member::GossipSettings;
 use mks_logic::message::{Message, Tag};
 use mks_logic::mint::Mints;
 use mks_logic::node::{Node, NodeOptions};
+use mks_logic::port::DataTypes;
 use mks_logic::replica::{self, Ports};
 use mks_logic::sync;
 use mks_logic::time::{Hlc, Now};
@@ -106,6 +107,7 @@ impl Play {
             digests: &self.sums,
             mints: &self.mints,
             resolve: &Rules::Work,
+            types: &Rules::Work,
             partition_bits: PARTITION_BITS,
         };
         match effect {
@@ -121,6 +123,10 @@ impl Play {
             Effect::Hint(job) => {
                 let outcomes = hint::work(&self.disk, std::slice::from_ref(&job));
                 outcomes.into_iter().next().map(|outcome| Input::Hinted { job: job.job, outcome })
+            }
+            Effect::View(job) => {
+                let outcome = Rules::Work.view(job.data_type, &job.states, &job.question);
+                Some(Input::Viewed { job: job.job, outcome })
             }
             Effect::Compare { job, work } => Some(Input::Compared { job, found: sync::found(ports, &work, 4 << 10) }),
             _ => None,

@@ -71,6 +71,7 @@ fn assert_within_limits(request: &Request) {
             items.iter().for_each(|item| fits(&item.key, item.value.as_ref()));
         }
         Operation::Get { key } | Operation::Delete { key } => fits(key, None),
+        Operation::Apply { key, operation: text } | Operation::View { key, question: text } => fits(key, Some(text)),
     }
     assert!(request.quorum.is_none_or(|quorum| (1..=3).contains(&quorum)), "{request:?}");
     assert!(request.deadline_ms.is_none_or(|ms| (1..=LIMITS.deadline_max_ms).contains(&ms)), "{request:?}");

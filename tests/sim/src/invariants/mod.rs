@@ -3,6 +3,7 @@
 mod acks;
 mod bounds;
 mod convergence;
+mod data_types;
 mod dots;
 mod epochs;
 mod handover;
@@ -95,6 +96,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<acks::Acks>::default(),
         Box::<bounds::Bounds>::default(),
         Box::<convergence::Convergence>::default(),
+        Box::<data_types::DataTypes>::default(),
         Box::<dots::Dots>::default(),
         Box::<epochs::Epochs>::default(),
         Box::<handover::Handover>::default(),

@@ -1,7 +1,9 @@
 //! What clients ask: a workload is one file with one function that invents an operation.
 
+mod additions;
 mod batches;
 mod carts;
+mod counts;
 mod deletes;
 mod registers;
 mod sets;
@@ -27,6 +29,10 @@ pub enum Kind {
     Carts,
     /// Chains of writes that know one another.
     Sets,
+    /// Operations on a counter.
+    Counts,
+    /// Operations on a set: each element is added once.
+    Additions,
 }
 
 impl Kind {
@@ -35,10 +41,35 @@ impl Kind {
     /// Those of causal keyspaces that keep siblings.
     pub const CAUSAL: &'static [Self] = &[Self::Carts, Self::Sets];
 
+    /// Those of keyspaces with a data type.
+    pub const TYPED: &'static [Self] = &[Self::Counts, Self::Additions];
+
     /// Whether its keyspace is causal, and keeps siblings.
     #[must_use]
     pub const fn is_causal(self) -> bool {
-        matches!(self, Self::Carts | Self::Sets)
+        matches!(self, Self::Carts | Self::Sets) || self.is_typed()
+    }
+
+    /// Whether its keyspace has a data type.
+    #[must_use]
+    pub const fn is_typed(self) -> bool {
+        matches!(self, Self::Counts | Self::Additions)
+    }
+
+    /// A look at a key, as this workload's keyspace wants it.
+    #[must_use]
+    pub fn look(self, key: Key) -> Operation {
+        if self.is_typed() { Operation::View { key, question: Bytes::new() } } else { Operation::Get { key } }
+    }
+
+    /// A write of a new value, or an operation that adds it.
+    #[must_use]
+    pub fn write(self, key: Key, value: Bytes) -> Operation {
+        match self {
+            Self::Counts => Operation::Apply { key, operation: value },
+            Self::Additions => Operation::Apply { key, operation: [b"+", &value[..]].concat().into() },
+            _ => Operation::Put { key, value },
+        }
     }
 
     /// As people write it.
@@ -50,6 +81,8 @@ impl Kind {
             Self::Batches => "batches",
             Self::Carts => "carts",
             Self::Sets => "sets",
+            Self::Counts => "counts",
+            Self::Additions => "additions",
         }
     }
 
@@ -61,6 +94,8 @@ impl Kind {
             Self::Batches => batches::invent(work).into(),
             Self::Carts => carts::invent(work),
             Self::Sets => sets::invent(work),
+            Self::Counts => counts::invent(work),
+            Self::Additions => additions::invent(work),
         }
     }
 }

@@ -81,13 +81,14 @@ fn a_request_is_handed_on_once() {
     let stranger = stranger(&state, &key("k"));
     let mut solo = Solo::member(stranger.0, &state);
     let out = solo.ask(put("v"));
-    let [(owner, Message::Forward { tag, request, remaining_ms })] = &sends(&out)[..] else { panic!("{out:?}") };
+    let [(owner, Message::Forward { tag, request, remaining_ms, .. })] = &sends(&out)[..] else { panic!("{out:?}") };
     assert!(owners(&state, &key("k")).contains(owner));
     assert_eq!(*remaining_ms, Limits::default().deadline_default_ms);
 
     // The owner does the work and answers whoever handed it on.
     let mut owner = Solo::member(owner.0, &state);
-    let handed = Message::Forward { tag: *tag, request: request.clone(), remaining_ms: 50 };
+    let handed =
+        Message::Forward { tag: *tag, request: request.clone(), remaining_ms: 50, incarnation: Incarnation(0) };
     let out = owner.hear(stranger, handed.clone());
     owner.held_here(&out);
     let helper = sends(&out)[0].0;

@@ -62,9 +62,37 @@ impl<'a> Checker<'a> {
     /// What is wrong with the request; nothing was started.
     pub fn get(self, request: v1::GetRequest) -> Result<Request, Fault> {
         let (key, keyspace) = self.key(request.key)?;
+        self.read(Operation::Get { key }, request.options.unwrap_or_default(), keyspace)
+    }
+
+    /// # Errors
+    /// What is wrong with the request; nothing was started.
+    pub fn view(self, request: v1::ViewRequest) -> Result<Request, Fault> {
+        let (key, keyspace) = self.key(request.key)?;
+        size("the question", request.question.len(), self.limits.value_bytes_max)?;
+        let operation = Operation::View { key, question: request.question };
+        self.read(operation, request.options.unwrap_or_default(), keyspace)
+    }
+
+    /// # Errors
+    /// What is wrong with the request; nothing was started.
+    pub fn apply(self, request: v1::ApplyRequest) -> Result<Request, Fault> {
+        let (key, keyspace) = self.key(request.key)?;
+        size("the operation", request.operation.len(), self.limits.value_bytes_max)?;
         let options = request.options.unwrap_or_default();
+        if !options.context.is_empty() {
+            let message = "an operation takes no context: it changes what is there, whoever saw it; leave it out";
+            return Err(Fault::new(Reason::BadContext, message));
+        }
+        if options.ttl_ms.is_some() {
+            return Err(Fault::invalid("ttl_ms is set on an operation: values of data types have no lifetime"));
+        }
+        self.write(Operation::Apply { key, operation: request.operation }, options, &[keyspace])
+    }
+
+    fn read(self, operation: Operation, options: v1::ReadOptions, keyspace: &Keyspace) -> Result<Request, Fault> {
         Ok(Request {
-            operation: Operation::Get { key },
+            operation,
             quorum: options.r.map(|r| quorum("r", r, keyspace)).transpose()?,
             durability: None,
             deadline_ms: self.deadline_ms(options.deadline_ms)?,
@@ -115,7 +143,11 @@ impl<'a> Checker<'a> {
             Some(session_operation::Operation::Get(request)) => self.get(request),
             Some(session_operation::Operation::Delete(request)) => self.delete(request),
             Some(session_operation::Operation::Batch(request)) => self.batch(request),
-            None => Err(Fault::invalid("the operation is none of put, get, delete and batch, or newer than this node")),
+            Some(session_operation::Operation::Apply(request)) => self.apply(request),
+            Some(session_operation::Operation::View(request)) => self.view(request),
+            None => Err(Fault::invalid(
+                "the operation is none of put, get, delete, batch, apply and view, or newer than this node",
+            )),
         }
     }
 

@@ -5,16 +5,16 @@ use bytes::Bytes;
 use mks_logic::context::Context;
 use mks_logic::event::{Answer, Item, OpError, Operation, Reply, Request};
 use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
-use mks_logic::port::Durability;
+use mks_logic::port::{Durability, ResolverHash, TypeError};
 use mks_logic::time::Hlc;
 use mks_logic::version::Version;
 use mks_proto::v1::forwarded_error::Error as WireError;
 use mks_proto::v1::forwarded_reply::Reply as WireReply;
 use mks_proto::v1::forwarded_request::Operation as WireOperation;
 use mks_proto::v1::{
-    ForwardedBatch, ForwardedError, ForwardedForming, ForwardedFound, ForwardedItem, ForwardedPut, ForwardedReplies,
-    ForwardedReply, ForwardedRequest, ForwardedTally, ForwardedTooLarge, ForwardedVersion, ForwardedWritten,
-    PeerDurability, PeerKey,
+    ForwardedApplied, ForwardedBatch, ForwardedError, ForwardedForming, ForwardedFound, ForwardedItem, ForwardedPut,
+    ForwardedReplies, ForwardedReply, ForwardedRequest, ForwardedTally, ForwardedTooLarge, ForwardedTyped,
+    ForwardedVersion, ForwardedViewed, ForwardedWritten, PeerDurability, PeerKey,
 };
 use prost::Message;
 
@@ -38,6 +38,8 @@ pub fn encode_request(request: &Request) -> Bytes {
             };
             WireOperation::Batch(ForwardedBatch { items: items.iter().map(item).collect() })
         }
+        Operation::Apply { key, operation } => WireOperation::Apply(typed(key, operation)),
+        Operation::View { key, question } => WireOperation::View(typed(key, question)),
     };
     let durability = request.durability.map(|durability| match durability {
         Durability::Os => PeerDurability::Os as i32,
@@ -74,6 +76,8 @@ pub fn decode_request(bytes: Bytes) -> Result<Request, Malformed> {
                 };
                 Operation::Batch { items: batch.items.into_iter().map(item).collect::<Result<_, _>>()? }
             }
+            WireOperation::Apply(wire) => Operation::Apply { key: key(wire.key)?, operation: wire.text },
+            WireOperation::View(wire) => Operation::View { key: key(wire.key)?, question: wire.text },
         };
     let durability = match wire.durability.map(PeerDurability::try_from) {
         None => None,
@@ -123,6 +127,11 @@ fn wire_reply(reply: &Reply) -> ForwardedReply {
             let context = context.as_ref().map(Context::to_bytes);
             WireReply::Found(ForwardedFound { versions: versions.iter().map(wire_version).collect(), context })
         }
+        Ok(Answer::Applied { written, acks, hints, reply }) => {
+            let (acks, hints) = ((*acks).into(), (*hints).into());
+            WireReply::Applied(ForwardedApplied { written: written.0, acks, hints, reply: reply.clone() })
+        }
+        Ok(Answer::Viewed { answer }) => WireReply::Viewed(ForwardedViewed { answer: answer.clone() }),
         Ok(Answer::Batch { replies }) => {
             WireReply::Batch(ForwardedReplies { replies: replies.iter().map(wire_reply).collect() })
         }
@@ -141,6 +150,11 @@ fn reply(wire: ForwardedReply, batch_allowed: bool) -> Result<Reply, Malformed> 
             let versions = wire.versions.into_iter().map(version).collect();
             Ok(Ok(Answer::Found { versions, context: context(wire.context)? }))
         }
+        WireReply::Applied(wire) => {
+            let (acks, hints) = (small(wire.acks)?, small(wire.hints)?);
+            Ok(Ok(Answer::Applied { written: Hlc(wire.written), acks, hints, reply: wire.reply }))
+        }
+        WireReply::Viewed(wire) => Ok(Ok(Answer::Viewed { answer: wire.answer })),
         WireReply::Batch(wire) if batch_allowed => {
             let replies = wire.replies.into_iter().map(|wire| reply(wire, false)).collect::<Result<_, _>>()?;
             Ok(Ok(Answer::Batch { replies }))
@@ -179,6 +193,9 @@ fn wire_error(error: &OpError) -> WireError {
             WireError::TooManySiblings(ForwardedTally { max: *max, ..tally })
         }
         OpError::NotNamed { refused } => WireError::NotNamed(refused.clone()),
+        OpError::Type { error: TypeError::Unknown(hash) } => WireError::TypeUnknown(Bytes::copy_from_slice(&hash.0)),
+        OpError::Type { error: TypeError::Refused(text) } => WireError::TypeRefused(text.clone()),
+        OpError::Type { error: TypeError::Failed(text) } => WireError::TypeFailed(text.clone()),
     }
 }
 
@@ -216,6 +233,12 @@ fn error(wire: WireError) -> Result<OpError, Malformed> {
             owners: small(wire.owners)?,
         },
         WireError::NotNamed(refused) => OpError::NotNamed { refused },
+        WireError::TypeUnknown(hash) => {
+            let hash = hash[..].try_into().map_err(|_| malformed("the hash of a data type is not 32 bytes"))?;
+            OpError::Type { error: TypeError::Unknown(ResolverHash(hash)) }
+        }
+        WireError::TypeRefused(text) => OpError::Type { error: TypeError::Refused(text) },
+        WireError::TypeFailed(text) => OpError::Type { error: TypeError::Failed(text) },
     })
 }
 
@@ -229,12 +252,24 @@ fn context(bytes: Option<Bytes>) -> Result<Option<Context>, Malformed> {
 }
 
 /// Things whose size is limited, as [`OpError::TooLarge`] names them.
-const MEASURED: [&str; 6] =
-    ["the partition key", "the sort key", "the value", "the batch", "a batch", "the number of items of a batch"];
+const MEASURED: [&str; 8] = [
+    "the partition key",
+    "the sort key",
+    "the value",
+    "the batch",
+    "a batch",
+    "the number of items of a batch",
+    "the operation",
+    "the question",
+];
 
 /// The name as a constant: a peer's string can't become one without leaking memory.
 fn measured(what: &str) -> &'static str {
     MEASURED.into_iter().find(|known| *known == what).unwrap_or("a part of the request")
+}
+
+fn typed(key: &Key, text: &Bytes) -> ForwardedTyped {
+    ForwardedTyped { key: wire_key(key), text: text.clone() }
 }
 
 fn wire_key(key: &Key) -> Option<PeerKey> {
@@ -309,6 +344,8 @@ mod tests {
             Operation::Put { key: some_key(), value: "value".into() },
             Operation::Put { key: some_key(), value: Bytes::new() },
             Operation::Get { key: Key { sort_key: Bytes::new(), ..some_key() } },
+            Operation::Apply { key: some_key(), operation: "add 3".into() },
+            Operation::View { key: some_key(), question: Bytes::new() },
             Operation::Delete { key: some_key() },
             Operation::Batch { items: vec![item(Some("v")), item(Some("")), item(None)] },
         ];
@@ -352,6 +389,13 @@ mod tests {
         let refused = "2 disks are full".to_owned();
         let mut replies = vec![
             Ok(Answer::Written { written: Hlc(9), acks: 2, hints: 1, context: None }),
+            Ok(Answer::Applied { written: Hlc(9), acks: 2, hints: 1, reply: None }),
+            Ok(Answer::Applied { written: Hlc(9), acks: 2, hints: 0, reply: Some("true".into()) }),
+            Ok(Answer::Viewed { answer: None }),
+            Ok(Answer::Viewed { answer: Some("3".into()) }),
+            Err(OpError::Type { error: TypeError::Unknown(ResolverHash([7; 32])) }),
+            Err(OpError::Type { error: TypeError::Refused("no".into()) }),
+            Err(OpError::Type { error: TypeError::Failed("it trapped".into()) }),
             Ok(Answer::Written { written: Hlc(9), acks: 2, hints: 0, context: Some(some_context()) }),
             Ok(Answer::Found { versions: Vec::new(), context: None }),
             Ok(Answer::Found { versions: Vec::new(), context: Some(Context::default()) }),

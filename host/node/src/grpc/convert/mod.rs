@@ -16,7 +16,8 @@ use mks_logic::event::{Answer, Reply};
 use mks_logic::time::Hlc;
 use mks_logic::version;
 use mks_proto::v1::{
-    BatchResponse, BatchResult, GetResponse, SessionResult, Version, WriteResponse, batch_result, session_result,
+    ApplyResponse, BatchResponse, BatchResult, GetResponse, SessionResult, Version, ViewResponse, WriteResponse,
+    batch_result, session_result,
 };
 
 /// The answer to a put or a delete.
@@ -32,7 +33,7 @@ fn written_part(reply: Reply, seals: &Seals, part: usize) -> Result<WriteRespons
         Answer::Written { written, acks, hints, context } => {
             Ok(write_response(written, (acks, hints), seals.seal(part, context.as_ref())))
         }
-        Answer::Found { .. } | Answer::Batch { .. } => Err(Fault::wrong_answer()),
+        _ => Err(Fault::wrong_answer()),
     }
 }
 
@@ -47,7 +48,7 @@ pub fn found(reply: Reply, seals: &Seals) -> Result<GetResponse, Fault> {
             let absent = |context| Fault { context, ..Fault::new(Reason::NotFound, "the key is absent") };
             get_response(versions, token).map_err(absent)
         }
-        Answer::Written { .. } | Answer::Batch { .. } => Err(Fault::wrong_answer()),
+        _ => Err(Fault::wrong_answer()),
     }
 }
 
@@ -58,8 +59,35 @@ pub fn found(reply: Reply, seals: &Seals) -> Result<GetResponse, Fault> {
 pub fn batch(reply: Reply, seals: &Seals) -> Result<BatchResponse, Fault> {
     match reply? {
         Answer::Batch { replies } => Ok(batch_response(replies, seals)),
-        Answer::Written { .. } | Answer::Found { .. } => Err(Fault::wrong_answer()),
+        _ => Err(Fault::wrong_answer()),
     }
+}
+
+/// The answer to an operation on a data type.
+///
+/// # Errors
+/// What the reply says.
+pub fn applied(reply: Reply) -> Result<ApplyResponse, Fault> {
+    match reply? {
+        Answer::Applied { written, acks, hints, reply } => Ok(apply_response(written, (acks, hints), reply)),
+        _ => Err(Fault::wrong_answer()),
+    }
+}
+
+/// The answer to a question to a data type.
+///
+/// # Errors
+/// What the reply says; [`Reason::NotFound`] when the key is absent.
+pub fn viewed(reply: Reply) -> Result<ViewResponse, Fault> {
+    match reply? {
+        Answer::Viewed { answer: Some(answer) } => Ok(ViewResponse { answer }),
+        Answer::Viewed { answer: None } => Err(Fault::new(Reason::NotFound, "the key is absent")),
+        _ => Err(Fault::wrong_answer()),
+    }
+}
+
+fn apply_response(written: Hlc, (acks, hints): (u8, u8), reply: Option<Bytes>) -> ApplyResponse {
+    ApplyResponse { written: written.0, acks: acks.into(), hints: hints.into(), reply }
 }
 
 /// The answer to an operation of a session, under the client's number.
@@ -78,6 +106,11 @@ pub fn session_result(id: u64, seals: &Seals, reply: Reply) -> SessionResult {
                 Result::NotFound(true)
             }
         },
+        Ok(Answer::Applied { written, acks, hints, reply }) => {
+            Result::Applied(apply_response(written, (acks, hints), reply))
+        }
+        Ok(Answer::Viewed { answer: Some(answer) }) => Result::Viewed(ViewResponse { answer }),
+        Ok(Answer::Viewed { answer: None }) => Result::NotFound(true),
         Ok(Answer::Batch { replies }) => Result::Batch(batch_response(replies, seals)),
         Err(error) => Result::Error(Fault::from(error).into()),
     };
