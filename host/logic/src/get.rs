@@ -57,9 +57,9 @@ impl Owner {
     /// What this owner lacks of a merged record, and the past that goes with it. If that is nothing it holds more than
     /// the merge left: then all of it, so that its own resolver is asked once more.
     ///
-    /// Each version travels by itself, and one of them may get lost: with the past of all of them, the others would take
-    /// away what the lost one had taken the place of, and the owner would have neither. So the past goes with the last
-    /// one that is missing, to be found by a later read.
+    /// Each version travels by itself, and one of them may get lost: with the past of all of them, the others would
+    /// take away what the lost one had taken the place of, and the owner would have neither. So the past goes with the
+    /// last one that is missing, to be found by a later read.
     fn lacks(&self, merged: &Record) -> (Vec<Version>, Context) {
         let all = merged.versions();
         let is_missing = |v: &&Version| !matches!(&self.heard, Heard::Record(_, record) if record.holds(v));

@@ -12,8 +12,8 @@
 //!    else than what was sent. So a difference is mended in three round trips, and a record travels twice only where
 //!    both sides had something to add.
 //!
-//! Buckets of which one side holds nothing need no sketch: their records are sent as they lie, page by page, many buckets
-//! to a page. A replica that lost everything, or a new one, gets it all that way.
+//! Buckets of which one side holds nothing need no sketch: their records are sent as they lie, page by page, many
+//! buckets to a page. A replica that lost everything, or a new one, gets it all that way.
 //!
 //! Live writes change records meanwhile. Nothing here depends on their staying: a print that is gone is not sent, a
 //! record that came is merged like any other. Whatever is not equal afterwards is found by the next session, and

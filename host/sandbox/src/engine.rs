@@ -176,8 +176,8 @@ impl Deadline {
 
 /// Tells a guest that runs too long from one whose thread was given no processor.
 ///
-/// What a busy machine keeps waiting has done nothing wrong, and a node would put its plugin into quarantine. So a call is
-/// looked at after half of its deadline, and is interrupted at its end only if its thread has worked meanwhile.
+/// What a busy machine keeps waiting has done nothing wrong, and a node would put its plugin into quarantine. So a call
+/// is looked at after half of its deadline, and is interrupted at its end only if its thread has worked meanwhile.
 #[derive(Clone, Copy, Debug)]
 struct Overtime {
     deadline: Deadline,

@@ -2,8 +2,8 @@
 //!
 //! A written value stays until a write that has seen it takes its place, and then that one stays in turn: so whatever
 //! is not shown must be *accounted for*, by a chain of writes each of which has seen the one before, up to one that is
-//! shown or to a delete. The rules are of the outside, like those of [`crate::history`]: unique values, times, and what a
-//! writer had been shown. They know nothing of dots.
+//! shown or to a delete. The rules are of the outside, like those of [`crate::history`]: unique values, times, and what
+//! a writer had been shown. They know nothing of dots.
 
 use crate::client::{Client, Failure, get_request, key, put_request};
 use crate::cluster::Cluster;
@@ -94,7 +94,8 @@ impl CausalStory {
         accounted
     }
 
-    /// Whether exactly `shown` may be there. All of `certain` happened before; what began `by` then may have happened too.
+    /// Whether exactly `shown` may be there. All of `certain` happened before; what began `by` then may have happened
+    /// too.
     fn allows(&self, shown: &[String], certain: &[&CausalWrite], by: Option<Instant>) -> Result<(), String> {
         let distinct: BTreeSet<&str> = shown.iter().map(String::as_str).collect();
         if distinct.len() < shown.len() {
@@ -228,8 +229,8 @@ async fn siblings(
     Ok(held)
 }
 
-/// Clients that read, write and delete the same few keys of a causal keyspace at the same time: with the context of what
-/// they saw last, which may be long ago, or sometimes without any.
+/// Clients that read, write and delete the same few keys of a causal keyspace at the same time: with the context of
+/// what they saw last, which may be long ago, or sometimes without any.
 #[derive(Debug)]
 pub struct Carts {
     stop: Arc<AtomicBool>,

@@ -497,8 +497,8 @@ impl State {
             quorums.iter().all(|&(n, r)| {
                 let old = ring.owners(partition, n);
                 let silent: Vec<&NodeId> = old.iter().filter(silent).collect();
-                // Who was declared dead meanwhile may be wrong about it, and serve whoever has not heard of it either. But
-                // where nobody else is left to wait for, the operator's word must do.
+                // Who was declared dead meanwhile may live, and serve whoever has not heard of it either. But where
+                // nobody else is left to wait for, the operator's word must do.
                 same(old, change.next.owners(partition, n))
                     || silent.len() < usize::from(r)
                     || !silent.into_iter().any(|node| living(&node))

@@ -465,12 +465,10 @@ impl Node {
     }
 
     fn heard(&mut self, step: &mut Step<'_>, from: NodeId, clock: Hlc, message: Message) {
-        let Some(member) = self.state.members.get(&from) else {
+        // One that was declared dead may live, and know nothing of tables without it: what it holds counts for nothing.
+        let is_heard = |member: &Member| member.standing != Standing::Dead;
+        if !self.state.members.get(&from).is_some_and(is_heard) {
             self.figures.nonsense += 1;
-            return;
-        };
-        // It may live, and know nothing of a table that has changed without it: what it holds counts for nothing.
-        if member.standing == Standing::Dead {
             return;
         }
         self.clock_of(step.now, from, clock);

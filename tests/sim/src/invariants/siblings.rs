@@ -1,6 +1,6 @@
 //! A quorum read of a causal keyspace that keeps siblings shows every acknowledged value whose place nobody took who
-//! had seen it, and none whose place was taken: whatever was lost, late, repeated or concurrent. Where somebody took its
-//! place, that write is there, or a delete, or what took its place in turn.
+//! had seen it, and none whose place was taken: whatever was lost, late, repeated or concurrent. Where somebody took
+//! its place, that write is there, or a delete, or what took its place in turn.
 //!
 //! Values are unique, and a write remembers which ones its writer had seen, so a history is checked read by read. A
 //! write without an acknowledgement may take effect at any time after it began, or never.
@@ -80,7 +80,8 @@ pub fn violations(events: &[Event]) -> Vec<(Event, String)> {
     found
 }
 
-/// Values that are there, or whose place was taken by what is there or by a delete, of writes that had begun by `ended`.
+/// Values that are there, or whose place was taken by what is there or by a delete, of writes that had begun by
+/// `ended`.
 fn accounted(events: &[&Event], there: &BTreeSet<u64>, ended: At) -> BTreeSet<u64> {
     let mut accounted = there.clone();
     let mut open: Vec<&Event> = events.iter().copied().filter(|event| event.began < ended).collect();
