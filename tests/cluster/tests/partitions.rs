@@ -2,6 +2,7 @@
 //! node runs on a host of its own, and who can't reach whom is a rule of the packet filter between them.
 
 use mks_tests_cluster::{Carts, Client, Cluster, Contest, History, skipped};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Few enough that writes of all clients meet on each of them.
@@ -33,6 +34,18 @@ async fn seconds(count: u64) {
     tokio::time::sleep(Duration::from_secs(count)).await;
 }
 
+/// Under a load that goes on before and after, node 3 is cut off from the other two: from when until when.
+async fn isolated(cluster: &mut Cluster) -> Range<Instant> {
+    seconds(2).await;
+    let cut = Instant::now();
+    cluster.hosts().isolate(3);
+    seconds(6).await;
+    cluster.hosts().heal();
+    let healed = Instant::now();
+    seconds(2).await;
+    cut..healed
+}
+
 /// Everybody is linked to everybody again, and all owners hold what the history allows.
 async fn assert_whole(cluster: &mut Cluster, history: &History) {
     history.assert_settled(cluster, &clients(cluster)).await;
@@ -48,13 +61,7 @@ async fn a_node_cut_off_under_load_and_healed_loses_nothing_and_revives_nothing(
         return;
     };
     let contest = Contest::start(&clients(&cluster), WORKERS, KEYS);
-    seconds(2).await;
-    let cut = Instant::now();
-    cluster.hosts().isolate(3);
-    seconds(6).await;
-    cluster.hosts().heal();
-    let healed = Instant::now();
-    seconds(2).await;
+    let Range { start: cut, end: healed } = isolated(&mut cluster).await;
     let history = contest.stop().await;
 
     // The two that see each other go on; the one that sees nobody acknowledges nothing.
@@ -89,13 +96,7 @@ async fn a_node_cut_off_under_load_loses_no_sibling_and_brings_none_back() {
         cluster.eventually("the keyspace is known", async |_| client.get_in(CARTS, "no cart").await.is_ok()).await;
     }
     let carts = Carts::start(&clients, CARTS, WORKERS, KEYS);
-    seconds(2).await;
-    let cut = Instant::now();
-    cluster.hosts().isolate(3);
-    seconds(6).await;
-    cluster.hosts().heal();
-    let healed = Instant::now();
-    seconds(2).await;
+    let Range { start: cut, end: healed } = isolated(&mut cluster).await;
     let history = carts.stop().await;
 
     let acknowledged = history.acknowledged_between(cut + NOTICED, healed);

@@ -362,8 +362,7 @@ impl State {
         self.epoch.0 += 2;
         let (id, began) = (self.changes, self.epoch);
         // Whoever hears of this knows that they are dead, and hears them no more.
-        let dead = self.members.iter().filter(|(_, member)| member.standing == Standing::Dead);
-        let (next, seen) = (ring.clone(), dead.map(|(node, _)| *node).collect());
+        let (next, seen) = (ring.clone(), self.dead().collect());
         self.change = Some(Change { id, began, next, waits, moving, closing: None, seen });
         self.check_progress();
         Ok(())
@@ -445,6 +444,17 @@ impl State {
         Ok(())
     }
 
+    /// Whether a node is a member, and was not declared dead.
+    #[must_use]
+    pub fn has_living(&self, node: NodeId) -> bool {
+        self.members.get(&node).is_some_and(|member| member.standing != Standing::Dead)
+    }
+
+    /// Members that were declared dead.
+    fn dead(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.members.iter().filter(|(_, member)| member.standing == Standing::Dead).map(|(node, _)| *node)
+    }
+
     fn owns_anything(&self, node: NodeId) -> bool {
         let next = self.change.as_ref().map(|change| &change.next);
         self.ring.iter().chain(next).any(|ring| ring.owned_by(node, RING_WIDTH_MAX) > 0)
@@ -459,8 +469,7 @@ impl State {
     /// Whoever is dead and owns nothing in any table is no member any more. Whoever is leaving says itself when it has
     /// handed over everything: without any partition it may still keep writes for owners that are away.
     fn forget_the_dead(&mut self) {
-        let dead = self.members.iter().filter(|(_, member)| member.standing == Standing::Dead);
-        let gone: Vec<NodeId> = dead.map(|(node, _)| *node).filter(|node| !self.owns_anything(*node)).collect();
+        let gone: Vec<NodeId> = self.dead().filter(|node| !self.owns_anything(*node)).collect();
         gone.into_iter().for_each(|node| self.remove(node));
     }
 
@@ -492,7 +501,6 @@ impl State {
         let strict = self.keyspaces.values().filter(|keyspace| keyspace.r + keyspace.w > keyspace.n);
         let quorums: BTreeSet<(u8, u8)> = strict.map(|keyspace| (keyspace.n, keyspace.r)).collect();
         let silent = |node: &&NodeId| !change.seen.contains(node) && self.members.contains_key(node);
-        let living = |node: &&NodeId| self.members.get(node).is_some_and(|member| member.standing != Standing::Dead);
         ring.iter().filter(|(partition, _)| change.is_cut(*partition)).all(|(partition, _)| {
             quorums.iter().all(|&(n, r)| {
                 let old = ring.owners(partition, n);
@@ -501,7 +509,7 @@ impl State {
                 // nobody else is left to wait for, the operator's word must do.
                 same(old, change.next.owners(partition, n))
                     || silent.len() < usize::from(r)
-                    || !silent.into_iter().any(|node| living(&node))
+                    || !silent.into_iter().any(|node| self.has_living(*node))
             })
         })
     }

@@ -466,8 +466,7 @@ impl Node {
 
     fn heard(&mut self, step: &mut Step<'_>, from: NodeId, clock: Hlc, message: Message) {
         // One that was declared dead may live, and know nothing of tables without it: what it holds counts for nothing.
-        let is_heard = |member: &Member| member.standing != Standing::Dead;
-        if !self.state.members.get(&from).is_some_and(is_heard) {
+        if !self.state.has_living(from) {
             self.figures.nonsense += 1;
             return;
         }

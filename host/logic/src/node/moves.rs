@@ -175,11 +175,11 @@ impl Node {
             let w = least.entry(keyspace.n).or_insert(keyspace.w);
             *w = (*w).min(keyspace.w);
         }
-        let dead = |node: &NodeId| self.state.members.get(node).is_none_or(|m| m.standing == Standing::Dead);
         let group = |(n, w): (u8, u8)| {
             let tables = self.state.tables(partition, n);
             let gains = tables.next.is_some_and(|next| next.contains(&self.me)) && !tables.old.contains(&self.me);
-            let owners: Vec<NodeId> = tables.old.iter().copied().filter(|owner| !dead(owner)).collect();
+            let owners: Vec<NodeId> =
+                tables.old.iter().copied().filter(|owner| self.state.has_living(*owner)).collect();
             let needed = usize::from(n + 1 - w).min(owners.len());
             gains.then_some((owners, needed))
         };
