@@ -9,6 +9,7 @@ mod tests;
 use super::budget::Budget;
 use super::own::WriteAsked;
 use super::{Cause, JobFor, NeedsSync, Node, Step};
+use crate::cluster::Keyspace;
 use crate::context::Context;
 use crate::digest::{Age, Range};
 use crate::event::Effect;
@@ -304,6 +305,10 @@ impl Node {
     }
 
     fn sync_start(&mut self, step: &mut Step<'_>, pair: Pair, demanded: Option<u8>) {
+        // It would only hear that the other owner has other code.
+        if demanded.is_none() && self.state.keyspaces.values().any(|keyspace| lacks_code(keyspace, step.resolve)) {
+            return self.sync_later(step, pair);
+        }
         let now = step.now.mono_us;
         let quiet = self.limits.sync_quiet_ms * 1_000;
         let wrote = self.sync.wrote.get(&pair.0);
@@ -554,9 +559,8 @@ impl Node {
         let shared = self.state.keyspaces.iter().filter(|(_, keyspace)| keyspace.n >= copies_min);
         shared.fold(0, |hash, (id, keyspace)| {
             let resolver = keyspace.policy().resolver;
-            // A data type changes no record by itself.
-            let lacks = !keyspace.typed && resolver != ResolverHash::NOBODY && !resolve.has(resolver);
-            let hash = if lacks { xxh3_64_with_seed(&self.me.0.to_le_bytes(), hash) } else { hash };
+            let hash =
+                if lacks_code(keyspace, resolve) { xxh3_64_with_seed(&self.me.0.to_le_bytes(), hash) } else { hash };
             xxh3_64_with_seed(&resolver.0, hash ^ u64::from(id.0))
         })
     }
@@ -572,4 +576,10 @@ impl Node {
         let copies = |node| self.state.copies_at(node, partition);
         Some(copies(self.me)?.max(copies(peer)?))
     }
+}
+
+/// Whether a keyspace is settled by code that is not here. A data type changes no record by itself.
+fn lacks_code(keyspace: &Keyspace, resolve: &dyn Resolve) -> bool {
+    let resolver = keyspace.policy().resolver;
+    !keyspace.typed && resolver != ResolverHash::NOBODY && !resolve.has(resolver)
 }
