@@ -4,6 +4,11 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a lock that somebody else has is asked for again.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Makes the names inside `directory` durable.
 pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
@@ -64,10 +69,17 @@ pub(crate) enum Locking {
 }
 
 impl Lock {
-    /// Asks for the lock at `path`, once, without waiting.
+    /// Asks for the lock at `path`, for a moment: whoever was killed just now, or was let go while its process began
+    /// another one, has it a little longer.
     pub(crate) fn take(path: &Path) -> io::Result<Locking> {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        match file.try_lock() {
+        let begun = Instant::now();
+        let mut taken = file.try_lock();
+        while matches!(taken, Err(TryLockError::WouldBlock)) && begun.elapsed() < LOCK_PATIENCE {
+            std::thread::sleep(LOCK_POLL);
+            taken = file.try_lock();
+        }
+        match taken {
             Ok(()) => {
                 // For the message that the next one gets; of no use after a crash, so not synced.
                 file.set_len(0)?;

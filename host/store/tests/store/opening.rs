@@ -25,6 +25,20 @@ fn a_directory_in_use_is_refused_and_names_the_process() {
 }
 
 #[test]
+fn a_directory_that_is_let_go_of_in_a_moment_is_waited_for() {
+    for engine in durable() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(&small(engine, directory.path())).unwrap();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            drop(store);
+        });
+        open(&small(engine, directory.path())).expect("free in a moment");
+        other.join().unwrap();
+    }
+}
+
+#[test]
 fn a_later_format_and_a_broken_marker_are_told_apart() {
     for engine in durable() {
         let directory = tempfile::tempdir().unwrap();
