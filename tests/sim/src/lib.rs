@@ -7,6 +7,7 @@
 //!
 //! **What is absent:** a real clock, thread, socket or disk, and any decision about data.
 
+pub mod chores;
 pub mod clients;
 pub mod dice;
 pub mod disk;
@@ -20,6 +21,7 @@ pub mod network;
 pub mod plan;
 pub mod rules;
 pub mod run;
+pub mod seals;
 pub mod site;
 pub mod sums;
 pub mod trace;

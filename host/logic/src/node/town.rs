@@ -6,12 +6,13 @@ use crate::digest::{Age, Range};
 use crate::event::{Effect, Input, Ticket, WriteJob};
 use crate::exchange::Work;
 use crate::hint;
-use crate::id::{NodeId, PartitionId};
+use crate::id::{Epoch, NodeId, PartitionId};
 use crate::limits::Limits;
 use crate::member::GossipSettings;
 use crate::message::{Message, ReadOutcome, Refused, WriteOutcome};
 use crate::moves;
 use crate::port::DataTypes;
+use crate::purge;
 use crate::replica::{absorb, find};
 use crate::request::Reply;
 use crate::scrub;
@@ -165,6 +166,10 @@ impl Town {
                         let outcome = moves::work(disk.ports(&rules), &job.work);
                         inputs.push_back(Input::Moved { job: job.job, outcome });
                     }
+                    Effect::Seal(job) => {
+                        let outcome = purge::work(disk.ports(&rules), &job.work);
+                        inputs.push_back(Input::Sealed { job: job.job, outcome });
+                    }
                     Effect::Propose { entry } => self.log.push_back(entry),
                     Effect::Datagram { .. } => {}
                 }
@@ -215,7 +220,14 @@ impl Town {
 
     pub(super) fn are_equal(&self) -> bool {
         let sums = |id: u64, partition| {
-            let range = |age| Range { partition: PartitionId(partition), copies_min: 3, epoch: self.state.epoch, age };
+            let range = |age| Range {
+                partition: PartitionId(partition),
+                copies_min: 3,
+                epoch: self.state.epoch,
+                age,
+                purged: Epoch(0),
+                closed: Epoch(0),
+            };
             self.disk(id).digests(|digests| Age::ALL.map(|age| digests.sums(range(age))))
         };
         (0..1 << PARTITION_BITS).all(|p| sums(1, p) == sums(2, p) && sums(2, p) == sums(3, p))
