@@ -198,7 +198,7 @@ async fn replace(cluster: &Cluster, old: u64, new: u64) -> tokio::task::JoinHand
     })
 }
 
-/// Says how long it took, and sees to it that nothing is missing; `late`: records that clients may be writing just then.
+/// Says how long it took, and sees to it that nothing is missing but what clients write just then: so many (`late`).
 async fn healed(cluster: &Cluster, new: u64, took: Duration, engines: &Engines, late: u64) {
     let when = if late == 0 { "without load" } else { "at half load" };
     let rate = keys() as f64 / took.as_secs_f64();

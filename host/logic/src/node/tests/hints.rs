@@ -216,9 +216,10 @@ fn a_window_is_all_that_is_on_its_way_and_a_busy_owner_gets_a_pause() {
     assert_eq!(values(&sent), [b"1", b"2"]);
     assert_eq!(keeper.answer(sent[0].0, BUSY), []);
     assert_eq!(keeper.answer(sent[1].0, HELD), [], "it is busy");
-    assert_eq!(keeper.after(Limits::default().hint_retry_ms - 1), []);
+    let soon = Limits::default().hint_retry_ms / 8;
+    assert_eq!(keeper.after(soon - 1), []);
     let sent = keeper.after(1);
-    assert_eq!(values(&sent), [b"1", b"3"], "from the start, without the one that is held");
+    assert_eq!(values(&sent), [b"1", b"3"], "soon, as it took one: from the start, without that one");
     keeper.answer(sent[0].0, HELD);
     keeper.answer(sent[1].0, HELD);
     assert_eq!(keeper.owed(), 0);
