@@ -20,6 +20,7 @@ mod plain;
 mod plan;
 mod plugins;
 mod refusal;
+mod seals;
 #[cfg(test)]
 mod tests;
 mod voters;
@@ -32,6 +33,7 @@ use parts::{check_name, check_zone, plain_name};
 pub use plan::{Load, Plan};
 pub use plugins::{PLUGINS_MAX, Plugin, Quarantine, REASON_BYTES_MAX, VERSION_BYTES_MAX};
 pub use refusal::Refusal;
+pub use seals::{Awaited, CONFIRM_MAX, Mark, Seals};
 pub use voters::VOTERS_MAX;
 
 /// Most members of one cluster.
@@ -88,6 +90,8 @@ pub struct State {
     pub superseded: BTreeMap<NodeId, Vec<u128>>,
     /// Code that was uploaded.
     pub plugins: BTreeMap<ResolverHash, Plugin>,
+    /// Up to where everything is over.
+    pub seals: Seals,
 }
 
 /// One entry of the epoch log.
@@ -226,6 +230,33 @@ pub enum Entry {
         /// Its code.
         plugin: ResolverHash,
     },
+    /// A member neither coordinates nor keeps any write of an epoch or of those before, and never will again.
+    Drained {
+        /// Who.
+        node: NodeId,
+        /// As which opening.
+        incarnation: Incarnation,
+        /// The epoch, and a clock below all that it stamps, or keeps, of later ones.
+        mark: Mark,
+    },
+    /// An owner holds what each other owner of these partitions held when the epoch was closed.
+    Confirm {
+        /// Who.
+        node: NodeId,
+        /// Which closing it had heard of.
+        closed: Epoch,
+        /// [`State::changes`] as it was when it looked.
+        changes: u64,
+        /// Which partitions, up to [`CONFIRM_MAX`].
+        partitions: Vec<PartitionId>,
+    },
+    /// A node holds nothing any more of partitions that it does not own.
+    Rid {
+        /// Who.
+        node: NodeId,
+        /// [`State::changes`] as it was when it looked.
+        changes: u64,
+    },
 }
 
 /// What an entry did, for whoever proposed it.
@@ -296,6 +327,7 @@ impl State {
         let change = self.change.as_ref().map(|change| (change.id, change.moving));
         let of_plugin = self.tells_of_plugin(signed.entry);
         let applied = self.take(signed.entry)?;
+        self.close();
         self.note(&signed, before, change);
         let of_plugin = of_plugin.filter(|_| before < self.epoch);
         self.note_plugins(&signed, of_plugin);
@@ -343,6 +375,13 @@ impl State {
             Entry::RemovePlugin { plugin } => self.remove_plugin(*plugin),
             Entry::QuarantinePlugin { plugin, node, reason } => self.quarantine_plugin(*plugin, *node, reason),
             Entry::ReleasePlugin { plugin } => self.release_plugin(*plugin),
+            Entry::Drained { node, incarnation, mark } => {
+                self.drain(*node, *incarnation, *mark).map(|()| Applied::Done)
+            }
+            Entry::Confirm { node, closed, changes, partitions } => {
+                self.confirm(*node, *closed, *changes, partitions).map(|()| Applied::Done)
+            }
+            Entry::Rid { node, changes } => self.rid(*node, *changes).map(|()| Applied::Done),
             // Taken apart before, and never one in another.
             Entry::Signed { .. } => Err(Refusal::Invalid("an entry is signed once".to_string())),
         }

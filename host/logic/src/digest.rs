@@ -86,6 +86,10 @@ pub struct Range {
     pub epoch: Epoch,
     /// Which epochs.
     pub age: Age,
+    /// Up to where tombstones of the partition are gone, on both owners: one that has more would give them back.
+    pub purged: Epoch,
+    /// It is compared so that the partition can be sealed, up to here; zero: it is not.
+    pub closed: Epoch,
 }
 
 /// The change of one sum.

@@ -1,9 +1,9 @@
 //! Everything that can wake a node, and everything it can do: two closed enums on one screen.
 
-use crate::cluster::{Entry, State};
+use crate::cluster::{Entry, Mark, State};
 use crate::context::Context;
 use crate::exchange::{Found, Work};
-use crate::id::{Dot, Epoch, Incarnation, Key, NodeId, PartitionId};
+use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
 use crate::message::{Message, ReadOutcome, Refused, Want, WriteOutcome};
 use crate::port::{Durability, Policy, ResolverHash, TypeError};
 use crate::record::Record;
@@ -56,6 +56,8 @@ pub enum Input {
     Damaged { key: Key },
     /// Work for partitions that move is done: see [`Effect::Move`].
     Moved { job: JobId, outcome: MoveOutcome },
+    /// Work for seals is done: see [`Effect::Seal`].
+    Sealed { job: JobId, outcome: SealOutcome },
     /// A question to a data type is answered: see [`Effect::View`].
     Viewed { job: JobId, outcome: Result<Bytes, TypeError> },
 }
@@ -90,6 +92,9 @@ pub enum Effect {
     /// Work on our own store for partitions that move, by whoever also carries out [`Effect::Write`]: `moves::work`,
     /// then [`Input::Moved`].
     Move(MoveJob),
+    /// Work on our own store for seals, by whoever also carries out [`Effect::Write`] and [`Effect::Hint`], after those
+    /// that were asked for before: `purge::work`, then [`Input::Sealed`].
+    Seal(SealJob),
     /// Get this entry into the epoch log. It may fail or be late: it is asked for again until the state shows it.
     Propose { entry: Entry },
 }
@@ -395,6 +400,71 @@ pub enum MoveOutcome {
         /// Records that were removed one by one.
         records: u64,
         /// Where to go on; `None`: nothing is left.
+        next: Option<Bytes>,
+    },
+    /// The store could not; nothing was done.
+    Failed,
+}
+
+/// See [`Effect::Seal`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SealJob {
+    /// Comes back in [`Input::Sealed`].
+    pub job: JobId,
+    /// What to do.
+    pub work: SealWork,
+}
+
+/// What is done for seals.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SealWork {
+    /// Say up to where each partition was purged: asked once, before anything else.
+    Marks,
+    /// Say whether any hint of this epoch is kept, or of one before. If not, make that survive a power cut.
+    Drain {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// Make everything that was written so far survive a power cut.
+    Flush,
+    /// Remove tombstones.
+    Purge(Purge),
+}
+
+/// A part of a purge.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Purge {
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// What its seal covers.
+    pub seal: Mark,
+    /// Keyspaces in which the last write wins: of others nothing is removed.
+    pub keyspaces: Vec<KeyspaceId>,
+    /// All records are looked at, for want of a mark.
+    pub whole: bool,
+    /// Only keys after this one; empty: from the start.
+    pub after: Bytes,
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SealOutcome {
+    /// See [`SealWork::Marks`]: where there is none, the partition was never purged.
+    Marks(Vec<(PartitionId, Mark)>),
+    /// No such hint is kept.
+    Drained {
+        /// The least stamp of all that are.
+        least: Option<Hlc>,
+    },
+    /// One is, for this owner.
+    Keeps(NodeId),
+    /// See [`SealWork::Flush`].
+    Flushed,
+    /// See [`SealWork::Purge`].
+    Purged {
+        /// Records that were removed.
+        removed: u64,
+        /// Where to go on; `None`: nothing is left, and the mark says so.
         next: Option<Bytes>,
     },
     /// The store could not; nothing was done.

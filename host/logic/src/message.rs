@@ -223,6 +223,9 @@ pub enum Refused {
     /// The disk has damaged what it held of the key. The other owners' record will take its place.
     #[error("its record of the key is damaged")]
     DamagedRecord,
+    /// Its epoch is closed: what there is of it lies on the owners' disks, and this is a late copy.
+    #[error("it is a late copy of what all owners have settled")]
+    Closed,
     /// It keeps as many writes for other nodes as it may.
     #[error("it keeps as many writes for other nodes as it may")]
     HintsFull,
@@ -235,7 +238,8 @@ impl Refused {
         match self {
             Self::UnknownKeyspace | Self::StampFromFuture | Self::Busy => true,
             Self::DiskFull | Self::Store | Self::DamagedRecord | Self::HintsFull => true,
-            Self::NotOwner | Self::Damaged | Self::TooManySiblings | Self::ContextTooLarge => false,
+            Self::NotOwner | Self::Damaged | Self::Closed => false,
+            Self::TooManySiblings | Self::ContextTooLarge => false,
         }
     }
 }

@@ -6,6 +6,7 @@
 use crate::digest::{self, Delta};
 use crate::event::{MoveOutcome, MoveWork};
 use crate::id::{BUCKETS, Key, NodeId, PartitionId, Place};
+use crate::note;
 use crate::outline::Outline;
 use crate::port::{Change, Durability, StoreError, Table};
 use crate::record::Record;
@@ -130,7 +131,7 @@ fn survey(ports: Ports<'_>) -> Result<MoveOutcome, StoreError> {
 }
 
 /// The range of a partition's engine keys. The last one has no end.
-fn range(partition: PartitionId) -> (Bytes, Bytes) {
+pub(crate) fn range(partition: PartitionId) -> (Bytes, Bytes) {
     let start = partition.0.to_be_bytes();
     let end = partition.0.checked_add(1).map_or_else(|| alloc::vec![0xFF; 5], |next| next.to_be_bytes().to_vec());
     (Bytes::copy_from_slice(&start), end.into())
@@ -147,7 +148,9 @@ fn without(ports: Ports<'_>, partition: PartitionId, below: u8) -> Vec<Delta> {
 fn drop_all(ports: Ports<'_>, partition: PartitionId) -> Result<MoveOutcome, StoreError> {
     let deltas = without(ports, partition, u8::MAX);
     let (start, end) = range(partition);
-    remove(ports, partition, alloc::vec![Change::DeleteRange { table: Table::Records, start, end }], deltas)?;
+    let mut batch = alloc::vec![Change::DeleteRange { table: Table::Records, start, end }];
+    batch.extend(note::forget(partition));
+    remove(ports, partition, batch, deltas)?;
     Ok(MoveOutcome::Dropped { records: 0, next: None })
 }
 

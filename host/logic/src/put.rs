@@ -321,9 +321,9 @@ impl WriteOp {
                 self.refusals.insert(*refused);
                 self.tally.spare(self.stand_ins.iter().filter(|s| s.answer.is_none()).count());
             }
-            // It holds no record that a write could be later than.
-            WriteOutcome::StaleStamp { .. } | WriteOutcome::Minted { .. } => {}
-            WriteOutcome::Applied { .. } | WriteOutcome::NotApplied(_) => {}
+            // It keeps nothing below a clock that it has promised to be over.
+            WriteOutcome::StaleStamp { latest } => return Next::Restamp { above: *latest },
+            WriteOutcome::Minted { .. } | WriteOutcome::Applied { .. } | WriteOutcome::NotApplied(_) => {}
         }
         self.next()
     }

@@ -11,9 +11,10 @@
 use crate::context::Context;
 use crate::digest::{self, Delta, Digests};
 use crate::event::WriteJob;
-use crate::id::{Dot, Key};
+use crate::id::{Dot, Key, Place};
 use crate::message::{ReadOutcome, Refused, Want, WriteOutcome};
 use crate::mint::Mints;
+use crate::note;
 use crate::outline::{Outline, Outlines, Row};
 use crate::port::{
     Batch, Change, Columns, DataTypes, Durability, Policy, Resolve, ResolverHash, Store, StoreError, Table, Verdict,
@@ -115,7 +116,10 @@ pub fn absorb(ports: Ports<'_>, jobs: &[WriteJob]) -> (Vec<WriteOutcome>, Figure
             Ok(Some(record)) => {
                 let value = record.encode();
                 batch.push(Change::Put { table: Table::Records, key: Bytes::copy_from_slice(key), value });
-                outlines.push((key, slot.outline(key, &record, &mut deltas)));
+                figures.written += 1;
+                let outline = slot.outline(key, &record, &mut deltas);
+                batch.extend(slot.note(key, &outline));
+                outlines.push((key, outline));
             }
             Err(refused) => {
                 for &i in &slot.jobs {
@@ -124,7 +128,6 @@ pub fn absorb(ports: Ports<'_>, jobs: &[WriteJob]) -> (Vec<WriteOutcome>, Figure
             }
         }
     }
-    figures.written = batch.len() as u64;
     batch.extend(ports.digests.stage(deltas));
     let committed = commit(ports.store, jobs, batch, &mut outcomes);
     ports.digests.settle(committed);
@@ -317,6 +320,13 @@ impl Slot {
         let outline = Outline::of(record);
         digest::difference(key, self.copies, &self.before, &outline.rows, deltas);
         outline
+    }
+
+    /// How the tombstone that the record amounts to, if it does, is found again once a seal covers it. Where writers say
+    /// what they have seen, tombstones stay.
+    fn note(&self, key: &[u8], outline: &Outline) -> Option<Change> {
+        let tombstone = note::tombstone(&outline.rows).filter(|_| !self.policy.causal)?;
+        Place::of_engine_key(key).map(|place| note::note(place.partition, tombstone.epoch, key))
     }
 }
 

@@ -18,6 +18,7 @@ mod tests;
 use crate::digest::{self, Contributions, Delta};
 use crate::event::{Checked, Looked, ScrubOutcome, ScrubWork};
 use crate::id::{BUCKETS, Epoch, Key, PartitionId, Place};
+use crate::note;
 use crate::outline::Outline;
 use crate::port::{Change, Durability, StoreError, Table};
 use crate::record::{DecodeError, Record};
@@ -195,6 +196,9 @@ fn mend(ports: Ports<'_>, key: &Key, record: &Record) -> Result<(), StoreError> 
     } else {
         Change::Put { table: Table::Records, key: engine_key.clone(), value: record.encode() }
     });
+    // A note too many does no harm.
+    let noted = note::tombstone(&outline.rows).zip(Place::of_engine_key(&engine_key));
+    batch.extend(noted.map(|(row, place)| note::note(place.partition, row.epoch, &engine_key)));
     batch.extend(ports.digests.stage(deltas));
     ports.mints.lost();
     let done = ports.store.apply(batch, Durability::Sync);

@@ -364,6 +364,7 @@ impl State {
         // Whoever hears of this knows that they are dead, and hears them no more.
         let (next, seen) = (ring.clone(), self.dead().collect());
         self.change = Some(Change { id, began, next, waits, moving, closing: None, seen });
+        self.unconfirm_moving();
         self.check_progress();
         Ok(())
     }

@@ -73,6 +73,7 @@ impl Entry {
             Self::Change { wish, .. } => wish.to_string(),
             Self::Left { node } => format!("{node} has left"),
             Self::Open { .. } | Self::Begin { .. } | Self::Hold { .. } | Self::Seen { .. } => return None,
+            Self::Drained { .. } | Self::Confirm { .. } | Self::Rid { .. } => return None,
             // Their names must be looked up first: `State::tells_of_plugin`.
             Self::InstallPlugin { .. }
             | Self::HoldPlugin { .. }

@@ -41,6 +41,9 @@ pub struct Member {
     pub opened: u64,
 }
 
+/// The resolver by stamps, which is part of every node.
+const LAST_WRITE_WINS: &str = "lww";
+
 /// What a keyspace is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Keyspace {
@@ -74,6 +77,13 @@ impl Keyspace {
     pub const fn policy(&self) -> Policy {
         let resolver = if self.quarantined { ResolverHash::NOBODY } else { self.resolver_hash };
         Policy { resolver, causal: self.causal, typed: self.typed }
+    }
+
+    /// Whether its tombstones go once they are sealed: where the last write wins, one holds back nothing but what was
+    /// stamped before it. A plugin's resolver has a version in its name.
+    #[must_use]
+    pub fn purges(&self) -> bool {
+        self.resolver == LAST_WRITE_WINS && !self.causal && !self.typed
     }
 
     /// Checks the definition against itself and a ring of `width` owners.

@@ -17,7 +17,14 @@ fn all(digests: &DigestTable, current: u64) -> Vec<(Range, Option<Sums>)> {
     let ranges = (0..1 << PARTITION_BITS).flat_map(|partition| {
         (2..=3).flat_map(move |copies_min| {
             let partition = PartitionId(partition);
-            Age::ALL.map(move |age| Range { partition, copies_min, epoch: Epoch(current), age })
+            Age::ALL.map(move |age| Range {
+                partition,
+                copies_min,
+                epoch: Epoch(current),
+                age,
+                purged: Epoch(0),
+                closed: Epoch(0),
+            })
         })
     });
     ranges.map(|range| (range, digests.sums(range))).collect()
@@ -167,7 +174,14 @@ fn a_contribution_never_changes() {
 fn a_write_moves_its_key_to_its_own_epoch() {
     let disk = Disk::default();
     let at = |age| {
-        let range = Range { partition: key("a").place(PARTITION_BITS).partition, copies_min: 1, epoch: Epoch(9), age };
+        let range = Range {
+            partition: key("a").place(PARTITION_BITS).partition,
+            copies_min: 1,
+            epoch: Epoch(9),
+            age,
+            purged: Epoch(0),
+            closed: Epoch(0),
+        };
         disk.digests(|digests| root(&digests.sums(range).unwrap()))
     };
     let put = |written, epoch| {
@@ -187,7 +201,14 @@ fn sums_of_an_epoch_to_come_are_not_guessed() {
     let late = Version { epoch: Epoch(9), ..version(1, 1, Hlc(1), Some("v")) };
     let _ = absorb(disk.ports(&Rules::Work), &[job(&key("a"), late)]);
     let partition = key("a").place(PARTITION_BITS).partition;
-    let range = |epoch| Range { partition, copies_min: 1, epoch: Epoch(epoch), age: Age::Closed };
+    let range = |epoch| Range {
+        partition,
+        copies_min: 1,
+        epoch: Epoch(epoch),
+        age: Age::Closed,
+        purged: Epoch(0),
+        closed: Epoch(0),
+    };
     assert_eq!(disk.digests(|digests| digests.sums(range(8))), None);
     assert!(disk.digests(|digests| digests.sums(range(9))).is_some());
 }
@@ -199,7 +220,14 @@ fn keyspaces_of_few_copies_can_be_left_out() {
     let policy = formed(1, (1, 1, 1)).keyspaces[&FIRST].policy();
     let _ = absorb(disk.ports(&Rules::Work), &[WriteJob { policy, ..job(&first, version(1, 1, Hlc(1), Some("v"))) }]);
     let partition = first.place(PARTITION_BITS).partition;
-    let range = |copies_min| Range { partition, copies_min, epoch: Epoch(1), age: Age::Open };
+    let range = |copies_min| Range {
+        partition,
+        copies_min,
+        epoch: Epoch(1),
+        age: Age::Open,
+        purged: Epoch(0),
+        closed: Epoch(0),
+    };
     let root = |copies_min| disk.digests(|digests| super::root(&digests.sums(range(copies_min)).unwrap()));
     assert_ne!(root(2), 0);
     assert_eq!(root(3), 0, "the third owner holds none of it");

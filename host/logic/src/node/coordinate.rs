@@ -158,6 +158,7 @@ impl Node {
         if let Some(offset_ms) = self.clock_off(step.now) {
             return Err(OpError::ClockOff { offset_ms });
         }
+        self.rise(step, Hlc::ZERO)?;
         let unknown = self.forward_unknown(&request);
         let (key, value, operation) = match request.operation {
             Operation::Put { key, value } => (key, Some(value), None),
@@ -332,8 +333,8 @@ impl Node {
     /// in a causal keyspace, where somebody may have seen the first one and written over it: the dot stays, so that it
     /// is past under any stamp.
     pub(super) fn restamp(&mut self, step: &mut Step<'_>, tag: Tag, above: Hlc) {
-        if let Err(ahead) = self.clock.observe(above, step.now, self.limits.clock_offset_max_ms) {
-            self.finish(step, tag, Err(OpError::ClockOff { offset_ms: -(ahead.ahead_ms as i64) }));
+        if let Err(off) = self.rise(step, above) {
+            self.finish(step, tag, Err(off));
             return;
         }
         let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get(&tag) else { return };

@@ -9,6 +9,7 @@
 mod budget;
 mod check;
 mod coordinate;
+mod figures;
 mod forward;
 mod hints;
 mod linger;
@@ -16,6 +17,7 @@ mod moves;
 mod own;
 mod repair;
 mod scrub;
+mod seals;
 mod sloppy;
 mod sync;
 mod table;
@@ -32,7 +34,7 @@ use crate::get::ReadOp;
 use crate::id::{Dot, Incarnation, NodeId};
 use crate::latency::Latencies;
 use crate::limits::Limits;
-use crate::member::{Dropped, GossipSettings, Membership};
+use crate::member::{GossipSettings, Membership};
 use crate::message::{Message, Refused, Tag};
 use crate::port::Resolve;
 use crate::put::WriteOp;
@@ -44,11 +46,13 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+pub use figures::{Figures, Load};
 use hints::Hints;
 pub use hints::{HintDropped, NeedsSync};
 pub use repair::Cause;
 use repair::Repairs;
 pub use scrub::{DiskFault, FaultKind, ScrubFigures};
+pub use seals::{Sealing, Undrained};
 pub use sync::SyncFigures;
 use typed::TypedOp;
 
@@ -125,12 +129,14 @@ enum JobFor {
     Scrub,
     /// Work for partitions that move.
     Move,
+    /// Work for seals.
+    Seal,
 }
 
 impl JobFor {
     /// True when no client waits for it.
     const fn is_background(self) -> bool {
-        matches!(self, Self::Sync(_) | Self::Scrub | Self::Move)
+        matches!(self, Self::Sync(_) | Self::Scrub | Self::Move | Self::Seal)
     }
 }
 
@@ -154,62 +160,6 @@ impl Peer {
 /// Our clock minus our monotonic one, milliseconds: it changes when our clock is set.
 const fn leap(now: Now) -> i64 {
     now.wall_ms as i64 - (now.mono_us / 1_000) as i64
-}
-
-/// Figures since the start, for metrics.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Figures {
-    /// Writes sent again above a later stamp.
-    pub restamps: u64,
-    /// Requests handed to an owner.
-    pub forwards: u64,
-    /// Whole records asked for because digests differed, or because an owner did not give its own.
-    pub records_fetched: u64,
-    /// Reads whose answers were late, so that everybody was asked.
-    pub hedges: u64,
-    /// Records that owners lacked and were sent, by [`Cause`]: of a read, one for each owner.
-    pub repairs: [u64; Cause::ALL.len()],
-    /// The same, but left as they are, because as many repairs as are allowed were under way.
-    pub repairs_dropped: u64,
-    /// Hints kept for owners that did not take a write.
-    pub hints_kept: u64,
-    /// Those of them that counted towards the quorum of a write.
-    pub hints_counted: u64,
-    /// Nodes that were asked to stand in for an owner.
-    pub stand_ins: u64,
-    /// Hints that their owner holds now.
-    pub hints_replayed: u64,
-    /// Hints that nobody will get, by [`HintDropped`] reason.
-    pub hints_dropped: [u64; HintDropped::ALL.len()],
-    /// Messages that made no sense here: unknown nodes, keys out of bounds.
-    pub nonsense: u64,
-    /// Gossip datagrams that were dropped although their seal was right, by [`Dropped`] reason.
-    pub gossip_dropped: [u64; Dropped::ALL.len()],
-}
-
-/// What a node holds of work under way: see [`Node::load`]. All zero once nobody waits for anything.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Load {
-    /// Operations that it coordinates and that somebody waits for.
-    pub operations: usize,
-    /// Operations that stay for the answers of late owners.
-    pub lingering: usize,
-    /// Bytes of keys and values that these hold.
-    pub operations_bytes: usize,
-    /// Deadlines that are set.
-    pub deadlines: usize,
-    /// Jobs that its disk has not answered, but for comparisons and scrubbing, which go on for ever.
-    pub jobs: usize,
-    /// Messages from an epoch that it has not reached.
-    pub early: usize,
-    /// Writes that wait for an epoch that other owners have reached.
-    pub awaiting_epoch: usize,
-    /// Reads that may still ask everybody, and sloppy writes that may still take owners for absent.
-    pub hedges: usize,
-    /// Repairs without an answer.
-    pub repairs: usize,
-    /// Work on the hints that the store has not answered.
-    pub hint_jobs: usize,
 }
 
 /// See the module's own words.
@@ -254,6 +204,7 @@ pub struct Node {
     sync: sync::Comparing,
     scrub: scrub::Scrubbing,
     moves: moves::Moves,
+    seals: seals::Seals,
 }
 
 /// What a step needs besides its input: bundled so that helpers stay readable.
@@ -303,6 +254,7 @@ impl Node {
             sync: sync::Comparing::default(),
             scrub: scrub::Scrubbing::default(),
             moves: moves::Moves::default(),
+            seals: seals::Seals::default(),
         }
     }
 
@@ -320,12 +272,12 @@ impl Node {
                 Some(JobFor::Own(tag)) => self.written(&mut step, tag, self.me, &outcome),
                 Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Written { tag, outcome }),
                 Some(JobFor::Sync(tag)) => self.sync_written(&mut step, tag, &outcome),
-                Some(JobFor::Scrub | JobFor::Move) | None => {}
+                Some(JobFor::Scrub | JobFor::Move | JobFor::Seal) | None => {}
             },
             Input::Found { job, outcome } => match self.take_job(job) {
                 Some(JobFor::Own(tag)) => self.found(&mut step, tag, self.me, outcome),
                 Some(JobFor::Peer { node, tag }) => self.send(&mut step, node, Message::Found { tag, outcome }),
-                Some(JobFor::Sync(_) | JobFor::Scrub | JobFor::Move) | None => {}
+                Some(JobFor::Sync(_) | JobFor::Scrub | JobFor::Move | JobFor::Seal) | None => {}
             },
             Input::Hinted { job, outcome } => self.hinted(&mut step, job, outcome),
             Input::Cluster(state) => self.cluster(&mut step, state),
@@ -348,6 +300,11 @@ impl Node {
                 Some(JobFor::Move) => self.moved(&mut step, job, outcome),
                 _ => {}
             },
+            Input::Sealed { job, outcome } => {
+                if self.take_job(job).is_some() {
+                    self.sealed(&mut step, job, &outcome);
+                }
+            }
             Input::Viewed { job, outcome } => self.viewed(&mut step, job, outcome),
         }
     }
@@ -360,7 +317,7 @@ impl Node {
         let hedge = self.hedges.first().map(|(at, _)| *at);
         let hints = self.hints_wake();
         let wakes = deadline.into_iter().chain(gossip).chain(hedge).chain(self.repairs.next_wake()).chain(hints);
-        wakes.chain(self.sync_wake()).chain(self.scrub_wake()).chain(self.moves_wake()).min()
+        wakes.chain(self.sync_wake()).chain(self.scrub_wake()).chain(self.moves_wake()).chain(self.seals_wake()).min()
     }
 
     /// This node's hybrid clock: it rides on every frame.
@@ -560,6 +517,7 @@ impl Node {
         self.sync_cluster(step);
         self.scrub_cluster(step);
         self.moves_cluster(step);
+        self.seals_cluster(step);
         for (from, message) in core::mem::take(&mut self.early) {
             self.asked(step, from, message);
         }
@@ -568,6 +526,7 @@ impl Node {
         }
         self.hints_of_members(step);
         self.moves_tick(step);
+        self.seals_tick(step);
     }
 
     fn tick(&mut self, step: &mut Step<'_>) {
@@ -582,6 +541,7 @@ impl Node {
         self.scrub_tick(step);
         self.sync_tick(step);
         self.moves_tick(step);
+        self.seals_tick(step);
         while let Some((at, tag)) = self.deadlines.first().copied() {
             if at > step.now.mono_us {
                 break;

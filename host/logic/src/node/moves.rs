@@ -124,6 +124,16 @@ impl Default for Moves {
 }
 
 impl Moves {
+    /// Partitions that this node holds in any table in force.
+    pub(super) fn holds(&self) -> Vec<PartitionId> {
+        self.mine.keys().copied().collect()
+    }
+
+    /// Whether it is known that nothing is here of what this node does not own.
+    pub(super) fn is_rid(&self) -> bool {
+        self.survey == Survey::Known && self.outs.is_empty() && self.jobs.is_empty()
+    }
+
     /// Whether what is here of a partition, of keyspaces of so many copies, is being removed: nothing else may touch it
     /// then.
     pub(super) fn drops(&self, partition: PartitionId, copies: u8) -> bool {
@@ -310,7 +320,7 @@ impl Node {
             return (!partitions.is_empty()).then_some(Entry::Hold { change: change.id, node: me, partitions });
         }
         let leaves = member.standing == Standing::Leaving && moves.mine.is_empty();
-        let is_empty = moves.survey == Survey::Known && moves.outs.is_empty() && moves.jobs.is_empty();
+        let is_empty = moves.is_rid();
         // What it keeps for others is theirs before it goes; for those that are away, only what was acknowledged.
         let owes = self.hints().any(|(owner, owed)| owed.counted > 0 || self.is_linked(owner));
         (leaves && is_empty && !owes).then_some(Entry::Left { node: me })
@@ -447,6 +457,7 @@ impl Node {
                             one.copies.range_mut(copies..).for_each(|(_, given)| given.extend([node]));
                         }
                     }
+                    Mover::Seal(_) => {}
                 }
                 None
             }
@@ -501,7 +512,9 @@ impl Node {
                 match next {
                     Some(after) => self.drop_on(step, partition, after),
                     None => {
-                        self.moves.outs.remove(&partition);
+                        if self.moves.outs.remove(&partition).is_some_and(|one| one.below.is_none()) {
+                            self.seals.dropped(partition);
+                        }
                         if self.moves.survey == Survey::Known {
                             // Where the sums lied, something may be left.
                             self.moves.survey = Survey::Due(now + self.limits.move_retry_ms * 1_000);

@@ -74,8 +74,11 @@ impl Node {
 
     fn write_asked(&mut self, step: &mut Step<'_>, from: NodeId, tag: Tag, asked: WriteAsked) {
         let ahead_ms = asked.version.written.ms().saturating_sub(step.now.wall_ms);
+        let late = self.late(&asked);
         let verdict = if asked.fresh && !self.takes(asked.version.epoch) {
             Err(WriteOutcome::StaleEpoch { current: self.state.epoch })
+        } else if let Some(outcome) = late {
+            Err(outcome)
         } else if ahead_ms > self.limits.clock_offset_max_ms {
             Err(WriteOutcome::Refused(Refused::StampFromFuture))
         } else {
@@ -92,6 +95,22 @@ impl Node {
             Ok(policy) => self.write_here(step, JobFor::Peer { node: from, tag }, asked, policy),
             Err(outcome) => self.send(step, from, Message::Written { tag, outcome }),
         }
+    }
+
+    /// What is said to a peer's write that comes too late: what it belongs to is closed.
+    fn late(&self, asked: &WriteAsked) -> Option<WriteOutcome> {
+        // As a process that has just started it may have forgotten what is closed.
+        if !self.knows_purged() || !asked.fresh && self.incarnation.0 == 0 {
+            return Some(WriteOutcome::Refused(Refused::Busy));
+        }
+        let partition = asked.key.place(self.state.partition_bits).partition;
+        let causal = self.state.keyspaces.get(&asked.key.keyspace).is_some_and(|keyspace| keyspace.causal);
+        let closed = self.is_closed(partition, &asked.version, causal);
+        // A fresh one is of an epoch that is taken: its stamp is too low, and it is stamped again.
+        closed.then(|| match asked.fresh {
+            true => WriteOutcome::StaleStamp { latest: self.stamp_floor(partition) },
+            false => WriteOutcome::Refused(Refused::Closed),
+        })
     }
 
     /// Whether a record is ours to hold, and how its versions supersede one another.

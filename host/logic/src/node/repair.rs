@@ -101,7 +101,13 @@ impl Node {
         }
         let key = op.key.clone();
         let Ok(policy) = self.keyspace(key.keyspace).map(Keyspace::policy) else { return };
-        for Repair { owner, absent, versions, past } in repairs {
+        let partition = key.place(self.state.partition_bits).partition;
+        for Repair { owner, absent, mut versions, past } in repairs {
+            // What is closed is mended by comparisons: this may have been read before it was deleted.
+            versions.retain(|version| !self.is_closed(partition, version, policy.causal));
+            if versions.is_empty() {
+                continue;
+            }
             if !self.may_repair(owner) {
                 self.figures.repairs_dropped += 1;
                 continue;

@@ -126,6 +126,15 @@ impl Node {
             self.answer_keep(step, whose, WriteOutcome::StaleEpoch { current: self.state.epoch });
             return;
         }
+        if self.incarnation.0 == 0 {
+            // It does not know yet what it has promised to be over.
+            self.answer_keep(step, whose, WriteOutcome::Refused(Refused::Busy));
+            return;
+        }
+        if version.written <= self.promised() {
+            self.answer_keep(step, whose, WriteOutcome::StaleStamp { latest: self.promised() });
+            return;
+        }
         let ahead_ms = version.written.ms().saturating_sub(step.now.wall_ms);
         let verdict = if ahead_ms > self.limits.clock_offset_max_ms {
             Err(Refused::StampFromFuture)

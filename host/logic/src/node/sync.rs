@@ -2,23 +2,24 @@
 //!
 //! The rules of a comparison are in [`crate::sync`]; here are its schedule, its bounds, and its way to peers and disk.
 
+mod missing;
 mod serve;
 #[cfg(test)]
 mod tests;
 
 use super::budget::Budget;
 use super::own::WriteAsked;
-use super::{Cause, JobFor, NeedsSync, Node, Step};
+use super::{Cause, JobFor, Node, Step};
 use crate::cluster::Keyspace;
 use crate::context::Context;
 use crate::digest::{Age, Range};
 use crate::event::Effect;
 use crate::exchange::{Found, SyncAnswer, SyncAsk, SyncRefused, Work};
-use crate::id::{Key, NodeId, PartitionId};
+use crate::id::{Epoch, Key, NodeId, PartitionId};
 use crate::message::{Message, Tag, WriteOutcome};
 use crate::port::{Durability, Resolve, ResolverHash};
 use crate::record::Record;
-use crate::sync::{End, Session, Turn};
+use crate::sync::{End, Session, Tally, Turn};
 use crate::time::MonoUs;
 use crate::version::Version;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -62,7 +63,7 @@ struct Running {
     /// Ages that come after this one.
     ages: VecDeque<Age>,
     demanded: Option<u8>,
-    /// The partition moves.
+    /// The partition moves, or shall be sealed.
     mover: Option<Mover>,
     session: Session,
     /// Versions of the last answer that were not taken.
@@ -72,13 +73,15 @@ struct Running {
     deadline: MonoUs,
 }
 
-/// Why a partition that moves is compared.
+/// Why a partition is compared in all its epochs: that it moves, mostly.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Mover {
     /// This node fetches it.
     In,
     /// This node hands over what it has of keyspaces of at least so many copies.
     Out(u8),
+    /// It shall be sealed, up to this closing.
+    Seal(Epoch),
 }
 
 /// What a comparison waits for.
@@ -121,17 +124,6 @@ impl Node {
         let under_way = self.sync.running.values().filter(|running| running.demanded.is_some()).count();
         let demanded = (self.sync.demanded.len() + under_way) as u64;
         SyncFigures { demanded, running: self.sync.running.len() as u64, ..self.sync.figures }
-    }
-
-    /// Partitions that this node shares with each other owner and that need a comparison, because writes are missing
-    /// there that no hint stands for.
-    #[must_use]
-    pub fn needs_comparison(&self) -> BTreeMap<NodeId, u32> {
-        let mut counts = BTreeMap::new();
-        for (_, owner) in self.sync.missing.keys() {
-            *counts.entry(*owner).or_default() += 1;
-        }
-        counts
     }
 
     /// When [`Self::sync_tick`] has something to do.
@@ -184,10 +176,15 @@ impl Node {
         self.sync.pairs = pairs;
     }
 
-    /// A comparison ends with its epoch: one that is demanded begins anew, others come again.
+    /// A comparison ends with its epoch, and when its partition is sealed further: one that is demanded begins anew, others come again.
     fn sync_epoch(&mut self, step: &mut Step<'_>) {
         let epoch = self.state.epoch;
-        let old = |(tag, running): (&Tag, &Running)| (running.session.range().epoch != epoch).then_some(*tag);
+        let old = |(tag, running): (&Tag, &Running)| {
+            let (range, hands_over) = (running.session.range(), matches!(running.mover, Some(Mover::Out(_))));
+            // What is removed from here must not come back.
+            let sealed = range.purged != self.state.sealed(range.partition).epoch && !hands_over;
+            (range.epoch != epoch || sealed).then_some(*tag)
+        };
         for tag in self.sync.running.iter().filter_map(old).collect::<Vec<_>>() {
             if let Some(rounds) = self.sync.running.get(&tag).and_then(|running| running.demanded)
                 && let Some(running) = self.sync.running.remove(&tag)
@@ -209,48 +206,6 @@ impl Node {
             }
         }
         self.sync_tick(step);
-    }
-
-    /// Where writes are missing that no hint stands for: compared as soon as the other owner can be reached.
-    ///
-    /// Only places that this node owns a copy of; for others, the owners find the difference in their own period.
-    fn sync_missing(&mut self, now: MonoUs) {
-        let NeedsSync { places, everything } = self.take_needs_sync();
-        if everything {
-            self.sync.missing.extend(self.sync.pairs.keys().map(|pair| (*pair, now)));
-        }
-        for (owner, partition, _) in places {
-            // What our own disk refused, any other owner may have.
-            let is_there = |pair: &&Pair| pair.0 == partition && (pair.1 == owner || owner == self.me);
-            self.sync.missing.extend(self.sync.pairs.keys().filter(is_there).map(|pair| (*pair, now)));
-        }
-    }
-
-    /// The place where writes are missing that comes next, and from when on.
-    fn sync_missing_next(&self) -> Option<(MonoUs, Pair)> {
-        let running = |pair: &Pair| self.sync.running.values().any(|running| running.pair == *pair);
-        let waits = self.sync.missing.iter().filter(|(pair, at)| **at != UNDER_WAY && self.is_linked(pair.1));
-        waits.filter(|(pair, _)| !running(pair)).map(|(pair, at)| (*at, *pair)).min()
-    }
-
-    /// A comparison has ended: what was missing is there, or it is looked at again after a pause.
-    fn sync_missing_ended(&mut self, now: MonoUs, pair: Pair, well: bool) {
-        let again = now + self.limits.hint_retry_ms * 1_000;
-        if let Some(at) = self.sync.missing.get_mut(&pair).filter(|at| **at == UNDER_WAY) {
-            *at = again;
-            if well {
-                self.sync.missing.remove(&pair);
-            }
-        }
-    }
-
-    /// The other owners of a partition that this node's disk lied about; they are compared with as soon as each of them
-    /// can be reached.
-    pub(super) fn sync_all_of(&mut self, partition: PartitionId) -> BTreeSet<NodeId> {
-        let pairs = self.sync.pairs.keys().filter(|pair| pair.0 == partition);
-        let pairs: Vec<Pair> = pairs.copied().collect();
-        self.sync.missing.extend(pairs.iter().map(|pair| (*pair, 0)));
-        pairs.into_iter().map(|(_, owner)| owner).collect()
     }
 
     /// Ends what waited too long, sends what may be sent, starts what is due.
@@ -277,7 +232,7 @@ impl Node {
                 continue;
             }
             if let Some((pair, rounds)) = self.sync.demanded.pop_front() {
-                if is_free(&self.sync, &pair) && self.is_linked(pair.1) {
+                if is_free(&self.sync, &pair) && self.is_linked(pair.1) && self.comparable(pair.0).is_some() {
                     self.sync_start(step, pair, Some(rounds));
                 } else {
                     self.sync.figures.failed += 1;
@@ -287,7 +242,7 @@ impl Node {
             }
             let Some((at, pair)) = self.sync.due.first().copied().filter(|(at, _)| *at <= now) else { break };
             self.sync.due.remove(&(at, pair));
-            if is_free(&self.sync, &pair) && self.is_linked(pair.1) {
+            if is_free(&self.sync, &pair) && self.is_linked(pair.1) && self.comparable(pair.0).is_some() {
                 self.sync_start(step, pair, None);
             } else {
                 self.sync_later(step, pair);
@@ -325,7 +280,13 @@ impl Node {
             self.sync_later(step, pair);
             return;
         };
-        let range = Range { partition: pair.0, copies_min, epoch: self.state.epoch, age };
+        let Some(purged) = self.comparable(pair.0) else {
+            self.sync_missing_ended(step.now.mono_us, pair, false);
+            self.sync_later(step, pair);
+            return;
+        };
+        let (epoch, closed) = (self.state.epoch, Epoch(0));
+        let range = Range { partition: pair.0, copies_min, epoch, age, purged, closed };
         self.sync_session(step, pair, range, (ages, demanded, None));
     }
 
@@ -347,15 +308,20 @@ impl Node {
         self.sync_turn(step, tag, turn);
     }
 
-    /// Compares a partition that moves with an owner, if there is a place for one more comparison.
+    /// Compares a partition that moves, or shall be sealed, with an owner, if there is a place for one more comparison.
     pub(super) fn sync_move(&mut self, step: &mut Step<'_>, pair: Pair, mover: Mover) -> bool {
-        let copies_min = match mover {
-            Mover::In => self.sync.pairs.get(&pair).copied(),
-            Mover::Out(copies) => Some(copies),
+        let (shared, comparable) = (self.sync.pairs.get(&pair).copied(), self.comparable(pair.0));
+        let (copies_min, purged, closed) = match mover {
+            Mover::In => (shared, comparable, Epoch(0)),
+            // What it takes from nobody it can't get back either.
+            Mover::Out(copies) => (Some(copies), Some(Epoch(0)), Epoch(0)),
+            Mover::Seal(closed) => (shared, comparable, closed),
         };
         let busy = self.sync.running.values().any(|running| running.pair == pair);
-        let Some(copies_min) = copies_min.filter(|_| !busy && self.sync_has_room()) else { return false };
-        let range = Range { partition: pair.0, copies_min, epoch: self.state.epoch, age: Age::Any };
+        let may = copies_min.zip(purged).filter(|_| !busy && self.sync_has_room());
+        let Some((copies_min, purged)) = may else { return false };
+        let (epoch, age) = (self.state.epoch, Age::Any);
+        let range = Range { partition: pair.0, copies_min, epoch, age, purged, closed };
         self.sync_session(step, pair, range, (VecDeque::new(), None, Some(mover)));
         true
     }
@@ -510,7 +476,7 @@ impl Node {
             End::Partial | End::Cut | End::Refused(_) | End::Unready | End::Nonsense => figures.failed += 1,
         }
         if let Some(mover) = running.mover {
-            self.move_compared(step, running.pair, mover, Some(end), tally);
+            self.mover_compared(step, running.pair, mover, (Some(end), tally));
             return;
         }
         if matches!(end, End::Clean | End::Mended) && running.demanded.is_some() && running.ages.is_empty() {
@@ -533,11 +499,18 @@ impl Node {
         if let Some(running) = self.sync.running.remove(&tag) {
             self.sync.figures.failed += 1;
             if let Some(mover) = running.mover {
-                self.move_compared(step, running.pair, mover, None, running.session.tally());
+                self.mover_compared(step, running.pair, mover, (None, running.session.tally()));
                 return;
             }
             self.sync_missing_ended(step.now.mono_us, running.pair, false);
             self.sync_later(step, running.pair);
+        }
+    }
+
+    fn mover_compared(&mut self, step: &Step<'_>, pair: Pair, mover: Mover, (end, tally): (Option<End>, Tally)) {
+        match mover {
+            Mover::In | Mover::Out(_) => self.move_compared(step, pair, mover, end, tally),
+            Mover::Seal(_) => self.seal_compared(step, pair, end),
         }
     }
 

@@ -215,7 +215,14 @@ impl Town {
 
     pub(super) fn are_equal(&self) -> bool {
         let sums = |id: u64, partition| {
-            let range = |age| Range { partition: PartitionId(partition), copies_min: 3, epoch: self.state.epoch, age };
+            let range = |age| Range {
+                partition: PartitionId(partition),
+                copies_min: 3,
+                epoch: self.state.epoch,
+                age,
+                purged: Epoch(0),
+                closed: Epoch(0),
+            };
             self.disk(id).digests(|digests| Age::ALL.map(|age| digests.sums(range(age))))
         };
         (0..1 << PARTITION_BITS).all(|p| sums(1, p) == sums(2, p) && sums(2, p) == sums(3, p))

@@ -180,7 +180,14 @@ fn a_namesake_is_replaced_only_where_the_record_is_known_to_be_wrong() {
     absorbed(&disk, Rules::Work, &[WriteJob { replaces: true, ..old(right.clone()) }]);
     assert_eq!(settled(&disk, "k"), [right.version]);
     let stored = disk.digests(|digests| digests.partitions().next());
-    let range = |age| Range { partition: stored.unwrap().0, copies_min: 1, epoch: Epoch(1), age };
+    let range = |age| Range {
+        partition: stored.unwrap().0,
+        copies_min: 1,
+        epoch: Epoch(1),
+        age,
+        purged: Epoch(0),
+        closed: Epoch(0),
+    };
     let sums = |age| disk.digests(|digests| digests.sums(range(age)));
     assert_eq!(Age::ALL.map(sums), Age::ALL.map(|age| disk.recomputed().sums(range(age))));
 }

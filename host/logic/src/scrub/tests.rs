@@ -44,12 +44,12 @@ fn scrub_all(disk: &Disk) -> Vec<(Place, Checked)> {
 }
 
 fn sums(disk: &Disk, partition: PartitionId) -> [Option<Sums>; 3] {
-    let range = |age| Range { partition, copies_min: 1, epoch: Epoch(9), age };
+    let range = |age| Range { partition, copies_min: 1, epoch: Epoch(9), age, purged: Epoch(0), closed: Epoch(0) };
     Age::ALL.map(|age| disk.digests(|digests| digests.sums(range(age))))
 }
 
 fn said(disk: &Disk, partition: PartitionId) -> [Option<Sums>; 3] {
-    let range = |age| Range { partition, copies_min: 1, epoch: Epoch(9), age };
+    let range = |age| Range { partition, copies_min: 1, epoch: Epoch(9), age, purged: Epoch(0), closed: Epoch(0) };
     Age::ALL.map(|age| disk.recomputed().sums(range(age)))
 }
 

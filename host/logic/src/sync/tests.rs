@@ -17,7 +17,7 @@ const CODE: u64 = 7;
 const MESSAGE_BYTES: usize = 64 << 10;
 
 fn range(age: Age) -> Range {
-    Range { partition: PartitionId(3), copies_min: 3, epoch: Epoch(9), age }
+    Range { partition: PartitionId(3), copies_min: 3, epoch: Epoch(9), age, purged: Epoch(0), closed: Epoch(0) }
 }
 
 /// Keys of partition 3 of a last-write-wins keyspace.

@@ -79,7 +79,14 @@ fn records() -> Vec<(Key, Record)> {
 }
 
 fn asks() -> impl Iterator<Item = SyncAsk> {
-    let range = |age| Range { partition: PartitionId(3), copies_min: 3, epoch: Epoch(5), age };
+    let range = |age| Range {
+        partition: PartitionId(3),
+        copies_min: 3,
+        epoch: Epoch(5),
+        age,
+        purged: Epoch(0),
+        closed: Epoch(0),
+    };
     let bucket = key("a").place(4).bucket;
     let sketches = vec![Sketch { bucket, bits: 1, sums: vec![7, 0] }];
     let wants = vec![Prints { bucket, prints: vec![1, 1, u32::MAX] }];

@@ -77,7 +77,14 @@ fn sums(key: &[u8], body: &[u8]) {
     let store = Disk::default();
     store.apply(vec![put(MARK, vec![1]), put(key, sealed(body))], Durability::Os).expect("there is room");
     let mut table = DigestTable::open(&store, [(KeyspaceId(1), 3)]).expect("the store reads");
-    let range = Range { partition: PartitionId(3), copies_min: 1, epoch: Epoch(u64::MAX), age: Age::Closed };
+    let range = Range {
+        partition: PartitionId(3),
+        copies_min: 1,
+        epoch: Epoch(u64::MAX),
+        age: Age::Closed,
+        purged: Epoch(0),
+        closed: Epoch(0),
+    };
     let delta = Delta { partition: PartitionId(3), copies: 3, bucket: 9, epoch: Epoch(5), sum: 11 };
     let batch = table.stage(vec![delta]);
     store.apply(batch, Durability::Os).expect("there is room");

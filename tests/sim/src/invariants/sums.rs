@@ -23,7 +23,14 @@ impl Invariant for Sums {
             let Ok(said) = recompute(&machine.disk, copies) else { continue };
             for partition in (0..1 << machine.state.partition_bits).map(PartitionId) {
                 let epoch = machine.state.epoch;
-                for range in Age::ALL.map(|age| Range { partition, copies_min: 0, epoch, age }) {
+                for range in Age::ALL.map(|age| Range {
+                    partition,
+                    copies_min: 0,
+                    epoch,
+                    age,
+                    purged: Epoch(0),
+                    closed: Epoch(0),
+                }) {
                     if machine.sums.sums(range) != said.sums(range) {
                         return Err(format!("{}: the sums of {range:?} are not those of its records", machine.id));
                     }

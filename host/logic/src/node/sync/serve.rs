@@ -4,7 +4,7 @@ use super::Node;
 use crate::digest::{Age, root};
 use crate::event::{Effect, MoveJob, MoveOutcome, MoveWork};
 use crate::exchange::{Found, SyncAnswer, SyncAsk, SyncRefused, Work};
-use crate::id::{Key, NodeId};
+use crate::id::{Epoch, Key, NodeId};
 use crate::message::{Message, Tag, WriteOutcome};
 use crate::node::{JobFor, Step};
 use crate::port::Resolve;
@@ -41,7 +41,7 @@ impl Node {
             self.send(step, peer, Message::Synced { tag, answer });
             return;
         }
-        let moves = ask.range().age == Age::Any;
+        let moves = ask.range().age == Age::Any && ask.range().closed == Epoch(0);
         let served = |root| Served { peer, tag, root, left: 0, then: None, moves, refused: 0, answer: None };
         let own = self.tag();
         let (root, work) = match ask {
@@ -83,6 +83,11 @@ impl Node {
         };
         if shared != Some(range.copies_min) && !hands_over() {
             return Some(SyncAnswer::Refused(SyncRefused::NotOwner));
+        }
+        // Whoever has purged less would give back what is gone here, or get it.
+        let is_even = shared != Some(range.copies_min) || self.comparable(range.partition) == Some(range.purged);
+        if !is_even || !self.has_closed(range.closed) {
+            return Some(SyncAnswer::Refused(SyncRefused::Busy));
         }
         let doubts = self.scrub.doubts(range.partition, self.state.partition_bits);
         if range.age == Age::Any && (doubts || !self.is_drained()) {

@@ -207,7 +207,7 @@ fn a_stranger_s_questions_are_refused() {
     let stranger = *town.state.members.keys().find(|id| !owned.contains(id)).unwrap();
     town.feed(asked, Input::Link { peer: stranger, up: true });
     let partition = key("a").place(PARTITION_BITS).partition;
-    let range = Range { partition, copies_min: 1, epoch: Epoch(1), age: Age::Open };
+    let range = Range { partition, copies_min: 1, epoch: Epoch(1), age: Age::Open, purged: Epoch(0), closed: Epoch(0) };
     let ask = SyncAsk::Root { range, code: 0, root: 0 };
     town.wire.clear();
     let clock = Hlc::from_ms(town.now.wall_ms);
