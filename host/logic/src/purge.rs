@@ -170,3 +170,176 @@ impl Part<'_> {
         Verdict::Goes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Mark;
+    use crate::event::{Hint, HintJob, HintWork, JobId, WriteJob};
+    use crate::hint;
+    use crate::id::{NodeId, PartitionId};
+    use crate::port::Read;
+    use crate::replica::absorb;
+    use crate::testing::{CARTS, Disk, FIRST, LWW, PARTITION_BITS, Rules, job, key, version};
+    use crate::version::Version;
+
+    fn mark(epoch: u64, clock: u64) -> Mark {
+        Mark { epoch: Epoch(epoch), clock: Hlc(clock) }
+    }
+
+    fn write(disk: &Disk, name: &str, (epoch, stamp): (u64, u64), value: Option<&str>) {
+        let version = Version { epoch: Epoch(epoch), ..version(1, stamp, Hlc(stamp), value) };
+        let jobs = [WriteJob { fresh: false, durability: Durability::Os, ..job(&key(name), version) }];
+        assert!(absorb(disk.ports(&Rules::Work), &jobs).0[0].is_held());
+    }
+
+    /// Purges all partitions: how many records went.
+    fn purge(disk: &Disk, seal: Mark, whole: bool) -> u64 {
+        let all = (0..1 << PARTITION_BITS).map(PartitionId);
+        all.map(|partition| {
+            let (mut after, mut all) = (Bytes::new(), 0);
+            loop {
+                let purge = Purge { partition, seal, keyspaces: alloc::vec![LWW], whole, after };
+                match work(disk.ports(&Rules::Work), &SealWork::Purge(purge)) {
+                    SealOutcome::Purged { removed, next: None } => return all + removed,
+                    SealOutcome::Purged { removed, next: Some(next) } => (all, after) = (all + removed, next),
+                    other => panic!("{other:?}"),
+                }
+            }
+        })
+        .sum()
+    }
+
+    fn notes(disk: &Disk) -> usize {
+        let mut notes = 0;
+        let scanned = disk.scan(Table::Digests, note::MARKS_SPAN.1, None, &mut |key, _| {
+            notes += usize::from(note::read_note_key(key).is_some());
+            ControlFlow::Continue(())
+        });
+        scanned.unwrap();
+        notes
+    }
+
+    fn assert_sums(disk: &Disk) {
+        let kept: Vec<_> = disk.digests(|digests| digests.held());
+        assert_eq!(kept, disk.recomputed().held());
+    }
+
+    #[test]
+    fn what_a_seal_covers_goes_and_nothing_else() {
+        let disk = Disk::default();
+        write(&disk, "value", (3, 10), Some("v"));
+        write(&disk, "covered", (3, 11), None);
+        write(&disk, "later epoch", (5, 12), None);
+        write(&disk, "later clock", (4, 90), None);
+        write(&disk, "written again", (3, 13), None);
+        write(&disk, "written again", (4, 20), Some("v"));
+        assert_eq!(purge(&disk, mark(4, 50), false), 1);
+        let there = |name: &str| !disk.record(&key(name)).is_empty();
+        assert!(!there("covered") && ["value", "later epoch", "later clock", "written again"].into_iter().all(there));
+        assert_eq!(notes(&disk), 2, "of those that wait for a later seal");
+        assert_sums(&disk);
+        assert_eq!((purge(&disk, mark(6, 100), false), notes(&disk)), (2, 0));
+        assert_sums(&disk);
+    }
+
+    #[test]
+    fn a_key_that_was_deleted_in_several_epochs_is_removed_once() {
+        let disk = Disk::default();
+        for (epoch, stamp) in [(3, 10), (4, 20), (5, 30)] {
+            write(&disk, "k", (epoch, stamp), None);
+        }
+        assert_eq!(notes(&disk), 3);
+        assert_eq!((purge(&disk, mark(9, 90), false), notes(&disk)), (1, 0));
+        assert_sums(&disk);
+    }
+
+    #[test]
+    fn many_go_in_parts() {
+        let disk = Disk::default();
+        for i in 0..3_000 {
+            write(&disk, &format!("k{i}"), (3, 10 + i), None);
+        }
+        assert_eq!((purge(&disk, mark(9, 9_000), false), notes(&disk)), (3_000, 0));
+        assert!(disk.digests(|digests| digests.held()).is_empty());
+    }
+
+    #[test]
+    fn a_partition_without_a_mark_is_read_as_a_whole() {
+        let disk = Disk::default();
+        write(&disk, "old", (3, 10), None);
+        write(&disk, "new", (8, 80), None);
+        for partition in (0..1 << PARTITION_BITS).map(PartitionId) {
+            disk.apply(note::forget(partition).into(), Durability::Os).unwrap();
+        }
+        assert_eq!((notes(&disk), purge(&disk, mark(4, 50), false)), (0, 0), "nobody told");
+        assert_eq!((purge(&disk, mark(4, 50), true), notes(&disk)), (1, 1), "what waits is noted now");
+        assert_eq!(purge(&disk, mark(9, 90), false), 1);
+    }
+
+    #[test]
+    fn where_another_rule_than_the_last_write_decides_tombstones_stay() {
+        let disk = Disk::default();
+        for keyspace in [FIRST, CARTS] {
+            let version = Version { epoch: Epoch(3), ..version(1, 10, Hlc(10), None) };
+            let mut write = job(&crate::id::Key { keyspace, ..key("k") }, version);
+            write.policy.causal = keyspace == CARTS;
+            assert!(absorb(disk.ports(&Rules::Fail), &[write]).0[0].is_held());
+        }
+        assert_eq!(notes(&disk), 1, "none in the causal one");
+        assert_eq!((purge(&disk, mark(9, 90), true), purge(&disk, mark(9, 90), false)), (0, 0));
+    }
+
+    #[test]
+    fn what_a_power_cut_brings_back_comes_back_with_its_mark() {
+        let disk = Disk::default();
+        let marks = || match work(disk.ports(&Rules::Work), &SealWork::Marks) {
+            SealOutcome::Marks(marks) => marks,
+            other => panic!("{other:?}"),
+        };
+        write(&disk, "k", (3, 10), None);
+        purge(&disk, mark(2, 5), false);
+        assert_eq!(work(disk.ports(&Rules::Work), &SealWork::Flush), SealOutcome::Flushed);
+        assert_eq!(purge(&disk, mark(4, 50), false), 1);
+        assert!(marks().iter().all(|(_, marked)| *marked == mark(4, 50)) && marks().len() == 1 << PARTITION_BITS);
+        disk.lose_power();
+        assert!(!disk.record(&key("k")).is_empty() && marks().iter().all(|(_, marked)| *marked == mark(2, 5)));
+        assert_eq!(purge(&disk, mark(4, 50), false), 1);
+        assert_sums(&disk);
+    }
+
+    #[test]
+    fn a_damaged_record_keeps_its_note() {
+        let disk = Disk::default();
+        write(&disk, "k", (3, 10), None);
+        disk.damage(&key("k"));
+        assert_eq!((purge(&disk, mark(9, 90), false), notes(&disk)), (0, 1));
+    }
+
+    #[test]
+    fn a_disk_is_drained_when_it_keeps_no_hint_of_that_epoch_or_before_durably() {
+        let disk = Disk::default();
+        let drain = |epoch| work(disk.ports(&Rules::Work), &SealWork::Drain { epoch: Epoch(epoch) });
+        assert_eq!(drain(3), SealOutcome::Drained { least: None });
+        let kept = |epoch: u64, stamp: u64| {
+            let version = Version { epoch: Epoch(epoch), ..version(1, stamp, Hlc(stamp), Some("v")) };
+            let Version { dot, written, epoch, .. } = version;
+            let id = HintId { owner: NodeId(3), partition: PartitionId(1), epoch, written, dot };
+            let hint = Hint { id, key: key("k"), version, past: crate::context::Context::default(), counted: false };
+            let work = HintWork::Keep(hint, Durability::Os);
+            hint::work(&disk, &[HintJob { job: JobId(1), work }]);
+            id
+        };
+        let (old, _) = (kept(3, 70), kept(5, 60));
+        assert_eq!(
+            (drain(3), drain(2)),
+            (SealOutcome::Keeps(NodeId(3)), SealOutcome::Drained { least: Some(Hlc(60)) })
+        );
+        hint::work(&disk, &[HintJob { job: JobId(1), work: HintWork::Drop(alloc::vec![old]) }]);
+        assert_eq!(drain(3), SealOutcome::Drained { least: Some(Hlc(60)) });
+        disk.lose_power();
+        assert_eq!(drain(3), SealOutcome::Drained { least: Some(Hlc(60)) }, "it stays so");
+        disk.fail(Some(StoreError::Io("it was told to".into())));
+        assert_eq!(drain(3), SealOutcome::Failed);
+    }
+}

@@ -13,7 +13,8 @@ use crate::metrics::Metrics;
 use crate::pump::Event;
 use mks_logic::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums};
 use mks_logic::event::{
-    HintJob, HintOutcome, HintWork, JobId, MoveJob, MoveOutcome, ReadJob, ScrubJob, ViewJob, WriteJob,
+    HintJob, HintOutcome, HintWork, JobId, MoveJob, MoveOutcome, ReadJob, ScrubJob, SealJob, SealOutcome, ViewJob,
+    WriteJob,
 };
 use mks_logic::exchange;
 use mks_logic::hint;
@@ -23,6 +24,7 @@ use mks_logic::mint::Mints;
 use mks_logic::moves;
 use mks_logic::outline::{Outline, OutlineTable, Outlines};
 use mks_logic::port::{Batch, DataTypes, Resolve, Store, StoreError, Table};
+use mks_logic::purge;
 use mks_logic::replica::{self, Ports};
 use mks_logic::sync;
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +41,7 @@ enum Work {
     Hint(HintJob),
     Scrub(ScrubJob),
     Move(MoveJob),
+    Seal(SealJob),
 }
 
 impl Work {
@@ -50,7 +53,7 @@ impl Work {
             }
             Self::Write(job) => &job.version,
             Self::Hint(HintJob { work: HintWork::Keep(hint, _), .. }) => &hint.version,
-            Self::Hint(_) | Self::Scrub(_) | Self::Move(_) => return 0,
+            Self::Hint(_) | Self::Scrub(_) | Self::Move(_) | Self::Seal(_) => return 0,
         };
         version.value.as_ref().map_or(0, bytes::Bytes::len)
     }
@@ -224,6 +227,11 @@ impl Disk {
         self.gathered.push(Work::Move(job));
     }
 
+    /// Gathers work for seals. It is done after what was gathered before it.
+    pub fn seals(&mut self, job: SealJob) {
+        self.gathered.push(Work::Seal(job));
+    }
+
     fn look(&self, look: Look) {
         if let Some(queue) = &self.looks {
             drop(queue.send(look));
@@ -252,7 +260,8 @@ fn write_jobs(parts: &DiskParts, queue: &Receiver<Vec<Work>>) {
         }
         waiting.extend(queue.try_iter().flatten());
         let (mut jobs, mut bytes) = (0, 0);
-        let (mut writes, mut hints, mut scrubs, mut moves) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut writes, mut hints, mut scrubs) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut moves, mut seals) = (Vec::new(), Vec::new());
         while jobs < GROUP_JOBS_MAX && bytes < GROUP_BYTES_MAX {
             let Some(work) = waiting.pop_front() else { break };
             jobs += 1;
@@ -262,13 +271,15 @@ fn write_jobs(parts: &DiskParts, queue: &Receiver<Vec<Work>>) {
                 Work::Hint(job) => hints.push(job),
                 Work::Scrub(job) => scrubs.push(job),
                 Work::Move(job) => moves.push(job),
+                Work::Seal(job) => seals.push(job),
             }
         }
         // Somebody waits for the writes; for hints only where a sloppy write counts on them; for the rest nobody.
         let scrub = |parts: &DiskParts| scrubs.into_iter().all(|job| scrub::job(parts, job));
         // Last, so that a flush covers all of them.
         let moves = |parts: &DiskParts| moves.into_iter().all(|job| move_job(parts, job));
-        if !(commit(parts, &writes) && settle_hints(parts, &hints) && scrub(parts) && moves(parts)) {
+        let seals = |parts: &DiskParts| seals.into_iter().all(|job| seal_job(parts, job));
+        if !(commit(parts, &writes) && settle_hints(parts, &hints) && scrub(parts) && moves(parts) && seals(parts)) {
             return;
         }
     }
@@ -327,6 +338,19 @@ fn move_job(parts: &DiskParts, MoveJob { job, work }: MoveJob) -> bool {
     let outcome = moves::work(parts.ports(), &work);
     let broken = (outcome == MoveOutcome::Failed).then(|| fatal(&*parts.store)).flatten();
     if parts.events.blocking_send(Event::Moved(job, outcome)).is_err() {
+        return false;
+    }
+    broken.is_none_or(|reason| {
+        drop(parts.events.blocking_send(Event::StoreBroken(reason)));
+        false
+    })
+}
+
+/// The same for seals.
+fn seal_job(parts: &DiskParts, SealJob { job, work }: SealJob) -> bool {
+    let outcome = purge::work(parts.ports(), &work);
+    let broken = (outcome == SealOutcome::Failed).then(|| fatal(&*parts.store)).flatten();
+    if parts.events.blocking_send(Event::Sealed(job, outcome)).is_err() {
         return false;
     }
     broken.is_none_or(|reason| {

@@ -10,7 +10,7 @@ use mks_logic::event::{HintCount, OpError, Reply, Request};
 use mks_logic::id::{Incarnation, NodeId, PartitionId};
 use mks_logic::limits::Limits;
 use mks_logic::moves::Moving;
-use mks_logic::node::{DiskFault, ScrubFigures, SyncFigures};
+use mks_logic::node::{DiskFault, ScrubFigures, Sealing, SyncFigures};
 use mks_logic::port::{Store, StoreStats};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -113,6 +113,8 @@ pub struct PumpView {
     pub scrub: ScrubView,
     /// Partitions on their way in or out of this node.
     pub moves: Vec<Moving>,
+    /// How far it is with seals.
+    pub sealing: Option<Sealing>,
     /// The change of the table that is under way.
     pub change: Option<ChangeView>,
 }

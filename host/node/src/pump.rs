@@ -9,7 +9,9 @@ use crate::peer::{Link, LinkParts};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mks_logic::cluster::{Entry, State};
-use mks_logic::event::{Effect, HintCount, HintOutcome, Input, JobId, MoveOutcome, Reply, ScrubOutcome, Ticket};
+use mks_logic::event::{
+    Effect, HintCount, HintOutcome, Input, JobId, MoveOutcome, Reply, ScrubOutcome, SealOutcome, Ticket,
+};
 use mks_logic::exchange::Found;
 use mks_logic::id::{Key, NodeId};
 use mks_logic::message::{Message, ReadOutcome, WriteOutcome};
@@ -51,6 +53,8 @@ pub enum Event {
     Scrubbed(JobId, ScrubOutcome),
     /// Work for partitions that move is done.
     Moved(JobId, MoveOutcome),
+    /// Work for seals is done.
+    Sealed(JobId, SealOutcome),
     /// A data type answered a question.
     Viewed(JobId, Result<Bytes, TypeError>),
     /// Reads or writes met damaged records.
@@ -248,6 +252,7 @@ impl Pump {
             Event::Compared(job, found) => self.step(Input::Compared { job, found }),
             Event::Scrubbed(job, outcome) => self.step(Input::Scrubbed { job, outcome }),
             Event::Moved(job, outcome) => self.step(Input::Moved { job, outcome }),
+            Event::Sealed(job, outcome) => self.step(Input::Sealed { job, outcome }),
             Event::Viewed(job, outcome) => self.step(Input::Viewed { job, outcome }),
             Event::Damaged(keys) => keys.into_iter().for_each(|key| self.step(Input::Damaged { key })),
             Event::StoreBroken(reason) => self.broken = Some(Ended::StoreBroken(reason)),
@@ -313,6 +318,7 @@ impl Pump {
             Effect::Compare { job, work } => self.parts.disk.compare(job, work),
             Effect::Scrub(job) => self.parts.disk.scrub(job),
             Effect::Move(job) => self.parts.disk.moves(job),
+            Effect::Seal(job) => self.parts.disk.seals(job),
             Effect::View(job) => self.parts.disk.view(job),
             // One that waits is enough: whatever is dropped here is asked for again.
             Effect::Propose { entry } => drop(self.parts.proposals.try_send(entry)),
@@ -395,6 +401,7 @@ impl Pump {
             sync: node.sync_figures(),
             scrub: ScrubView { figures: node.scrub_figures(), faults: node.disk_faults().copied().collect() },
             moves: node.moves(),
+            sealing: Some(node.sealing()),
             change: self.change,
         }));
         let figures = self.parts.node.figures();
@@ -406,5 +413,6 @@ impl Pump {
         let scrub = self.parts.node.scrub_figures();
         self.parts.metrics.scrub(self.counted_scrub, scrub);
         self.counted_scrub = scrub;
+        self.parts.metrics.seals(&self.parts.state.load(), &self.parts.node.sealing());
     }
 }

@@ -1,11 +1,13 @@
 //! What a node says about itself: whether it serves, and what its operator should know.
 
+mod seals;
 mod waits;
 
 use crate::handle::{Handle, ScrubView};
 use crate::plugins::Local;
 use mks_logic::cluster::Quarantine;
 
+pub use seals::{partitions, seal_waits};
 pub use waits::waits;
 
 /// Why clients are not served yet; `None` when they are.

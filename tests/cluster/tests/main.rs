@@ -22,6 +22,7 @@ mod moving;
 mod partitions;
 mod plugins;
 mod plugins_life;
+mod purging;
 mod python;
 mod quorums;
 mod resolvers;

@@ -70,6 +70,11 @@ impl Clients {
         self.dice.between(100, plan.think_us)
     }
 
+    /// All clocks went on by so much, and nothing else.
+    pub(crate) fn leaped(&mut self, by_us: u64) {
+        self.open.values_mut().for_each(|asked| asked.sent_mono_us += by_us);
+    }
+
     /// What this client asks next, and whom. `None`: nobody is there, or enough was asked.
     pub fn next(&mut self, client: usize, site: &mut Site) -> Option<(NodeId, Ticket, Request)> {
         let alive: Vec<NodeId> = site.machines.iter().filter(|m| m.node.is_some()).map(|m| m.id).collect();

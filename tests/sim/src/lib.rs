@@ -20,6 +20,7 @@ pub mod network;
 pub mod plan;
 pub mod rules;
 pub mod run;
+pub mod seals;
 pub mod site;
 pub mod sums;
 pub mod trace;

@@ -62,6 +62,8 @@ pub struct Machine {
     pub skew_ms: i64,
     /// How much faster its clocks run, millionths.
     pub drift: i64,
+    /// That part of the time in which nothing happened, microseconds.
+    pub leaped_us: u64,
     /// When its node wants a tick; `u64::MAX`: never.
     pub wake_us: u64,
 }
@@ -90,6 +92,7 @@ impl Machine {
             paused_until: 0,
             skew_ms: 0,
             drift: 0,
+            leaped_us: 0,
             wake_us: u64::MAX,
         }
     }
@@ -97,7 +100,8 @@ impl Machine {
     /// What its clocks say. Monotonic clocks of different nodes have nothing to do with each other.
     #[must_use]
     pub fn now(&self, true_us: u64) -> Now {
-        let own_us = true_us.saturating_add_signed(true_us as i64 * self.drift / 1_000_000);
+        let ran_us = true_us.saturating_sub(self.leaped_us);
+        let own_us = true_us.saturating_add_signed(ran_us as i64 * self.drift / 1_000_000);
         let wall_ms = (BIRTH_MS + own_us / MS).saturating_add_signed(self.skew_ms);
         Now { mono_us: self.zero() + own_us, wall_ms }
     }
@@ -105,9 +109,9 @@ impl Machine {
     /// The first moment at which its monotonic clock says so.
     #[must_use]
     pub fn when(&self, mono_us: u64) -> u64 {
-        let own_us = mono_us.saturating_sub(self.zero());
+        let own_us = mono_us.saturating_sub(self.zero()).saturating_sub(self.leaped_us);
         let rate = 1_000_000u64.saturating_add_signed(self.drift);
-        let mut true_us = (own_us * 1_000_000 / rate.max(1)).saturating_sub(2);
+        let mut true_us = (self.leaped_us + own_us * 1_000_000 / rate.max(1)).saturating_sub(2);
         while self.now(true_us).mono_us < mono_us {
             true_us += 1;
         }

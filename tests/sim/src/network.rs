@@ -176,6 +176,7 @@ impl World {
                     range.epoch = epoch;
                 }
             }
+            (Some(Mutation::ClosedTaken), Message::Write { .. }) => self.take_closed(to, &message),
             (Some(Mutation::WriteWithoutPast), Message::Write { past, .. }) => *past = Context::default(),
             _ => {}
         }

@@ -23,6 +23,7 @@ pub(crate) mod part {
     pub(crate) const SLOPPY: u64 = 6;
     pub(crate) const MEMBERS: u64 = 8;
     pub(crate) const TYPED: u64 = 9;
+    pub(crate) const SEALS: u64 = 10;
     /// And one part per class of faults from here on.
     pub(crate) const FAULTS: u64 = 100;
 }
@@ -77,6 +78,8 @@ pub struct Plan {
     pub delay_us: u64,
     /// Longest delay of an entry of the epoch log, microseconds.
     pub lag_us: u64,
+    /// An epoch lasts about so long, microseconds.
+    pub epoch_us: u64,
     /// How far clocks may be off, milliseconds.
     pub skew_ms: u64,
     /// The nodes' bounds.
@@ -150,7 +153,7 @@ impl Plan {
         let mut faults = FaultSet::default();
         // From calm to all at once.
         let share = dice.pick(&[0, 15, 30, 30, 50, 80]);
-        for fault in Fault::ALL.iter().filter(|fault| !fault.is_of_change()) {
+        for fault in Fault::ALL.iter().filter(|fault| !fault.is_of_its_own()) {
             if dice.chance(share) {
                 faults = faults.with(*fault);
             }
@@ -178,13 +181,26 @@ impl Plan {
             load_us,
             delay_us: dice.pick(&[1, 3, 10]) * MS,
             lag_us: dice.pick(&[1, 20, 200]) * MS,
+            epoch_us: u64::MAX / 4,
             skew_ms: dice.pick(&[20, 240, 240, 1_000]),
             limits: limits(&mut dice),
             gossip: gossip(&mut dice),
             mutation: None,
         }
         .members()
+        .epochs()
         .possible()
+    }
+
+    /// Epochs end while clients are at work, so that much is sealed and purged under faults; not so fast that nobody
+    /// hears of one before it is over. In some seeds a machine is off for days.
+    fn epochs(mut self) -> Self {
+        let mut dice = Dice::new(self.seed, part::SEALS);
+        self.epoch_us = dice.between(self.load_us / 20, self.load_us / 3).max(2 * self.lag_us);
+        if dice.chance(15) {
+            self.faults = self.faults.with(Fault::Away);
+        }
+        self
     }
 
     /// Nodes come and go in some seeds. In half of those little else goes wrong, clients ask fast and the log is fast:
@@ -232,6 +248,7 @@ impl Plan {
             operations: 800,
             think_us: 600 * MS,
             load_us: 60_000 * MS,
+            epoch_us: 900_000 * MS,
             limits: Limits { deadline_default_ms: DEADLINE_MS, deadline_max_ms: DEADLINE_MS, ..Limits::default() },
             ..Self::draw(seed)
         }

@@ -5,7 +5,7 @@ use crate::log::Log;
 use crate::machine::Machine;
 use crate::plan::Plan;
 use mks_logic::cluster::{Standing, State};
-use mks_logic::id::{Key, NodeId};
+use mks_logic::id::{Epoch, Key, NodeId};
 use mks_logic::node::Node;
 use std::sync::Arc;
 
@@ -43,6 +43,10 @@ pub struct Site {
     pub waiting: usize,
     /// A machine was lost for good, or declared so.
     pub buried: bool,
+    /// That part of the time in which nothing happened, microseconds.
+    pub leaped_us: u64,
+    /// The epoch up to which everything must be sealed in the end.
+    pub seal_goal: Option<Epoch>,
     /// When faults were over; `u64::MAX` before.
     pub healed_us: u64,
 }

@@ -27,6 +27,10 @@ pub enum End {
     Settle(NodeId),
 }
 
+/// A day, microseconds.
+const DAY_US: u64 = 86_400_000 * MS;
+/// Longest time that a machine is off, days.
+const AWAY_DAYS_MAX: u64 = 30;
 /// Farthest jump of a clock, milliseconds.
 pub const JUMP_MS: u64 = 10_000;
 
@@ -107,6 +111,10 @@ impl World {
                 self.schedule(lasts, Event::End(End::Settle(a)));
             }
             Fault::Members => self.members(number),
+            Fault::Away => {
+                self.crash(a, number.is_multiple_of(2), lasts);
+                self.schedule(lasts / 2, Event::Leap((1 + number % AWAY_DAYS_MAX) * DAY_US));
+            }
             Fault::LogStall => self.site.log.stalled_until = now_us + lasts,
             // Rates: they are there from the beginning.
             Fault::Datagrams | Fault::Skew | Fault::Drift => {}

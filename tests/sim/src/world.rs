@@ -41,18 +41,49 @@ const IDLE_US: u64 = 500 * MS;
 /// What will happen.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Arrive { from: NodeId, to: NodeId, connection: u32, clock: Hlc, frame: Frame },
-    Broken { from: NodeId, to: NodeId, opening: u128 },
-    Connect { from: NodeId, to: NodeId },
-    Datagram { from: NodeId, incarnation: Incarnation, to: NodeId, data: Bytes },
-    Local { node: NodeId, opening: u128, what: Local },
-    Deliver { node: NodeId, upto: usize },
+    Arrive {
+        from: NodeId,
+        to: NodeId,
+        connection: u32,
+        clock: Hlc,
+        frame: Frame,
+    },
+    Broken {
+        from: NodeId,
+        to: NodeId,
+        opening: u128,
+    },
+    Connect {
+        from: NodeId,
+        to: NodeId,
+    },
+    Datagram {
+        from: NodeId,
+        incarnation: Incarnation,
+        to: NodeId,
+        data: Bytes,
+    },
+    Local {
+        node: NodeId,
+        opening: u128,
+        what: Local,
+    },
+    Deliver {
+        node: NodeId,
+        upto: usize,
+    },
     Propose(Box<Entry>),
     Lead,
     Idle,
     Client(usize),
-    Start { node: NodeId },
+    Start {
+        node: NodeId,
+    },
     Fault(Fault),
+    /// The epoch's time is over.
+    Epoch,
+    /// All clocks go on by so much, and nothing else does.
+    Leap(u64),
     Cut(NodeId, NodeId, u64, u64),
     End(End),
 }
@@ -66,9 +97,9 @@ pub(crate) enum Local {
     Input(Box<Input>),
 }
 
-struct Timed {
-    at: Reverse<(u64, u64)>,
-    event: Event,
+pub(crate) struct Timed {
+    pub(crate) at: Reverse<(u64, u64)>,
+    pub(crate) event: Event,
 }
 
 impl PartialEq for Timed {
@@ -108,7 +139,7 @@ pub struct World {
     pub(crate) fault_dice: Vec<Dice>,
     pub(crate) dice: Dice,
     pub(crate) node_dice: Dice,
-    heap: BinaryHeap<Timed>,
+    pub(crate) heap: BinaryHeap<Timed>,
     scheduled: u64,
     invariants: Vec<Box<dyn Invariant>>,
     effects: Vec<Effect>,
@@ -137,6 +168,8 @@ impl World {
             history: History::default(),
             waiting: 0,
             buried: false,
+            leaped_us: 0,
+            seal_goal: None,
             healed_us: u64::MAX,
             plan,
         };
@@ -183,6 +216,7 @@ impl World {
             self.schedule(50 * MS, Event::Client(client));
         }
         self.schedule(0, Event::Idle);
+        self.schedule(plan.epoch_us, Event::Epoch);
         for fault in plan.faults.iter() {
             let first = self.fault_dice[fault as usize].between(30 * MS, plan.every_us + 60 * MS);
             let rate = matches!(fault, Fault::Datagrams | Fault::Skew | Fault::Drift);
@@ -228,7 +262,7 @@ impl World {
                     self.happen(event);
                 }
                 _ => {
-                    self.site.now_us = end;
+                    self.site.now_us = self.site.now_us.max(end);
                     return;
                 }
             }
@@ -339,6 +373,8 @@ impl World {
             Event::Client(client) => self.client(client),
             Event::Start { node } => self.start(node),
             Event::Fault(fault) => self.fault(fault),
+            Event::Epoch => self.epoch(),
+            Event::Leap(by_us) => self.leap(by_us),
             Event::Cut(from, to, lasts, number) if self.site.phase == Phase::Safety => {
                 self.cut(from, to, lasts, number);
             }
@@ -408,6 +444,7 @@ impl World {
             }
             Effect::Scrub(job) => self.scrub(id, &job),
             Effect::Move(job) => self.moves(id, &job),
+            Effect::Seal(job) => self.seals(id, job),
             Effect::Propose { entry } => self.asked_for(entry),
             Effect::Reply { ticket, reply } => {
                 self.replied(id, ticket, &reply);
@@ -500,10 +537,11 @@ impl World {
         if self.dice.chance(10) {
             return;
         }
+        self.confirm_for_others(&entry);
         self.propose(entry);
     }
 
-    fn commit_soon(&mut self, id: NodeId) {
+    pub(crate) fn commit_soon(&mut self, id: NodeId) {
         let delay = self.dice.between(50, 3 * MS);
         let machine = self.machine(id);
         if !machine.committing && !machine.waiting.is_empty() {

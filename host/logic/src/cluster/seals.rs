@@ -281,7 +281,9 @@ impl State {
         for node in gone {
             self.seals.drained.remove(&node);
             self.seals.forget_leftover(node);
-            self.seals.confirmed.values_mut().for_each(|owners| drop(owners.remove(&node)));
+            self.seals.confirmed.values_mut().for_each(|owners| {
+                owners.remove(&node);
+            });
             self.seals.confirmed.retain(|_, owners| !owners.is_empty());
         }
     }
@@ -289,7 +291,9 @@ impl State {
 
 impl Seals {
     fn forget_leftover(&mut self, node: NodeId) {
-        self.leftovers.values_mut().for_each(|nodes| drop(nodes.remove(&node)));
+        self.leftovers.values_mut().for_each(|nodes| {
+            nodes.remove(&node);
+        });
         self.leftovers.retain(|_, nodes| !nodes.is_empty());
     }
 

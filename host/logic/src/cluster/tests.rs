@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 mod change;
 mod plugins;
+mod seals;
 
 fn found() -> Entry {
     Entry::Found {

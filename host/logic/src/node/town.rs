@@ -12,6 +12,7 @@ use crate::member::GossipSettings;
 use crate::message::{Message, ReadOutcome, Refused, WriteOutcome};
 use crate::moves;
 use crate::port::DataTypes;
+use crate::purge;
 use crate::replica::{absorb, find};
 use crate::request::Reply;
 use crate::scrub;
@@ -164,6 +165,10 @@ impl Town {
                     Effect::Move(job) => {
                         let outcome = moves::work(disk.ports(&rules), &job.work);
                         inputs.push_back(Input::Moved { job: job.job, outcome });
+                    }
+                    Effect::Seal(job) => {
+                        let outcome = purge::work(disk.ports(&rules), &job.work);
+                        inputs.push_back(Input::Sealed { job: job.job, outcome });
                     }
                     Effect::Propose { entry } => self.log.push_back(entry),
                     Effect::Datagram { .. } => {}

@@ -4,6 +4,7 @@ use super::client::{Client, DurabilityArg, Failure, Retry, durability, signed};
 use super::node::{role, standing};
 use super::output::{Output, table};
 use super::scrub;
+use super::seals;
 use super::units;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
@@ -44,6 +45,7 @@ fn status_json(status: &StatusResponse, members: &[MemberStatus]) -> Value {
             "applied": log.applied, "voters": log.voters, "learners": log.learners,
         })),
         "scrub": status.scrub.as_ref().map(scrub::status_json),
+        "seals": status.seals.as_ref().map(seals::status_json),
         "members": members.iter().map(|member| json!({
             "node": member.node, "incarnation": member.incarnation, "client_address": member.client_address,
             "peer_address": member.peer_address, "http_address": member.http_address, "zone": member.zone,
@@ -83,6 +85,9 @@ fn status_text(status: &StatusResponse, members: &[MemberStatus]) -> String {
     }
     if let Some(scrub) = &status.scrub {
         let _ = writeln!(text, "{}", scrub::status_text(scrub));
+    }
+    if let Some(seals) = &status.seals {
+        let _ = writeln!(text, "{}", seals::status_text(seals));
     }
     for warning in &status.warnings {
         let _ = writeln!(text, "WARNING: {warning}");

@@ -13,6 +13,7 @@ mod output;
 mod plugin;
 mod repair;
 mod scrub;
+mod seals;
 mod start;
 mod typed;
 mod units;

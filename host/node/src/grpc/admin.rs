@@ -26,7 +26,7 @@ use mks_proto::v1::{
     KeyspaceDefinition, KeyspaceResponse, ListKeyspacesRequest, ListKeyspacesResponse, ListPluginsRequest,
     ListPluginsResponse, LogStatus, MemberStatus, MembersRequest, MembersResponse, MovesRequest, MovesResponse,
     PlanChangeRequest, RemovePluginRequest, RemovePluginResponse, RepairProgress, RepairRequest, RingRange,
-    RingRequest, RingResponse, ScrubProgress, ScrubRequest, StatusRequest, StatusResponse, StoreStatus,
+    RingRequest, RingResponse, ScrubProgress, ScrubRequest, SealStatus, StatusRequest, StatusResponse, StoreStatus,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -217,6 +217,17 @@ impl AdminService {
         }
     }
 
+    fn seals(&self, state: &State) -> SealStatus {
+        let sealing = self.handle.view.load().sealing;
+        SealStatus {
+            closed: state.closed().epoch.0,
+            sealed: status::partitions(state).map(|partition| state.sealed(partition).epoch.0).collect(),
+            waits: status::seal_waits(&self.handle, state),
+            purging: sealing.map_or(0, |sealing| sealing.purging),
+            purged: sealing.map_or(0, |sealing| sealing.purged),
+        }
+    }
+
     fn members(&self) -> Vec<MemberStatus> {
         let (state, view, log) = (self.state(), self.handle.view.load(), self.handle.epoch_log.status());
         let member = |(node, member): (&NodeId, &mks_logic::cluster::Member)| {
@@ -361,6 +372,7 @@ impl Admin for AdminService {
             warnings: status::warnings(handle),
             resident_bytes: resident_bytes(),
             scrub: Some(scrub::status(&view.scrub)),
+            seals: Some(self.seals(&state)),
         }))
     }
 

@@ -8,6 +8,7 @@ mod labels;
 mod mending;
 mod scrape;
 mod scrub;
+mod seals;
 mod sync;
 
 pub use labels::{Kind, Outcome, Surface};
@@ -17,9 +18,10 @@ pub(crate) use scrub::disk_faults;
 use crate::gossip::DropReason;
 use histogram::Histogram;
 use labels::{Labels, each};
+use mks_logic::cluster::State;
 use mks_logic::event::Reply;
 use mks_logic::member::Dropped;
-use mks_logic::node::{Figures, ScrubFigures, SyncFigures};
+use mks_logic::node::{Figures, ScrubFigures, Sealing, SyncFigures};
 use mks_logic::port::Store;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
@@ -53,6 +55,7 @@ pub struct Metrics {
     mending: mending::Counters,
     sync: sync::Counters,
     scrub: scrub::Counters,
+    seals: seals::Counters,
     peer_messages_dropped: Counter,
     commits: Histogram,
     connections: [Gauge<u64, AtomicU64>; Surface::ALL.len()],
@@ -115,6 +118,7 @@ impl Metrics {
             mending: mending::Counters::new(r),
             sync: sync::Counters::new(r),
             scrub: scrub::Counters::new(r),
+            seals: seals::Counters::new(r),
             peer_messages_dropped: counter(
                 r,
                 "peer_messages_dropped",
@@ -217,6 +221,11 @@ impl Metrics {
     /// The same of looks at this node's own disk.
     pub fn scrub(&self, before: ScrubFigures, now: ScrubFigures) {
         self.scrub.add(before, now);
+    }
+
+    /// How far seals are, as the epoch log and this node have it now.
+    pub fn seals(&self, state: &State, sealing: &Sealing) {
+        self.seals.set(state, sealing);
     }
 
     /// A message was dropped because too many wait for its peer.

@@ -144,7 +144,7 @@ fn key_from_wire(key: Option<PeerKey>) -> Result<Key, Malformed> {
 }
 
 /// The numbers are part of the contract between releases.
-const REFUSALS: [(Refused, u32); 11] = [
+const REFUSALS: [(Refused, u32); 12] = [
     (Refused::NotOwner, 1),
     (Refused::UnknownKeyspace, 2),
     (Refused::StampFromFuture, 3),
@@ -156,6 +156,7 @@ const REFUSALS: [(Refused, u32); 11] = [
     (Refused::ContextTooLarge, 9),
     (Refused::DamagedRecord, 10),
     (Refused::HintsFull, 12),
+    (Refused::Closed, 13),
 ];
 
 fn refused_to_wire(refused: Refused) -> u32 {

@@ -75,7 +75,7 @@ fn of_change(state: &State, change: &Change, away: &dyn Fn(NodeId) -> bool) -> S
 }
 
 /// A member's name, with what keeps it from doing its part.
-fn named(node: NodeId, away: &dyn Fn(NodeId) -> bool) -> String {
+pub(super) fn named(node: NodeId, away: &dyn Fn(NodeId) -> bool) -> String {
     if away(node) {
         format!("{node} (does not answer gossip; if it will never come back: mks node leave {} --dead)", node.0)
     } else {

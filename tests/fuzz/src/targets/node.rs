@@ -15,6 +15,7 @@ use mks_logic::message::{Message, Tag};
 use mks_logic::mint::Mints;
 use mks_logic::node::{Node, NodeOptions};
 use mks_logic::port::DataTypes;
+use mks_logic::purge;
 use mks_logic::replica::{self, Ports};
 use mks_logic::sync;
 use mks_logic::time::{Hlc, Now};
@@ -128,6 +129,7 @@ impl Play {
                 let outcome = Rules::Work.view(job.data_type, &job.states, &job.question);
                 Some(Input::Viewed { job: job.job, outcome })
             }
+            Effect::Seal(job) => Some(Input::Sealed { job: job.job, outcome: purge::work(ports, &job.work) }),
             Effect::Compare { job, work } => Some(Input::Compared { job, found: sync::found(ports, &work, 4 << 10) }),
             _ => None,
         }

@@ -14,6 +14,7 @@ mod outlines;
 mod phantoms;
 mod replies;
 mod scrub;
+mod seals;
 pub mod siblings;
 mod stamps;
 mod sums;
@@ -25,6 +26,7 @@ use mks_logic::event::{Effect, WriteJob};
 use mks_logic::id::{Key, NodeId};
 use mks_logic::message::Message;
 use mks_logic::request::Reply;
+use mks_logic::time::Hlc;
 use mks_logic::version::Version;
 
 /// `Err`: what was seen that must not be.
@@ -68,6 +70,11 @@ pub trait Invariant {
         Ok(())
     }
 
+    /// A node's disk removed a tombstone of this stamp, of the key at that position.
+    fn purged(&mut self, _site: &Site, _node: NodeId, _key: usize, _stamp: Hlc) -> Verdict {
+        Ok(())
+    }
+
     /// A node applied an entry of the epoch log, or started with what it had.
     fn learned(&mut self, _site: &Site, _node: NodeId) -> Verdict {
         Ok(())
@@ -107,6 +114,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<phantoms::Phantoms>::default(),
         Box::<replies::Replies>::default(),
         Box::<scrub::Scrub>::default(),
+        Box::<seals::Seals>::default(),
         Box::<siblings::Siblings>::default(),
         Box::<stamps::Stamps>::default(),
         Box::<sums::Sums>::default(),

@@ -4,7 +4,7 @@ use super::{Invariant, Verdict};
 use crate::machine::Machine;
 use crate::site::Site;
 use mks_logic::digest::{Age, Digests as _, Range, recompute};
-use mks_logic::id::PartitionId;
+use mks_logic::id::{Epoch, PartitionId};
 
 #[derive(Debug, Default)]
 pub(super) struct Sums;

@@ -1,7 +1,7 @@
 //! One node, fed by hand.
 
 use crate::cluster::State;
-use crate::event::{Effect, Input, JobId, Reply, Request, Ticket};
+use crate::event::{Effect, Input, JobId, Reply, Request, SealJob, SealOutcome, SealWork, Ticket};
 use crate::id::{Key, NodeId};
 use crate::limits::Limits;
 use crate::member::GossipSettings;
@@ -54,7 +54,16 @@ impl Solo {
     pub(super) fn feed(&mut self, input: Input) -> Vec<Effect> {
         let mut out = Vec::new();
         self.node.step(self.now, input, &self.rules, &mut out);
-        out.retain(|effect| !matches!(effect, Effect::Datagram { .. }));
+        // A disk that was never purged says so at once.
+        let marks = |effect: &Effect| match effect {
+            Effect::Seal(SealJob { job, work: SealWork::Marks }) => Some(*job),
+            _ => None,
+        };
+        for job in out.iter().filter_map(marks).collect::<Vec<_>>() {
+            let outcome = SealOutcome::Marks(Vec::new());
+            self.node.step(self.now, Input::Sealed { job, outcome }, &self.rules, &mut out);
+        }
+        out.retain(|effect| !matches!(effect, Effect::Datagram { .. } | Effect::Seal(_)));
         out
     }
 

@@ -105,25 +105,20 @@ pub(super) fn answer_from_wire(answer: wire::SyncAnswer) -> Result<SyncAnswer, M
 const AGES: [(Age, u32); 4] = [(Age::Closed, 1), (Age::Previous, 2), (Age::Open, 3), (Age::Any, 4)];
 
 fn range_to_wire(range: Range) -> wire::SyncRange {
-    let Range { partition, copies_min, epoch, age, purged: Epoch(0), closed: Epoch(0) } = range;
+    let Range { partition, copies_min, epoch, age, purged, closed } = range;
     let age = AGES.iter().find(|(known, _)| *known == age).map_or(0, |(_, number)| *number);
-    wire::SyncRange { partition: partition.0.into(), copies_min: copies_min.into(), epoch: epoch.0, age }
+    let (partition, copies_min) = (partition.0.into(), copies_min.into());
+    wire::SyncRange { partition, copies_min, epoch: epoch.0, age, purged: purged.0, closed: closed.0 }
 }
 
 fn range_from_wire(range: wire::SyncRange) -> Result<Range, Malformed> {
-    let wire::SyncRange { partition, copies_min, epoch, age } = range;
+    let wire::SyncRange { partition, copies_min, epoch, age, purged, closed } = range;
     let partition = u16::try_from(partition).map_err(|_| Malformed("a partition that can't be"))?;
     let copies = u8::try_from(copies_min).ok().filter(|copies| (1..=RING_WIDTH_MAX).contains(copies));
     let copies_min = copies.ok_or(Malformed("more copies than there can be"))?;
     let age = AGES.iter().find(|(_, number)| *number == age).ok_or(Malformed("an unknown age of records"))?.0;
-    Ok(Range {
-        partition: PartitionId(partition),
-        copies_min,
-        epoch: Epoch(epoch),
-        age,
-        purged: Epoch(0),
-        closed: Epoch(0),
-    })
+    let [epoch, purged, closed] = [epoch, purged, closed].map(Epoch);
+    Ok(Range { partition: PartitionId(partition), copies_min, epoch, age, purged, closed })
 }
 
 fn bucket_from_wire(bucket: u32) -> Result<u16, Malformed> {
@@ -219,8 +214,8 @@ mod tests {
         copies_min: 3,
         epoch: Epoch(7),
         age: Age::Previous,
-        purged: Epoch(0),
-        closed: Epoch(0),
+        purged: Epoch(4),
+        closed: Epoch(5),
     };
 
     fn records() -> Vec<(Key, Record)> {

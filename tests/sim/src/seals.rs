@@ -1,0 +1,190 @@
+//! Epochs that pass, work of disks for seals, and the deliberate bugs about them.
+
+use crate::dice::Dice;
+use crate::log::{KEYSPACE, PARTITION_BITS};
+use crate::mutation::Mutation;
+use crate::plan::{MS, part};
+use crate::site::{Phase, Site};
+use crate::world::{Event, Local, Timed, World};
+use mks_logic::cluster::Entry;
+use mks_logic::context::Context;
+use mks_logic::event::{Input, JobId, Purge, SealJob, SealOutcome, SealWork, WriteJob};
+use mks_logic::id::{Epoch, NodeId, PartitionId};
+use mks_logic::message::Message;
+use mks_logic::node::Node;
+use mks_logic::note::tombstone;
+use mks_logic::outline::Outline;
+use mks_logic::port::Durability;
+use mks_logic::purge;
+use mks_logic::time::Hlc;
+use std::cmp::Reverse;
+
+/// Epochs last at least so long once the trouble is over, microseconds.
+const CALM_EPOCH_US: u64 = 1_000 * MS;
+
+impl Site {
+    /// What is not sealed up to the goal, or not purged; `None`: everything is.
+    #[must_use]
+    pub fn unsealed(&self) -> Option<String> {
+        let (state, goal) = (&self.log.state, self.seal_goal?);
+        let partitions = (0..1 << PARTITION_BITS).map(PartitionId);
+        for partition in partitions.filter(|partition| state.sealed(*partition).epoch < goal) {
+            let (sealed, closed, waits) = (state.sealed(partition), state.closed(), state.awaits(partition));
+            let nodes = self.present().map(|machine| (machine.id, machine.node.as_ref().map(Node::sealing)));
+            let nodes: Vec<_> = nodes.collect();
+            return Some(format!(
+                "{partition} is sealed up to {sealed:?} and not {goal}; {closed:?} is closed, it waits for {waits:?}: \
+                 {nodes:?}"
+            ));
+        }
+        let busy = |node: &Node| {
+            let sealing = node.sealing();
+            sealing.confirming + sealing.purging > 0 || sealing.undrained.is_some()
+        };
+        let late = |machine: &&crate::machine::Machine| {
+            machine.applied < self.log.entries.len() || machine.node.as_ref().is_none_or(busy)
+        };
+        let late = self.present().find(late)?;
+        Some(format!("{} is not done: {:?}", late.id, late.node.as_ref().map(Node::sealing)))
+    }
+}
+
+impl World {
+    /// The epoch's time is over, until the last ones that the run waits for.
+    pub(crate) fn epoch(&mut self) {
+        if self.site.seal_goal.is_some() {
+            return;
+        }
+        self.propose(Entry::Advance);
+        let (calm, usual) = (self.site.phase != Phase::Safety, self.site.plan.epoch_us);
+        let least = if calm { CALM_EPOCH_US.max(usual.min(2 * CALM_EPOCH_US)) } else { usual };
+        let mut dice = Dice::new(self.site.plan.seed ^ self.site.now_us, part::SEALS);
+        let pause = dice.between(least / 2, 2 * least).max(if calm { CALM_EPOCH_US } else { 0 });
+        self.schedule(pause, Event::Epoch);
+    }
+
+    /// All clocks go on, and nothing else: whatever was to happen happens so much later.
+    pub(crate) fn leap(&mut self, by_us: u64) {
+        if self.site.phase != Phase::Safety {
+            return;
+        }
+        self.note(|| format!("{} days pass", by_us / 86_400_000_000));
+        let later = |Timed { at: Reverse((at, number)), event }| Timed { at: Reverse((at + by_us, number)), event };
+        self.heap = std::mem::take(&mut self.heap).into_iter().map(later).collect();
+        self.site.now_us += by_us;
+        self.site.leaped_us += by_us;
+        self.site.log.stalled_until += by_us;
+        self.clients.leaped(by_us);
+        for machine in &mut self.site.machines {
+            machine.leaped_us += by_us;
+            for until in [&mut machine.deaf_until, &mut machine.paused_until].into_iter().filter(|until| **until > 0) {
+                *until += by_us;
+            }
+        }
+        for (from, to) in self.net.pairs() {
+            self.net.stream(from, to).last_arrival += by_us;
+        }
+    }
+
+    /// It lies between two commits, as commits happen in one moment.
+    pub(crate) fn seals(&mut self, id: NodeId, mut job: SealJob) {
+        let mutation = self.site.plan.mutation;
+        let outcome = match (mutation, &mut job.work) {
+            (Some(Mutation::DrainedWithHints), SealWork::Drain { .. }) => SealOutcome::Drained { least: None },
+            (Some(Mutation::EpochAlone), SealWork::Purge(purge)) => {
+                purge.seal.clock = Hlc(u64::MAX);
+                self.seal_work(id, &job.work)
+            }
+            (Some(Mutation::PurgeEarly), SealWork::Flush) => {
+                let (seal, keyspaces) = (self.machine(id).state.closed(), vec![KEYSPACE]);
+                for partition in (0..1 << PARTITION_BITS).map(PartitionId) {
+                    let purge = Purge {
+                        partition,
+                        seal,
+                        keyspaces: keyspaces.clone(),
+                        whole: true,
+                        after: bytes::Bytes::new(),
+                    };
+                    self.seal_work(id, &SealWork::Purge(purge));
+                }
+                SealOutcome::Flushed
+            }
+            (_, work) => self.seal_work(id, work),
+        };
+        let delay = self.dice.between(20, MS) * self.machine(id).slow;
+        self.local(id, delay, Local::Input(Box::new(Input::Sealed { job: job.job, outcome })));
+        if self.machine(id).disk.is_stopped() {
+            self.local(id, delay, Local::Die);
+        }
+    }
+
+    fn seal_work(&mut self, id: NodeId, work: &SealWork) -> SealOutcome {
+        let stamps = |world: &Self| -> Vec<Option<Hlc>> {
+            let outline = |key: &mks_logic::id::Key| {
+                let record = world.site.machine(id).disk.record(&key.engine_key(PARTITION_BITS));
+                tombstone(&Outline::of(&record).rows).map(|row| row.written)
+            };
+            world.site.keys.iter().map(outline).collect()
+        };
+        let purges = matches!(work, SealWork::Purge(_));
+        let before = if purges { stamps(self) } else { Vec::new() };
+        let outcome = purge::work(self.machine(id).ports(), work);
+        let after = if purges { stamps(self) } else { Vec::new() };
+        for (key, (before, after)) in before.into_iter().zip(after).enumerate() {
+            if let (Some(stamp), None) = (before, after) {
+                self.note(|| format!("{id} purges key {key}"));
+                self.check(|invariant, site| invariant.purged(site, id, key, stamp));
+            }
+        }
+        outcome
+    }
+
+    /// Says for all others what one owner says.
+    pub(crate) fn confirm_for_others(&mut self, entry: &Entry) {
+        let Entry::Confirm { closed, changes, partitions, .. } = entry else { return };
+        if self.site.plan.mutation != Some(Mutation::SealShort) {
+            return;
+        }
+        for node in (1..=self.site.plan.machines()).map(NodeId) {
+            let (closed, changes, partitions) = (*closed, *changes, partitions.clone());
+            self.propose(Entry::Confirm { node, closed, changes, partitions });
+        }
+    }
+
+    /// Says for nodes that others wait for that they are rid of what they held.
+    pub(crate) fn rid_early(&mut self) {
+        let state = &self.site.log.state;
+        if self.site.plan.mutation != Some(Mutation::RidEarly) || state.change.is_some() {
+            return;
+        }
+        let (changes, partitions) = (state.changes, (0..1 << PARTITION_BITS).map(PartitionId));
+        let nodes: std::collections::BTreeSet<NodeId> = partitions.flat_map(|p| state.leftovers(p)).collect();
+        for node in nodes {
+            self.propose(Entry::Rid { node, changes });
+        }
+    }
+
+    /// An owner takes a copy whose epoch is closed there, whatever its node says.
+    pub(crate) fn take_closed(&mut self, to: NodeId, message: &Message) {
+        let Message::Write { key, version, .. } = message else { return };
+        let machine = self.machine(to);
+        let Some(keyspace) = machine.state.keyspaces.get(&key.keyspace) else { return };
+        if machine.node.is_none() || version.epoch > machine.state.closed().epoch || version.epoch == Epoch(0) {
+            return;
+        }
+        let (policy, key, version) = (keyspace.policy(), key.clone(), version.clone());
+        machine.waiting.push(WriteJob {
+            job: JobId(u64::MAX),
+            key,
+            version,
+            past: Context::default(),
+            mint: None,
+            fresh: false,
+            durability: Durability::Sync,
+            policy,
+            replaces: false,
+            apply: None,
+        });
+        self.commit_soon(to);
+    }
+}
