@@ -178,7 +178,7 @@ mod tests {
     use crate::event::{Hint, HintJob, HintWork, JobId, WriteJob};
     use crate::hint;
     use crate::id::{NodeId, PartitionId};
-    use crate::port::Read;
+    use crate::port::{Read, Store};
     use crate::replica::absorb;
     use crate::testing::{CARTS, Disk, FIRST, LWW, PARTITION_BITS, Rules, job, key, version};
     use crate::version::Version;

@@ -5,7 +5,8 @@
 use bytes::Bytes;
 use mks_logic::note::{MARKS_SPAN, read_note_key};
 use mks_logic::port::{Read, Table};
-use mks_proto::v1::{BatchItem, BatchRequest, ReadOptions, WriteOptions};
+use mks_proto::v1::batch_result::Result as Outcome;
+use mks_proto::v1::{BatchItem, BatchRequest, BatchResult, GetRequest, ReadOptions, WriteOptions};
 use mks_store::Options;
 use mks_tests_cluster::{Client, Cluster, Node, PATIENCE, get_request, key, metric, mks};
 use std::ops::ControlFlow;
@@ -33,7 +34,8 @@ async fn write(client: &Client, keys: usize, value: Option<&str>, w: u32) {
         let options = WriteOptions { w: Some(w), deadline_ms: Some(20_000), ..WriteOptions::default() };
         let request = BatchRequest { items: part.iter().map(item).collect(), options: Some(options) };
         let response = client.kv.clone().batch(request).await.expect("enough owners are there").into_inner();
-        assert_eq!(response.results.len(), part.len());
+        let written = |result: &BatchResult| matches!(result.result, Some(Outcome::Written(_)));
+        assert!(response.results.len() == part.len() && response.results.iter().all(written), "{response:?}");
     }
 }
 
@@ -142,7 +144,7 @@ async fn a_node_that_was_down_holds_up_the_seal_says_so_and_brings_nothing_back(
     for id in 1..=3 {
         let options = ReadOptions { r: Some(1), deadline_ms: Some(2_000), ..ReadOptions::default() };
         for i in 0..KEYS {
-            let request = mks_proto::v1::GetRequest { options: Some(options.clone()), ..get_request(key("", name(i))) };
+            let request = GetRequest { options: Some(options.clone()), ..get_request(key("", name(i))) };
             assert_eq!(cluster.node(id).client().get_with(request).await.unwrap(), None, "{} on node {id}", name(i));
         }
     }

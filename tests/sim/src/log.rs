@@ -2,7 +2,7 @@
 
 use crate::fault::Fault;
 use crate::mutation::Mutation;
-use crate::plan::Plan;
+use crate::plan::{MS, Plan};
 use crate::rules::{KEEP_CODE, LWW_CODE};
 use crate::site::Phase;
 use crate::types::{COUNTER_CODE, SET_CODE};
@@ -12,6 +12,7 @@ use mks_logic::cluster::{Addresses, Entry, Keyspace, State, Wish};
 use mks_logic::event::Input;
 use mks_logic::id::Incarnation;
 use mks_logic::id::{KeyspaceId, NodeId};
+use mks_logic::node::Node;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Few partitions, so that a handful of keys shares some of them.
@@ -218,6 +219,12 @@ impl World {
         }
         machine.sums.learn(state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)));
         self.step(id, Input::Cluster(state));
+        let machine = self.site.machine(id);
+        let fenced = machine.node.as_ref().is_some_and(Node::is_fenced) && machine.state.members.contains_key(&id);
+        if fenced {
+            // The word of a process before it came late. It ends, and is started again.
+            self.crash(id, false, 20 * MS);
+        }
         if self.machine(id).state.removed.contains_key(&id) {
             self.retire(id);
         }

@@ -19,7 +19,7 @@ use mks_logic::purge;
 use mks_logic::time::Hlc;
 use std::cmp::Reverse;
 
-/// Epochs last at least so long once the trouble is over, microseconds.
+/// How long an epoch lasts once the trouble is over, microseconds.
 const CALM_EPOCH_US: u64 = 1_000 * MS;
 
 impl Site {
@@ -56,11 +56,10 @@ impl World {
             return;
         }
         self.propose(Entry::Advance);
-        let (calm, usual) = (self.site.phase != Phase::Safety, self.site.plan.epoch_us);
-        let least = if calm { CALM_EPOCH_US.max(usual.min(2 * CALM_EPOCH_US)) } else { usual };
+        let usual = self.site.plan.epoch_us;
         let mut dice = Dice::new(self.site.plan.seed ^ self.site.now_us, part::SEALS);
-        let pause = dice.between(least / 2, 2 * least).max(if calm { CALM_EPOCH_US } else { 0 });
-        self.schedule(pause, Event::Epoch);
+        let pause = if self.site.phase == Phase::Safety { dice.between(usual / 2, 2 * usual) } else { CALM_EPOCH_US };
+        self.schedule(pause.max(2 * self.site.plan.lag_us), Event::Epoch);
     }
 
     /// All clocks go on, and nothing else: whatever was to happen happens so much later.
@@ -133,6 +132,8 @@ impl World {
         for (key, (before, after)) in before.into_iter().zip(after).enumerate() {
             if let (Some(stamp), None) = (before, after) {
                 self.note(|| format!("{id} purges key {key}"));
+                let known = self.site.purged.entry(key).or_default();
+                *known = stamp.max(*known);
                 self.check(|invariant, site| invariant.purged(site, id, key, stamp));
             }
         }

@@ -169,6 +169,7 @@ impl World {
             waiting: 0,
             buried: false,
             leaped_us: 0,
+            purged: BTreeMap::new(),
             seal_goal: None,
             healed_us: u64::MAX,
             plan,

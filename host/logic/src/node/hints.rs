@@ -57,6 +57,11 @@ pub struct NeedsSync {
     pub everything: bool,
 }
 
+/// What goes out to an owner that is busy is not less than this, so that what it never takes does not keep back the rest.
+const WINDOW_MIN: usize = 8;
+/// An owner that is busy, and took something all the same, is asked again after this part of a usual pause.
+const SOON: u64 = 8;
+
 /// What goes on with one owner's hints.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Phase {
@@ -106,6 +111,10 @@ struct Debt {
     pause: bool,
     /// Changes that the store has not confirmed.
     changing: usize,
+    /// Some of this window were refused because the owner is busy.
+    busy: bool,
+    /// How many may go out at once, of an owner that was busy lately; zero: as many as ever.
+    window: usize,
 }
 
 /// What a job of the store was for.
@@ -391,8 +400,9 @@ impl Node {
             return;
         }
         debt.phase = Phase::Loading;
-        let (after, count_max, bytes_max) =
-            (debt.after, self.limits.hint_window_max, self.limits.hint_window_bytes_max);
+        let most = self.limits.hint_window_max;
+        let count_max = if debt.window == 0 { most } else { debt.window.min(most) };
+        let (after, bytes_max) = (debt.after, self.limits.hint_window_bytes_max);
         self.hint_job(step, For::Load(owner), HintWork::Load { owner, after, count_max, bytes_max });
     }
 
@@ -471,7 +481,10 @@ impl Node {
                 self.figures.hints_replayed += 1;
                 self.figures.repairs[Cause::Hint as usize] += 1;
             }
-            WriteOutcome::Refused(refused) if refused.passes() => debt.pause = true,
+            WriteOutcome::Refused(refused) if refused.passes() => {
+                debt.pause = true;
+                debt.busy |= *refused == Refused::Busy;
+            }
             // It was promised: whatever the reason, it stays, and shows as owed.
             _ if kept.counted => debt.pause = true,
             WriteOutcome::Refused(Refused::NotOwner) => {
@@ -500,11 +513,15 @@ impl Node {
         }
         debt.phase = Phase::Idle;
         debt.at = step.now.mono_us;
+        let (busy, settled) = (core::mem::take(&mut debt.busy), core::mem::take(&mut debt.settled));
         if core::mem::take(&mut debt.pause) {
             debt.after = None;
-            debt.at += self.limits.hint_retry_ms * 1_000;
+            let part = if busy && !settled.is_empty() { SOON } else { 1 };
+            debt.at += self.limits.hint_retry_ms * 1_000 / part;
         }
-        let settled = core::mem::take(&mut debt.settled);
+        // As many as it had room for, and more again when it has.
+        let grown = if 2 * debt.window < self.limits.hint_window_max { 2 * debt.window } else { 0 };
+        debt.window = if busy { settled.len().max(WINDOW_MIN) } else { grown };
         if !settled.is_empty() {
             debt.changing += 1;
             let ids = settled.iter().map(|kept| kept.id).collect();

@@ -6,7 +6,7 @@ use crate::digest::{Age, Range};
 use crate::event::{Effect, Input, Ticket, WriteJob};
 use crate::exchange::Work;
 use crate::hint;
-use crate::id::{NodeId, PartitionId};
+use crate::id::{Epoch, NodeId, PartitionId};
 use crate::limits::Limits;
 use crate::member::GossipSettings;
 use crate::message::{Message, ReadOutcome, Refused, WriteOutcome};

@@ -39,6 +39,10 @@ impl Invariant for Handover {
         // Owners whose queues are as short as some plans make them refuse hints again and again.
         let busy = site.plan.limits.disk_jobs_max < Limits::default().disk_jobs_max;
         for (key, written, acks, context) in &self.acked {
+            // A tombstone has settled it, and is gone since.
+            if site.is_purged(*key, *written) {
+                continue;
+            }
             let key = &site.keys[*key];
             let engine_key = key.engine_key(PARTITION_BITS);
             let holds = |owner: &NodeId| {

@@ -11,11 +11,9 @@ use mks_logic::note::tombstone;
 use mks_logic::outline::Outline;
 use mks_logic::record::Record;
 use mks_logic::time::Hlc;
-use std::collections::BTreeMap;
 
-/// The latest stamp of a purged tombstone, by key.
 #[derive(Debug, Default)]
-pub(super) struct Seals(BTreeMap<usize, Hlc>);
+pub(super) struct Seals;
 
 fn older(record: &Record, stamp: Hlc) -> bool {
     record.versions().iter().any(|version| version.written < stamp && !version.is_tombstone())
@@ -27,11 +25,11 @@ impl Invariant for Seals {
     }
 
     fn committed(&mut self, site: &Site, node: NodeId, group: &[WriteJob]) -> Verdict {
-        if self.0.is_empty() || !site.log.state.has_living(node) {
+        if site.purged.is_empty() || !site.log.state.has_living(node) {
             return Ok(());
         }
         for key in group.iter().map(|job| &job.key) {
-            let purged = site.keys.iter().position(|known| known == key).and_then(|at| self.0.get(&at));
+            let purged = site.keys.iter().position(|known| known == key).and_then(|at| site.purged.get(&at));
             let Some(stamp) = purged else { continue };
             let record = site.machine(node).disk.record(&key.engine_key(PARTITION_BITS));
             if older(&record, *stamp) {
@@ -44,8 +42,6 @@ impl Invariant for Seals {
     }
 
     fn purged(&mut self, site: &Site, node: NodeId, key: usize, stamp: Hlc) -> Verdict {
-        let known = self.0.entry(key).or_default();
-        *known = stamp.max(*known);
         let engine_key = site.keys[key].engine_key(PARTITION_BITS);
         let holds = |machine: &&Machine| {
             let disk = &machine.disk;

@@ -67,7 +67,7 @@ fn a_tombstone_that_one_owner_lacks_reaches_it_before_the_partition_is_sealed() 
     let mut town = town();
     let (epoch, stamp) = (town.state.epoch, Hlc::from_ms(town.now.wall_ms));
     let jobs = |stamp, value: Option<&str>| {
-        let version = Version { epoch, ..version(1, 1_000 + stamp & 1, Hlc(stamp), value) };
+        let version = Version { epoch, ..version(1, 1 + stamp % 2, Hlc(stamp), value) };
         [WriteJob { fresh: false, ..job(&key("k"), version) }]
     };
     for id in 1..=3 {
