@@ -219,6 +219,7 @@ impl World {
         }
         machine.sums.learn(state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)));
         self.step(id, Input::Cluster(state));
+        self.purge_early(id);
         let machine = self.site.machine(id);
         let fenced = machine.node.as_ref().is_some_and(Node::is_fenced) && machine.state.members.contains_key(&id);
         if fenced {

@@ -10,7 +10,7 @@ use crate::world::{Event, World};
 use bytes::Bytes;
 use mks_logic::cluster::State;
 use mks_logic::event::WriteJob;
-use mks_logic::id::NodeId;
+use mks_logic::id::{Epoch, NodeId};
 use mks_logic::mint::Mints;
 use mks_logic::node::Node;
 use mks_logic::node::NodeOptions;
@@ -52,6 +52,8 @@ pub struct Machine {
     pub waiting: Vec<WriteJob>,
     /// Operations on data types that its disk was asked for, for a deliberate bug.
     pub done: Vec<Bytes>,
+    /// The closing up to which its disk has removed tombstones, for a deliberate bug.
+    pub early: Epoch,
     /// The disk has a commit under way.
     pub committing: bool,
     /// How many times longer the disk takes.
@@ -87,6 +89,7 @@ impl Machine {
             deaf_until: 0,
             waiting: Vec::new(),
             done: Vec::new(),
+            early: Epoch(0),
             committing: false,
             slow: 1,
             paused_until: 0,

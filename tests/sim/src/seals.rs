@@ -94,26 +94,25 @@ impl World {
                 purge.seal.clock = Hlc(u64::MAX);
                 self.seal_work(id, &job.work)
             }
-            (Some(Mutation::PurgeEarly), SealWork::Flush) => {
-                let (seal, keyspaces) = (self.machine(id).state.closed(), vec![KEYSPACE]);
-                for partition in (0..1 << PARTITION_BITS).map(PartitionId) {
-                    let purge = Purge {
-                        partition,
-                        seal,
-                        keyspaces: keyspaces.clone(),
-                        whole: true,
-                        after: bytes::Bytes::new(),
-                    };
-                    self.seal_work(id, &SealWork::Purge(purge));
-                }
-                SealOutcome::Flushed
-            }
             (_, work) => self.seal_work(id, work),
         };
         let delay = self.dice.between(20, MS) * self.machine(id).slow;
         self.local(id, delay, Local::Input(Box::new(Input::Sealed { job: job.job, outcome })));
         if self.machine(id).disk.is_stopped() {
             self.local(id, delay, Local::Die);
+        }
+    }
+
+    /// A disk removes what is closed as soon as its node hears of that.
+    pub(crate) fn purge_early(&mut self, id: NodeId) {
+        let seal = self.machine(id).state.closed();
+        if self.site.plan.mutation != Some(Mutation::PurgeEarly) || self.machine(id).early >= seal.epoch {
+            return;
+        }
+        self.machine(id).early = seal.epoch;
+        for partition in (0..1 << PARTITION_BITS).map(PartitionId) {
+            let (keyspaces, after) = (vec![KEYSPACE], bytes::Bytes::new());
+            self.seal_work(id, &SealWork::Purge(Purge { partition, seal, keyspaces, whole: true, after }));
         }
     }
 

@@ -112,7 +112,7 @@ impl World {
             }
             Fault::Members => self.members(number),
             Fault::Away => {
-                self.crash(a, number.is_multiple_of(2), lasts);
+                self.crash(a, self.site.plan.loses_power(), lasts);
                 self.schedule(lasts / 2, Event::Leap((1 + number % AWAY_DAYS_MAX) * DAY_US));
             }
             Fault::LogStall => self.site.log.stalled_until = now_us + lasts,
