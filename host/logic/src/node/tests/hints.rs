@@ -303,3 +303,23 @@ fn hints_are_counted_once_and_before_anything_else() {
     assert!(matches!(&out[..], [Effect::Hint(job), Effect::Move(_)] if job.work == HintWork::Count), "{out:?}");
     assert_eq!(solo.learn(&formed(3, (3, 2, 2))), []);
 }
+
+#[test]
+fn an_owner_with_little_room_gets_about_as_many_at_once_as_it_takes_and_soon_the_next() {
+    let values: Vec<String> = (0..60).map(|i| i.to_string()).collect();
+    let values: Vec<&str> = values.iter().map(String::as_str).collect();
+    let mut keeper = Keeper::owing(Limits::default(), &values);
+    let (mut out, mut sizes, mut waited_ms) = (keeper.link(true), Vec::new(), 0);
+    while keeper.owed() > 0 && waited_ms < 60_000 {
+        sizes.push(out.len());
+        for (i, (tag, _)) in std::mem::take(&mut out).into_iter().enumerate() {
+            out.extend(keeper.answer(tag, if i < 4 { HELD } else { BUSY }));
+        }
+        if out.is_empty() {
+            out = keeper.after(125);
+            waited_ms += 125;
+        }
+    }
+    assert_eq!((sizes[0], sizes[1]), (60, 8), "{sizes:?}");
+    assert!(waited_ms < 3_000, "with the usual pause after each window it were 15 s: {waited_ms} ms, {sizes:?}");
+}
