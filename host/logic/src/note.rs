@@ -5,8 +5,8 @@
 //! 5 | u16 partition | u64 epoch | engine key     note: there is, or was, a tombstone of that epoch; no value
 //! ```
 //!
-//! Both lie in [`Table::Digests`], beside the sums. A note comes with the tombstone, in the same batch. It may outlive it:
-//! whoever goes by it looks at the record.
+//! Both lie in [`Table::Digests`], beside the sums. A note comes with the tombstone, in the same batch. It may outlive
+//! it: whoever goes by it looks at the record.
 
 use crate::cluster::Mark;
 use crate::id::{Epoch, PartitionId};
@@ -114,7 +114,8 @@ mod tests {
         }
 
         #[test]
-        fn a_mark_reads_back_and_a_damaged_one_is_none(p: u16, epoch: u64, clock: u64, at in 0usize..24, bit in 0u8..8) {
+        fn a_mark_reads_back_and_a_damaged_one_is_none(p: u16, epoch: u64, clock: u64, at in 0usize..24, bit in 0u8..8)
+        {
             let said = Mark { epoch: Epoch(epoch), clock: Hlc(clock) };
             let Change::Put { key, value, .. } = mark(PartitionId(p), said) else { panic!("a mark is put") };
             prop_assert_eq!(read_mark(&key, &value), Some((PartitionId(p), said)));

@@ -1,8 +1,8 @@
 //! What a node's disk does for seals: it looks what is kept for others, and removes tombstones that a seal covers.
 //!
-//! What may be removed, and when, is decided in [`crate::node`]; why it never comes back, in `docs/seals.md`. A purge goes
-//! by notes ([`crate::note`]), a part at a time, without an fsync: what a power cut brings back is removed once more, as
-//! the mark that says so is gone with it. A partition without a mark is read as a whole.
+//! What may be removed, and when, is decided in [`crate::node`]; why it never comes back, in `docs/seals.md`. A purge
+//! goes by notes ([`crate::note`]), a part at a time, without an fsync: what a power cut brings back is removed once
+//! more, as the mark that says so is gone with it. A partition without a mark is read as a whole.
 
 use crate::digest::{self, Delta};
 use crate::event::{HintId, Purge, SealOutcome, SealWork};

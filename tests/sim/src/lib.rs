@@ -7,6 +7,7 @@
 //!
 //! **What is absent:** a real clock, thread, socket or disk, and any decision about data.
 
+pub mod chores;
 pub mod clients;
 pub mod dice;
 pub mod disk;

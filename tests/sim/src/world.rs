@@ -17,18 +17,13 @@ use crate::trace::{Keep, Trace};
 use crate::trouble::End;
 use bytes::Bytes;
 use mks_logic::cluster::Entry;
-use mks_logic::event::{
-    Effect, HintJob, HintOutcome, HintWork, Input, Looked, MoveJob, MoveOutcome, MoveWork, ReadJob, ScrubJob,
-    ScrubOutcome, ScrubWork, Ticket, ViewJob, WriteJob,
-};
+use mks_logic::event::{Effect, HintJob, HintOutcome, HintWork, Input, ReadJob, Ticket, ViewJob, WriteJob};
 use mks_logic::hint;
 use mks_logic::id::{Incarnation, Key, NodeId};
 use mks_logic::message::{Message, ReadOutcome, Refused, WriteOutcome};
-use mks_logic::moves;
 use mks_logic::port::{DataTypes, Durability};
 use mks_logic::replica;
 use mks_logic::request::{Reply, Request};
-use mks_logic::scrub;
 use mks_logic::sync;
 use mks_logic::time::Hlc;
 use std::cmp::Reverse;
@@ -503,34 +498,6 @@ impl World {
             self.local(id, delay, Local::Input(Box::new(Input::Damaged { key: job.key.clone() })));
         }
         self.local(id, delay, Local::Input(Box::new(Input::Found { job: job.job, outcome })));
-    }
-
-    /// A check and a mend lie between two commits, as commits happen in one moment.
-    fn scrub(&mut self, id: NodeId, job: &ScrubJob) {
-        let outcome = match (self.site.plan.mutation, &job.work) {
-            (Some(Mutation::NoScrub), ScrubWork::Look { .. }) => ScrubOutcome::Looked(Looked::default()),
-            (_, work) => scrub::work(self.machine(id).ports(), work),
-        };
-        let delay = self.dice.between(20, MS) * self.machine(id).slow;
-        self.local(id, delay, Local::Input(Box::new(Input::Scrubbed { job: job.job, outcome })));
-        if self.machine(id).disk.is_stopped() {
-            self.local(id, delay, Local::Die);
-        }
-    }
-
-    /// It lies between two commits, as commits happen in one moment.
-    fn moves(&mut self, id: NodeId, job: &MoveJob) {
-        let keeps = self.site.plan.mutation == Some(Mutation::NothingDropped);
-        let outcome = match job.work {
-            MoveWork::Drop { .. } if keeps => MoveOutcome::Dropped { records: 0, next: None },
-            MoveWork::Survey if keeps => MoveOutcome::Surveyed(Vec::new()),
-            _ => moves::work(self.machine(id).ports(), &job.work),
-        };
-        let delay = self.dice.between(20, MS) * self.machine(id).slow;
-        self.local(id, delay, Local::Input(Box::new(Input::Moved { job: job.job, outcome })));
-        if self.machine(id).disk.is_stopped() {
-            self.local(id, delay, Local::Die);
-        }
     }
 
     /// A node wants an entry in the epoch log. Some get lost on their way to the leader.

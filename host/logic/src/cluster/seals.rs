@@ -1,9 +1,9 @@
 //! Up to where everything is over: what members and owners have said of it, and what follows (`docs/seals.md`).
 //!
-//! An epoch is *closed* when every member has said that it is *drained* of it: from then on owners take no late copies.
-//! A partition is *sealed* up to an epoch when all its owners have *confirmed* that they hold what each of them held when
-//! it was closed. Nodes that owned a partition before a change, or were to own it, are *leftovers* of it until they are
-//! rid of what they held.
+//! An epoch is *closed* when every member has said that it is *drained* of it: from then on owners take no late
+//! copies. A partition is *sealed* up to an epoch when all its owners have *confirmed* that they hold what each of them
+//! held when it was closed. Nodes that owned a partition before a change, or were to own it, are *leftovers* of it
+//! until they are rid of what they held.
 
 use super::{Refusal, Standing, State};
 use crate::id::{Epoch, Incarnation, NodeId, PartitionId};

@@ -57,7 +57,7 @@ pub struct NeedsSync {
     pub everything: bool,
 }
 
-/// What goes out to an owner that is busy is not less than this, so that what it never takes does not keep back the rest.
+/// No fewer go out to an owner that is busy, so that those that it never takes do not keep back the rest.
 const WINDOW_MIN: usize = 8;
 /// An owner that is busy, and took something all the same, is asked again after this part of a usual pause.
 const SOON: u64 = 8;

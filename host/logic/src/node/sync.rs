@@ -176,7 +176,8 @@ impl Node {
         self.sync.pairs = pairs;
     }
 
-    /// A comparison ends with its epoch, and when its partition is sealed further: one that is demanded begins anew, others come again.
+    /// A comparison ends with its epoch, and when its partition is sealed further: one that is demanded begins anew,
+    /// others come again.
     fn sync_epoch(&mut self, step: &mut Step<'_>) {
         let epoch = self.state.epoch;
         let old = |(tag, running): (&Tag, &Running)| {

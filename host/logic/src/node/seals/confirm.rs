@@ -1,5 +1,5 @@
-//! What an owner does before it confirms a partition: it compares it with each other owner that has heard of the closing
-//! as well, all epochs in one go, and makes what it holds then survive a power cut.
+//! What an owner does before it confirms a partition: it compares it with each other owner that has heard of the
+//! closing as well, all epochs in one go, and makes what it holds then survive a power cut.
 
 use super::{For, SOON};
 use crate::cluster::{CONFIRM_MAX, Entry};

@@ -1,4 +1,4 @@
-//! Where writes are missing that no hint stands for: compared before all others, until a comparison there has ended well.
+//! Where writes are missing that no hint stands for: compared before all others, until that has ended well.
 
 use super::{Pair, UNDER_WAY};
 use crate::id::{NodeId, PartitionId};
