@@ -322,8 +322,8 @@ impl Slot {
         outline
     }
 
-    /// How the tombstone that the record amounts to, if it does, is found again once a seal covers it. Where writers say
-    /// what they have seen, tombstones stay.
+    /// How the tombstone that the record amounts to, if it does, is found again once a seal covers it. Where writers
+    /// say what they have seen, tombstones stay.
     fn note(&self, key: &[u8], outline: &Outline) -> Option<Change> {
         let tombstone = note::tombstone(&outline.rows).filter(|_| !self.policy.causal)?;
         Place::of_engine_key(key).map(|place| note::note(place.partition, tombstone.epoch, key))

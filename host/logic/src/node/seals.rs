@@ -1,5 +1,5 @@
 //! What this node does so that tombstones can go: it says that it is drained of an epoch, refuses late copies of what
-//! is closed, compares its partitions with their other owners so that they can be sealed, and removes what a seal covers.
+//! is closed, compares its partitions with their other owners so that they can be sealed, and removes what seals cover.
 //! Why nothing comes back: `docs/seals.md`; what its disk does for it: [`crate::purge`].
 
 mod confirm;

@@ -224,7 +224,8 @@ proptest! {
         let lives = |dot: Dot| !writes.iter().any(|(_, _, past)| past.covers(dot));
         let expected: Vec<u64> = writes.iter().filter(|(_, dot, _)| lives(*dot)).map(|(at, ..)| *at).collect();
         let partition = cart().place(PARTITION_BITS).partition;
-        let range = Range { partition, copies_min: 1, epoch: Epoch(1), age: Age::Open, purged: Epoch(0), closed: Epoch(0) };
+        let (epoch, purged, closed) = (Epoch(1), Epoch(0), Epoch(0));
+        let range = Range { partition, copies_min: 1, epoch, age: Age::Open, purged, closed };
         for disk in &disks {
             let mut there: Vec<u64> = read(disk).0.iter().map(|value| value.parse().unwrap()).collect();
             there.sort_unstable();
