@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use mks_logic::note::{MARKS_SPAN, read_note_key};
-use mks_logic::port::{Read, Table};
+use mks_logic::port::Table;
 use mks_proto::v1::batch_result::Result as Outcome;
 use mks_proto::v1::{BatchItem, BatchRequest, BatchResult, GetRequest, ReadOptions, WriteOptions};
 use mks_store::Options;
