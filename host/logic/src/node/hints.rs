@@ -356,6 +356,9 @@ impl Node {
     fn forgotten(&mut self, step: &mut Step<'_>, owner: NodeId) {
         if self.state.members.contains_key(&owner) {
             self.rest(step, owner);
+        } else if self.hints.debts.get(&owner).is_some_and(|debt| debt.changing > 0) {
+            // What came meanwhile would lie there for ever, and nobody would know.
+            self.hint_job(step, For::Forget(owner), HintWork::Forget { owner });
         } else if let Some(debt) = self.hints.debts.remove(&owner) {
             self.hints.bytes -= debt.owed.bytes;
             self.figures.hints_dropped[HintDropped::Removed as usize] += debt.owed.count;
