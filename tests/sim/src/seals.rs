@@ -183,6 +183,7 @@ impl World {
             durability: Durability::Sync,
             policy,
             replaces: false,
+            beside: Vec::new(),
             apply: None,
         });
         self.commit_soon(to);
