@@ -7,7 +7,7 @@
 use crate::context::Context;
 use crate::id::{Key, NodeId};
 use crate::message::{ReadOutcome, Refused, Want};
-use crate::port::{Policy, Resolve};
+use crate::port::{Policy, Resolve, Role};
 use crate::put::reasons;
 use crate::quorum::{Spread, Tally, Verdict};
 use crate::record::Record;
@@ -321,7 +321,10 @@ impl ReadOp {
     fn answer(&self, resolve: &dyn Resolve, wall_ms: u64) -> Answer {
         let merged = replica::merge(resolve, self.policy, self.records().cloned());
         let context = self.policy.causal.then(|| merged.context());
-        let versions = merged.into_versions().into_iter().filter(|v| !v.is_absent(wall_ms)).collect();
+        // A resolver that merges for the reader hears of deletes as well.
+        let merges = self.policy.role == Role::Merger;
+        let shown = |v: &Version| if merges { !v.is_expired(wall_ms) } else { !v.is_absent(wall_ms) };
+        let versions = merged.into_versions().into_iter().filter(shown).collect();
         Answer::Found { versions, context }
     }
 

@@ -343,7 +343,7 @@ impl WriteOp {
             context
         });
         let (acks, hints) = (self.tally.acks(), self.tally.hints());
-        if self.policy.typed {
+        if self.policy.typed() {
             return Answer::Applied { written: self.version.written, acks, hints, reply: self.said.clone() };
         }
         Answer::Written { written: self.version.written, acks, hints, context }
@@ -415,7 +415,7 @@ pub fn reasons(refusals: &BTreeSet<Refused>) -> String {
 mod tests {
     use super::*;
     use crate::id::{Dot, KeyspaceId};
-    use crate::port::ResolverHash;
+    use crate::port::{ResolverHash, Role};
 
     fn op(needed: u8) -> WriteOp {
         seated(needed, [1, 2, 3].map(NodeId).to_vec().into())
@@ -431,7 +431,7 @@ mod tests {
             digest: 0,
             value: None,
         };
-        let policy = Policy { resolver: ResolverHash([0; 32]), causal: false, typed: false };
+        let policy = Policy { resolver: ResolverHash([0; 32]), causal: false, role: Role::Resolver };
         WriteOp::new(key, (version, Context::default()), seats, needed, Durability::Sync, policy)
     }
 

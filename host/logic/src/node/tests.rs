@@ -2,9 +2,9 @@
 
 mod causal;
 mod coordinator;
+mod guest;
 mod hints;
 mod owner;
 mod repair;
 mod sloppy;
 mod solo;
-mod typed;

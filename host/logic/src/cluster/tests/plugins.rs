@@ -9,7 +9,8 @@ fn code(n: u8) -> ResolverHash {
 
 fn install(plugin: u8, node: u64, version: &str) -> Entry {
     let (plugin, node) = (code(plugin), NodeId(node));
-    Entry::InstallPlugin { plugin, node, name: "biggest".into(), version: version.into(), bytes: 20_000 }
+    let role = Role::Resolver;
+    Entry::InstallPlugin { plugin, node, name: "biggest".into(), version: version.into(), bytes: 20_000, role }
 }
 
 fn hold(plugin: u8, node: u64) -> Entry {

@@ -2,7 +2,7 @@
 
 use super::solo::{Solo, own_write, reply, sends, tag};
 use crate::context::Context;
-use crate::event::{Deed, Effect, Input};
+use crate::event::{Deed, Effect, Input, Question, Told};
 use crate::id::{Incarnation, Key, NodeId};
 use crate::message::{Message, ReadOutcome, Refused, WriteOutcome};
 use crate::port::TypeError;
@@ -158,9 +158,10 @@ fn a_question_is_answered_by_the_type_from_all_that_a_quorum_holds() {
     let mut solo = solo();
     let out = solo.ask(view());
     let out = read(&mut solo, &out);
-    let Some(Effect::View(job)) = out.iter().find(|e| matches!(e, Effect::View(_))) else { panic!("{out:?}") };
-    assert_eq!(job.states, ["2/2/7 x"]);
-    let out = solo.feed(Input::Viewed { job: job.job, outcome: Ok("1".into()) });
+    let Some(Effect::Ask(job)) = out.iter().find(|e| matches!(e, Effect::Ask(_))) else { panic!("{out:?}") };
+    let (states, text) = (vec!["2/2/7 x".into()], Bytes::new());
+    assert_eq!(job.question, Question::View { states, text });
+    let out = solo.feed(Input::Told { job: job.job, told: Told::View(Ok("1".into())) });
     assert_eq!(reply(&out), Some(Ok(Answer::Viewed { answer: Some("1".into()) })));
     let out = solo.ask(Request { deadline_ms: Some(100), ..view() });
     read(&mut solo, &out);
