@@ -9,12 +9,14 @@ use crate::peer::{Link, LinkParts};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mks_logic::cluster::{Entry, State};
-use mks_logic::event::{Effect, HintCount, HintOutcome, Input, JobId, MoveOutcome, Reply, ScrubOutcome, Ticket};
+use mks_logic::event::{
+    Effect, HintCount, HintOutcome, Input, JobId, MoveOutcome, Reply, ScrubOutcome, Ticket, Told,
+};
 use mks_logic::exchange::Found;
 use mks_logic::id::{Key, NodeId};
 use mks_logic::message::{Message, ReadOutcome, WriteOutcome};
 use mks_logic::node::{Figures, Node, ScrubFigures, SyncFigures};
-use mks_logic::port::{Resolve, TypeError};
+use mks_logic::port::Resolve;
 use mks_logic::time::Hlc;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -51,8 +53,8 @@ pub enum Event {
     Scrubbed(JobId, ScrubOutcome),
     /// Work for partitions that move is done.
     Moved(JobId, MoveOutcome),
-    /// A data type answered a question.
-    Viewed(JobId, Result<Bytes, TypeError>),
+    /// The code of a keyspace answered a question.
+    Told(JobId, Told),
     /// Reads or writes met damaged records.
     Damaged(Vec<Key>),
     /// The store gave up for good: the node has to stop.
@@ -248,7 +250,7 @@ impl Pump {
             Event::Compared(job, found) => self.step(Input::Compared { job, found }),
             Event::Scrubbed(job, outcome) => self.step(Input::Scrubbed { job, outcome }),
             Event::Moved(job, outcome) => self.step(Input::Moved { job, outcome }),
-            Event::Viewed(job, outcome) => self.step(Input::Viewed { job, outcome }),
+            Event::Told(job, told) => self.step(Input::Told { job, told }),
             Event::Damaged(keys) => keys.into_iter().for_each(|key| self.step(Input::Damaged { key })),
             Event::StoreBroken(reason) => self.broken = Some(Ended::StoreBroken(reason)),
         }
@@ -313,7 +315,7 @@ impl Pump {
             Effect::Compare { job, work } => self.parts.disk.compare(job, work),
             Effect::Scrub(job) => self.parts.disk.scrub(job),
             Effect::Move(job) => self.parts.disk.moves(job),
-            Effect::View(job) => self.parts.disk.view(job),
+            Effect::Ask(job) => self.parts.disk.ask(job),
             // One that waits is enough: whatever is dropped here is asked for again.
             Effect::Propose { entry } => drop(self.parts.proposals.try_send(entry)),
             Effect::Reply { ticket, reply } => self.reply(ticket, reply),

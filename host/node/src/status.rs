@@ -5,6 +5,7 @@ mod waits;
 use crate::handle::{Handle, ScrubView};
 use crate::plugins::Local;
 use mks_logic::cluster::Quarantine;
+use mks_logic::port::Role;
 
 pub use waits::waits;
 
@@ -84,6 +85,9 @@ fn plugins(handle: &Handle) -> Vec<String> {
         if let Some(Quarantine { node, reason, .. }) = &plugin.quarantine {
             let meanwhile = match keyspaces.as_str() {
                 "" => "no keyspace uses it".to_owned(),
+                keyspaces if plugin.role == Role::Merger => {
+                    format!("readers get all siblings meanwhile in keyspaces {keyspaces}")
+                }
                 keyspaces => format!("keyspaces that keep all versions meanwhile: {keyspaces}"),
             };
             warnings.push(format!(
@@ -91,17 +95,20 @@ fn plugins(handle: &Handle) -> Vec<String> {
                  `mks plugin alter {name} --release`"
             ));
         } else if let Local::Missing(why) = handle.plugins.local(*hash) {
-            warnings.push(lacking(&name, &keyspaces, &why, handle.plugins.runs(*hash)));
+            warnings.push(lacking((&name, plugin.role), &keyspaces, &why, handle.plugins.runs(*hash)));
         }
     }
     warnings
 }
 
 /// This node does not have the code of a plugin, for this reason.
-fn lacking(name: &str, keyspaces: &str, why: &str, runs: bool) -> String {
+fn lacking((name, role): (&str, Role), keyspaces: &str, why: &str, runs: bool) -> String {
     let meanwhile = match (keyspaces, runs) {
         (_, true) => "what was loaded before still runs, until the node stops".to_owned(),
         ("", false) => "no keyspace uses it".to_owned(),
+        (keyspaces, false) if role == Role::Merger => {
+            format!("PLUGIN_DRIFT: whoever reads keyspaces {keyspaces} through it gets all siblings, until it has it")
+        }
         (keyspaces, false) => format!(
             "PLUGIN_DRIFT: it keeps all versions of keyspaces {keyspaces}, and compares with no other owner, until it has \
              it"

@@ -13,12 +13,17 @@ use crate::resolver::{self, Bounds, Moment, Outcome, Resolver, Reuse};
 use crate::siblings::Values;
 use bytes::Bytes;
 use mks_logic::id::Dot;
-use mks_logic::port::{Columns, DataTypes, NewState, Resolve, ResolveError, ResolverHash, TypeError, Verdict};
+use mks_logic::port::{
+    Columns, DataTypes, Merged, NewState, Resolve, ResolveError, ResolverHash, Role, Siblings, TypeError, Verdict,
+};
 use mks_logic::time::Hlc;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// An instance's memory for each byte of siblings that it merges.
+const MERGE_SHARE: usize = 4;
 
 /// What a component may export.
 const EVERY_KIND: &str =
@@ -40,6 +45,8 @@ pub struct Sandbox {
     engine: SharedEngine,
     loader: Loader,
     bounds: Bounds,
+    /// See [`Sandbox::merge`].
+    merge_bytes_max: usize,
     adapter_deadline: Deadline,
     resolvers_max: usize,
     cache_state: CacheState,
@@ -71,7 +78,7 @@ impl Sandbox {
         let bounds =
             Bounds { deadline: Deadline::new(options.resolver_deadline_ms), batch_rows_max: options.batch_rows_max };
         let load = |b: &builtin::Builtin| Resolver::load(&engine, &loader, b.name, b.bytes, bounds, Reuse::Warm);
-        let builtin = builtin::RESOLVERS.iter().map(load).collect::<Result<_, _>>()?;
+        let builtin = builtin::RESOLVERS.iter().chain(builtin::MERGERS).map(load).collect::<Result<_, _>>()?;
         let data_type_bounds = data_type::Bounds {
             deadline: Deadline::new(options.data_type_deadline_ms),
             state_bytes_max: options.state_bytes_max,
@@ -80,6 +87,7 @@ impl Sandbox {
             engine,
             loader,
             bounds,
+            merge_bytes_max: options.instance_bytes_max / MERGE_SHARE,
             adapter_deadline: Deadline::new(options.adapter_deadline_ms),
             resolvers_max: options.resolvers_max,
             cache_state,
@@ -92,7 +100,7 @@ impl Sandbox {
         }))
     }
 
-    /// Names and content hashes of the resolvers that are part of this binary; the first one is the default.
+    /// Names and content hashes of the resolvers of this binary that go by metadata; the first one is the default.
     ///
     /// Keyspaces name a resolver by hash: two builds of the same source need not have the same one.
     #[must_use]
@@ -100,10 +108,16 @@ impl Sandbox {
         builtin::RESOLVERS.iter().map(|b| (b.name, ResolverHash(*blake3::hash(b.bytes).as_bytes()))).collect()
     }
 
-    /// Names and content hashes of the data types that are part of this binary.
+    /// Names, content hashes and roles of all code for keyspaces that is part of this binary.
     #[must_use]
-    pub fn builtin_data_types() -> Vec<(&'static str, ResolverHash)> {
-        builtin::DATA_TYPES.iter().map(|b| (b.name, ResolverHash(*blake3::hash(b.bytes).as_bytes()))).collect()
+    pub fn builtin_code() -> Vec<(&'static str, ResolverHash, Role)> {
+        let roles = [
+            (builtin::RESOLVERS, Role::Resolver),
+            (builtin::MERGERS, Role::Merger),
+            (builtin::DATA_TYPES, Role::DataType),
+        ];
+        let hash = |b: &builtin::Builtin| ResolverHash(*blake3::hash(b.bytes).as_bytes());
+        roles.iter().flat_map(|(all, role)| all.iter().map(move |b| (b.name, hash(b), *role))).collect()
     }
 
     /// A data type that was installed, or one that is part of this binary: that is compiled, or taken from the cache,
@@ -308,6 +322,24 @@ impl Resolve for Sandbox {
 
     fn has(&self, hash: ResolverHash) -> bool {
         self.with_resolver(hash, |resolver| !resolver.faults.is_suspended()).unwrap_or(false)
+    }
+
+    /// An instance must have room for the values, for what it makes of them, and for its work. What is too large for
+    /// that is nobody's fault, and no failure of the resolver.
+    fn merge(&self, hash: ResolverHash, siblings: &Siblings) -> Result<Merged, ResolveError> {
+        let Siblings { key, versions, values } = siblings;
+        let values = Values { key: key.clone(), values: values.clone() };
+        let (bytes, max) = (values.bytes(), self.merge_bytes_max);
+        if bytes > max {
+            return Err(ResolveError::Failed(format!("the siblings have {bytes} bytes, and {max} are merged at most")));
+        }
+        let outcome = self.settle_by_value(hash, versions, values)?;
+        Ok(match outcome {
+            Outcome::Merged(value) => Merged::Value(value.into()),
+            Outcome::Keep(row) => Merged::Kept(vec![row]),
+            Outcome::KeepSome(rows) => Merged::Kept(rows),
+            Outcome::KeepAll => Merged::Kept((0..).take(siblings.values.len()).collect()),
+        })
     }
 }
 

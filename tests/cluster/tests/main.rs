@@ -18,6 +18,7 @@ mod http;
 mod kills;
 mod members;
 mod mending;
+mod merging;
 mod moving;
 mod partitions;
 mod plugins;

@@ -1,7 +1,7 @@
 //! The life of a plugin on a running cluster: installed through any node, held by all, used, replaced, lost, and put
 //! away.
 
-use crate::plugins::{build, folder, json};
+use crate::plugins::{build_as, folder, json};
 use mks_tests_cluster::{Cluster, Output, get_request, key, metric_sum, mks, put_request, skipped};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -45,16 +45,7 @@ fn all() -> Result<Built, String> {
     let resolver = std::fs::read_to_string(folder.join("src/lib.rs")).unwrap();
     assert!(resolver.contains(BIGGEST));
     let make = |file: &str, (name, version): (&str, &str), source: &str| {
-        let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
-        let (before, after) = manifest.split_once("version = \"").unwrap();
-        let (_, after) = after.split_once('"').unwrap();
-        std::fs::write(folder.join("Cargo.toml"), format!("{before}version = \"{version}\"{after}")).unwrap();
-        std::fs::write(folder.join("src/lib.rs"), source.replace("= \"biggest\"", &format!("= {name:?}"))).unwrap();
-        let built = build(&place)?;
-        assert_eq!((built["name"].as_str(), built["version"].as_str()), (Some(name), Some(version)));
-        let component = folder.join(file);
-        std::fs::rename(built["file"].as_str().unwrap(), &component).unwrap();
-        Ok::<PathBuf, String>(component)
+        build_as(&folder, file, (name, version), &source.replace("= \"biggest\"", &format!("= {name:?}")))
     };
     let with = |rule: &str| resolver.replace(BIGGEST, rule);
     let fragile = format!("assert!(conflict.iter().all(|version| version.size != {FRAGILE_BYTES})); {BIGGEST}");
@@ -72,22 +63,22 @@ fn all() -> Result<Built, String> {
 }
 
 /// What `mks --json` says through one node.
-fn ask(cluster: &Cluster, id: u64, arguments: &[&str]) -> Output {
+pub(crate) fn ask(cluster: &Cluster, id: u64, arguments: &[&str]) -> Output {
     let address = cluster.node(id).client_address().to_string();
     mks(&[&["--addr", &address, "--json"], arguments].concat())
 }
 
-fn done(output: &Output) -> Value {
+pub(crate) fn done(output: &Output) -> Value {
     assert_eq!(output.status, 0, "{output:?}");
     json(output)
 }
 
-fn install(cluster: &Cluster, id: u64, component: &Path) -> Output {
+pub(crate) fn install(cluster: &Cluster, id: u64, component: &Path) -> Output {
     ask(cluster, id, &["plugin", "install", &component.to_string_lossy()])
 }
 
 /// Why an installation was refused.
-fn refusal(output: &Output) -> (String, String) {
+pub(crate) fn refusal(output: &Output) -> (String, String) {
     assert_eq!(output.status, 1, "{output:?}");
     let error: Value = serde_json::from_str(output.stderr.lines().last().unwrap_or_default()).unwrap();
     let text = |field: &str| error["error"][field].as_str().unwrap_or_default().to_owned();
@@ -95,7 +86,7 @@ fn refusal(output: &Output) -> (String, String) {
 }
 
 /// A plugin as a node shows it.
-fn shown(cluster: &Cluster, id: u64, plugin: &str) -> Option<Value> {
+pub(crate) fn shown(cluster: &Cluster, id: u64, plugin: &str) -> Option<Value> {
     let all = done(&ask(cluster, id, &["plugin", "list"]));
     let mut all = all["plugins"].as_array().unwrap().iter();
     all.find(|shown| shown["plugin"] == plugin).cloned()

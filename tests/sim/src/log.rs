@@ -3,7 +3,7 @@
 use crate::fault::Fault;
 use crate::mutation::Mutation;
 use crate::plan::Plan;
-use crate::rules::{KEEP_CODE, LWW_CODE};
+use crate::rules::{KEEP_CODE, LWW_CODE, UNION_CODE};
 use crate::site::Phase;
 use crate::types::{COUNTER_CODE, SET_CODE};
 use crate::workloads::Kind;
@@ -12,6 +12,7 @@ use mks_logic::cluster::{Addresses, Entry, Keyspace, State, Wish};
 use mks_logic::event::Input;
 use mks_logic::id::Incarnation;
 use mks_logic::id::{KeyspaceId, NodeId};
+use mks_logic::port::Role;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Few partitions, so that a handful of keys shares some of them.
@@ -73,8 +74,14 @@ pub fn begin(plan: &Plan) -> Arc<State> {
     let (resolver, resolver_hash) = match plan.workload {
         Kind::Counts => ("counter", COUNTER_CODE),
         Kind::Additions => ("set", SET_CODE),
+        Kind::Unions => ("union", UNION_CODE),
         _ if causal => ("keep-siblings", KEEP_CODE),
         _ => ("lww", LWW_CODE),
+    };
+    let role = match plan.workload {
+        kind if kind.is_typed() => Role::DataType,
+        kind if kind.is_merged() => Role::Merger,
+        _ => Role::Resolver,
     };
     let keyspace = Keyspace {
         name: "sim".into(),
@@ -87,7 +94,7 @@ pub fn begin(plan: &Plan) -> Arc<State> {
         resolver_hash,
         causal,
         quarantined: false,
-        typed: plan.workload.is_typed(),
+        role,
     };
     state.apply(&Entry::CreateKeyspace { keyspace }).map(drop).expect("the keyspace fits the ring");
     Arc::new(state)

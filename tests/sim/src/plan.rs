@@ -23,6 +23,7 @@ pub(crate) mod part {
     pub(crate) const SLOPPY: u64 = 6;
     pub(crate) const MEMBERS: u64 = 8;
     pub(crate) const TYPED: u64 = 9;
+    pub(crate) const MERGED: u64 = 10;
     /// And one part per class of faults from here on.
     pub(crate) const FAULTS: u64 = 100;
 }
@@ -100,7 +101,8 @@ fn workload(seed: u64, dice: &mut Dice) -> Kind {
     let (plain, mut causal) = (dice.pick(Kind::PLAIN), Dice::new(seed, part::CAUSAL));
     let kind = if causal.chance(35) { causal.pick(Kind::CAUSAL) } else { plain };
     let mut typed = Dice::new(seed, part::TYPED);
-    if typed.chance(25) { typed.pick(Kind::TYPED) } else { kind }
+    let kind = if typed.chance(25) { typed.pick(Kind::TYPED) } else { kind };
+    if Dice::new(seed, part::MERGED).chance(10) { Kind::Unions } else { kind }
 }
 
 /// From dice of its own, so that seeds of before say what they said. Without other nodes nobody can stand in.

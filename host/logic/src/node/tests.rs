@@ -4,6 +4,7 @@ mod causal;
 mod coordinator;
 mod guest;
 mod hints;
+mod merging;
 mod owner;
 mod repair;
 mod sloppy;

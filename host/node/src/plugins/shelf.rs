@@ -2,9 +2,9 @@
 
 use super::hex;
 use mks_logic::cluster::{Plugin as Announced, State};
-use mks_logic::port::{Resolve as _, ResolverHash};
+use mks_logic::port::{Resolve as _, ResolverHash, Role};
 use mks_sandbox::check::{Broken, Options};
-use mks_sandbox::{Components, Plugin, Sandbox, SandboxError, check};
+use mks_sandbox::{Components, Moment, Plugin, Sandbox, SandboxError, check};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -32,12 +32,12 @@ pub enum PluginError {
         /// What it is.
         kind: &'static str,
     },
-    /// It wants to see values.
+    /// It wants to see values when versions are written.
     #[error(
-        "{0} looks at values, and nodes show metadata only so far: all versions of its keyspaces would be kept; write it \
-         for the world `resolver`"
+        "{0} looks at values as soon as versions meet, and nodes show them to resolvers that merge at read only, so far: \
+         answer `at-read` in `when`, or write it for the world `resolver`"
     )]
-    SeesValues(String),
+    AtWrite(String),
     /// It breaks a law.
     #[error("{name} breaks a law, so that owners would not agree: {broken}")]
     Lawless {
@@ -68,6 +68,8 @@ pub struct About {
     pub version: String,
     /// Its size.
     pub bytes: u64,
+    /// Whom it serves, and when.
+    pub role: Role,
 }
 
 /// What this node does about a plugin.
@@ -254,7 +256,7 @@ impl Plugins {
 
     fn examine(&self, source: &str, bytes: &[u8], options: Options) -> Result<About, PluginError> {
         let hash = ResolverHash(*blake3::hash(bytes).as_bytes());
-        if let Some((name, _)) = Sandbox::builtin_resolvers().into_iter().find(|(_, builtin)| *builtin == hash) {
+        if let Some((name, ..)) = Sandbox::builtin_code().into_iter().find(|(_, builtin, _)| *builtin == hash) {
             return Err(PluginError::Builtin(name));
         }
         let resolver = match self.sandbox.inspect(source, bytes)? {
@@ -265,13 +267,15 @@ impl Plugins {
             Plugin::Adapter(other) => return Err(PluginError::Kind { name: other.name, kind: "storage adapter" }),
         };
         let name = resolver.name().to_owned();
-        if resolver.sees_values() {
-            return Err(PluginError::SeesValues(name));
-        }
+        let role = match (resolver.sees_values(), resolver.moment()) {
+            (false, _) => Role::Resolver,
+            (true, Moment::AtRead) => Role::Merger,
+            (true, Moment::AtWrite) => return Err(PluginError::AtWrite(name)),
+        };
         if let Err(broken) = check::resolver(&resolver, &options) {
             return Err(PluginError::Lawless { name, broken });
         }
-        Ok(About { hash, name, version: resolver.version().to_owned(), bytes: bytes.len() as u64 })
+        Ok(About { hash, name, version: resolver.version().to_owned(), bytes: bytes.len() as u64, role })
     }
 
     /// Forgets what the log does not name any more: files, code in the sandbox, native code.

@@ -231,7 +231,7 @@ fn plugin_json(plugin: &Plugin) -> Value {
     let here = plugin.here.clone().unwrap_or_default();
     json!({
         "plugin": name(plugin), "name": plugin.name, "version": plugin.version, "hash": plugin.hash,
-        "bytes": plugin.bytes, "holders": plugin.holders, "waits": plugin.waits, "armed": plugin.armed,
+        "role": plugin.role, "bytes": plugin.bytes, "holders": plugin.holders, "waits": plugin.waits, "armed": plugin.armed,
         "quarantine": plugin.quarantine.as_ref().map(|quarantine| json!({
             "node": quarantine.node, "reason": quarantine.reason, "since_epoch": quarantine.since_epoch,
         })),
@@ -285,6 +285,7 @@ fn show_text(plugin: &Plugin, node: u64) -> String {
     };
     line("plugin", &name(plugin));
     line("hash", &plugin.hash);
+    line("role", &plugin.role);
     line("size", &units::bytes(plugin.bytes));
     line("state", &state(plugin));
     if let Some(PluginQuarantine { node, reason, since_epoch }) = &plugin.quarantine {
