@@ -389,4 +389,10 @@ pub enum TypeError {
     /// The component trapped, ran out of its budget, or a state is none, or too large.
     #[error("the data type failed: {0}")]
     Failed(String),
+    /// It failed too often, and nobody asks it. By its name.
+    #[error(
+        "the data type {0} is in quarantine, as it failed too often; what is stored stays as it is. Alter the keyspace to \
+         another version of it, or let it run again: `mks plugin alter {0} --release`"
+    )]
+    Quarantined(String),
 }

@@ -128,7 +128,7 @@ impl Sandbox {
         }
         let is = |b: &&builtin::Builtin| blake3::hash(b.bytes) == blake3::Hash::from(hash.0);
         let builtin = builtin::DATA_TYPES.iter().find(is).ok_or(TypeError::Unknown(hash))?;
-        let loaded = self.install_data_type(builtin.name, builtin.bytes);
+        let loaded = self.load_data_type(builtin.name, builtin.bytes, true);
         loaded.map_err(|error| TypeError::Failed(error.to_string()))
     }
 
@@ -158,9 +158,10 @@ impl Sandbox {
         Ok(hash)
     }
 
-    /// Removes a resolver that was installed. Calls under way end as they would.
-    pub fn uninstall_resolver(&self, hash: ResolverHash) {
+    /// Removes a resolver or a data type that was installed. Calls under way end as they would.
+    pub fn uninstall(&self, hash: ResolverHash) {
         self.installed.write().unwrap_or_else(PoisonError::into_inner).remove(&hash);
+        self.data_types.write().unwrap_or_else(PoisonError::into_inner).remove(&hash);
     }
 
     /// The resolvers that were installed.
@@ -169,16 +170,28 @@ impl Sandbox {
         self.installed.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
-    /// Installed resolvers that failed so often that they are not asked any more, and how.
+    /// Installed resolvers and data types that failed so often that they are not asked any more, and how.
     #[must_use]
-    pub fn suspended_resolvers(&self) -> Vec<(ResolverHash, String)> {
+    pub fn suspended(&self) -> Vec<(ResolverHash, String)> {
         let installed = self.installed.read().unwrap_or_else(PoisonError::into_inner);
-        installed.iter().filter_map(|(hash, resolver)| Some((*hash, resolver.faults.reason()?))).collect()
+        let data_types = self.data_types.read().unwrap_or_else(PoisonError::into_inner);
+        let resolvers = installed.iter().map(|(hash, resolver)| (*hash, &resolver.faults));
+        let all = resolvers.chain(data_types.iter().map(|(hash, data_type)| (*hash, &data_type.faults)));
+        all.filter_map(|(hash, faults)| Some((hash, faults.reason()?))).collect()
     }
 
-    /// Lets a suspended resolver be asked again.
-    pub fn resume_resolver(&self, hash: ResolverHash) {
+    /// Lets what was suspended be asked again.
+    pub fn resume(&self, hash: ResolverHash) {
         self.with_resolver(hash, |resolver| resolver.faults.forgive());
+        if let Some(data_type) = self.data_type(hash) {
+            data_type.faults.forgive();
+        }
+    }
+
+    /// Whether there is such a resolver or data type, and it is not suspended.
+    #[must_use]
+    pub fn runs(&self, hash: ResolverHash) -> bool {
+        self.has(hash) || self.data_type(hash).is_some_and(|data_type| !data_type.faults.is_suspended())
     }
 
     /// When a resolver that was installed or is built in wants to be asked.
@@ -205,12 +218,18 @@ impl Sandbox {
     /// # Errors
     /// When the bytes are no data type that may run here, or no more can be installed.
     pub fn install_data_type(&self, source: &str, bytes: &[u8]) -> Result<Arc<DataType>, SandboxError> {
-        let data_type = DataType::load(&self.engine, &self.loader, source, bytes, self.data_type_bounds)?;
+        self.load_data_type(source, bytes, false)
+    }
+
+    fn load_data_type(&self, source: &str, bytes: &[u8], builtin: bool) -> Result<Arc<DataType>, SandboxError> {
+        let bounds = (self.data_type_bounds, builtin);
+        let data_type = DataType::load(&self.engine, &self.loader, source, bytes, bounds)?;
         let mut installed = self.data_types.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = installed.get(&data_type.hash()) {
             return Ok(Arc::clone(known));
         }
-        if installed.len() >= self.data_types_max {
+        // Those of every node are few, and have room of their own.
+        if !builtin && installed.values().filter(|known| !known.builtin).count() >= self.data_types_max {
             return Err(SandboxError::TooManyDataTypes(self.data_types_max));
         }
         let data_type = Arc::new(data_type);
@@ -247,7 +266,8 @@ impl Sandbox {
         let exports = self.loader.exports(&loaded.component);
         let is = |interface: Interface| exports.iter().any(|export| interface.is_of_same_name(export));
         if is(data_type::INTERFACE) {
-            let data_type = DataType::load(&self.engine, &self.loader, source, bytes, self.data_type_bounds)?;
+            let bounds = (self.data_type_bounds, false);
+            let data_type = DataType::load(&self.engine, &self.loader, source, bytes, bounds)?;
             return Ok(Plugin::DataType(Box::new(data_type)));
         }
         if is(adapter::INTERFACE) {

@@ -184,11 +184,11 @@ fn a_resolver_that_fails_readers_is_suspended_and_large_siblings_are_no_failure_
         let refused = merge(&sandbox, hash, &[&large, &large]);
         assert!(matches!(&refused, Err(ResolveError::Failed(said)) if said.contains("6291456 bytes")), "{refused:?}");
     }
-    assert!(sandbox.suspended_resolvers().is_empty());
+    assert!(sandbox.suspended().is_empty());
     for _ in 0..5 {
         assert!(matches!(merge(&sandbox, hash, &["one", "two"]), Err(ResolveError::Failed(_))));
     }
-    assert_eq!(sandbox.suspended_resolvers().len(), 1);
+    assert_eq!(sandbox.suspended().len(), 1);
 }
 
 /// Checks a resolver by metadata that is written by hand.

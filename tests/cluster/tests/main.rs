@@ -29,3 +29,4 @@ mod resolvers;
 mod rolling;
 mod scrub;
 mod session;
+mod uploaded_types;

@@ -27,8 +27,8 @@ struct Built {
     /// Traps when a version has [`FRAGILE_BYTES`].
     fragile: PathBuf,
     lawless: PathBuf,
-    /// No resolver but a data type.
-    words: PathBuf,
+    /// No code for keyspaces.
+    adapter: PathBuf,
 }
 
 /// Built once for all tests; `Err` when this machine lacks what that needs.
@@ -49,16 +49,17 @@ fn all() -> Result<Built, String> {
     };
     let with = |rule: &str| resolver.replace(BIGGEST, rule);
     let fragile = format!("assert!(conflict.iter().all(|version| version.size != {FRAGILE_BYTES})); {BIGGEST}");
-    let words = folder.join("words");
-    let of_words = mks(&["plugin", "new", "words", "--world", "datatype", "--directory", &words.to_string_lossy()]);
-    assert_eq!(of_words.status, 0, "{of_words:?}");
+    let tuned = folder.join("tuned");
+    let new = ["plugin", "new", "tuned", "--world", "storage-adapter", "--directory", &tuned.to_string_lossy()];
+    let of_tuned = mks(&new);
+    assert_eq!(of_tuned.status, 0, "{of_tuned:?}");
     Ok(Built {
         biggest: make("one.wasm", ("biggest", "0.1.0"), &resolver)?,
         smallest: make("two.wasm", ("biggest", "0.2.0"), &with(SMALLEST))?,
         other: make("other.wasm", ("biggest", "0.1.0"), &with(OTHER))?,
         fragile: make("fragile.wasm", ("fragile", "1.0.0"), &with(&fragile))?,
         lawless: make("lawless.wasm", ("lawless", "1.0.0"), &with(LAWLESS))?,
-        words: make("words.wasm", ("words", "0.1.0"), &std::fs::read_to_string(words.join("src/lib.rs")).unwrap())?,
+        adapter: make("tuned.wasm", ("tuned", "0.1.0"), &std::fs::read_to_string(tuned.join("src/lib.rs")).unwrap())?,
     })
 }
 
@@ -320,7 +321,7 @@ async fn what_is_no_resolver_that_agrees_with_itself_is_refused_with_the_reason_
         (file("text.wasm", b"a text"), "BAD_PLUGIN", "no valid WebAssembly component"),
         (file("half.wasm", &whole[..whole.len() / 2]), "BAD_PLUGIN", "no valid WebAssembly component"),
         (file("large.wasm", &vec![0; 5 << 20]), "TOO_LARGE", "4194304 are allowed"),
-        (built.words.clone(), "BAD_PLUGIN", "words is a data type"),
+        (built.adapter.clone(), "BAD_PLUGIN", "tuned is a storage adapter"),
         (built.lawless.clone(), "LAWLESS", "breaks a law"),
     ];
     for (component, reason, said) in refused {

@@ -10,6 +10,7 @@
 
 use super::check::request_bytes;
 use super::{JobFor, Kind, Node, Op, Step, Waiter};
+use crate::cluster::Keyspace;
 use crate::context::Context;
 use crate::event::{AskJob, Effect, JobId, Question, Told};
 use crate::message::Tag;
@@ -58,10 +59,7 @@ impl Node {
     ) -> Result<(), OpError> {
         let Some(key) = request.operation.key().cloned() else { return Ok(()) };
         let keyspace = self.keyspace(key.keyspace)?;
-        if keyspace.typed() && keyspace.quarantined {
-            let text = alloc::format!("{} is quarantined: it failed too often", keyspace.resolver);
-            return Err(OpError::Type { error: TypeError::Failed(text) });
-        }
+        quarantine(keyspace)?;
         let quorum = if request.operation.reads() { (needed, request.node_confirms) } else { (keyspace.r, None) };
         let read = self.read_op(key, quorum)?.began(step.now.mono_us);
         let (tag, bytes) = (self.tag(), request_bytes(&request));
@@ -74,7 +72,10 @@ impl Node {
     /// The key is read.
     pub(super) fn guest_read(&mut self, step: &mut Step<'_>, tag: Tag, reply: Reply) {
         let Some(Op { kind: Kind::Guest(op), .. }) = self.ops.get(&tag) else { return };
-        let (versions, context) = match reply {
+        // It may have failed too often meanwhile.
+        let keyspace = op.request.operation.key().map(|key| self.keyspace(key.keyspace));
+        let asked = keyspace.map_or(Ok(()), |keyspace| keyspace.and_then(quarantine));
+        let (versions, context) = match asked.and(reply) {
             Ok(Answer::Found { versions, context }) => (versions, context),
             Ok(_) => return,
             Err(error) => return self.finish(step, tag, Err(error)),
@@ -168,6 +169,13 @@ impl Node {
         let handed = self.handed.to(id).map(|_| Before::Handed);
         handed.or_else(|| (!is_owner && self.memory.knows(id)).then_some(Before::Here))
     }
+}
+
+/// Refuses what a data type in quarantine would be asked.
+fn quarantine(keyspace: &Keyspace) -> Result<(), OpError> {
+    let asked = !keyspace.typed() || !keyspace.quarantined;
+    let error = || OpError::Type { error: TypeError::Quarantined(keyspace.resolver.clone()) };
+    if asked { Ok(()) } else { Err(error()) }
 }
 
 /// What a reader gets to see of these.

@@ -173,6 +173,27 @@ fn a_question_is_answered_by_the_type_from_all_that_a_quorum_holds() {
 }
 
 #[test]
+fn a_data_type_in_quarantine_is_asked_nothing_and_what_is_stored_stays() {
+    let mut state = formed(3, (3, 2, 2));
+    let mut solo = Solo::member(1, &state);
+    let quarantined = Err(OpError::Type { error: TypeError::Quarantined("tally".into()) });
+    // While the key was read it failed once too often.
+    let under_way = [solo.ask(apply("a")), solo.ask(view())];
+    state.keyspaces.get_mut(&TALLIES).unwrap().quarantined = true;
+    solo.learn(&state);
+    for out in under_way {
+        let out = read(&mut solo, &out);
+        assert_eq!((reply(&out), out.len()), (Some(quarantined.clone()), 1), "{out:?}");
+    }
+    assert_eq!([solo.refusal(apply("a")), solo.refusal(view())], [quarantined.clone(), quarantined]);
+    state.keyspaces.get_mut(&TALLIES).unwrap().quarantined = false;
+    solo.learn(&state);
+    let out = solo.ask(apply("a"));
+    let out = read(&mut solo, &out);
+    assert!(out.iter().any(|effect| matches!(effect, Effect::Write(_))), "{out:?}");
+}
+
+#[test]
 fn values_of_data_types_are_neither_put_nor_got_and_others_are_no_data_types() {
     let mut solo = solo();
     let typed = [

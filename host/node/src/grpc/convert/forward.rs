@@ -196,6 +196,7 @@ fn wire_error(error: &OpError) -> WireError {
         OpError::Type { error: TypeError::Unknown(hash) } => WireError::TypeUnknown(Bytes::copy_from_slice(&hash.0)),
         OpError::Type { error: TypeError::Refused(text) } => WireError::TypeRefused(text.clone()),
         OpError::Type { error: TypeError::Failed(text) } => WireError::TypeFailed(text.clone()),
+        OpError::Type { error: TypeError::Quarantined(name) } => WireError::TypeQuarantined(name.clone()),
     }
 }
 
@@ -239,6 +240,7 @@ fn error(wire: WireError) -> Result<OpError, Malformed> {
         }
         WireError::TypeRefused(text) => OpError::Type { error: TypeError::Refused(text) },
         WireError::TypeFailed(text) => OpError::Type { error: TypeError::Failed(text) },
+        WireError::TypeQuarantined(name) => OpError::Type { error: TypeError::Quarantined(name) },
     })
 }
 
@@ -396,6 +398,7 @@ mod tests {
             Err(OpError::Type { error: TypeError::Unknown(ResolverHash([7; 32])) }),
             Err(OpError::Type { error: TypeError::Refused("no".into()) }),
             Err(OpError::Type { error: TypeError::Failed("it trapped".into()) }),
+            Err(OpError::Type { error: TypeError::Quarantined("words@0.1.0".into()) }),
             Ok(Answer::Written { written: Hlc(9), acks: 2, hints: 0, context: Some(some_context()) }),
             Ok(Answer::Found { versions: Vec::new(), context: None }),
             Ok(Answer::Found { versions: Vec::new(), context: Some(Context::default()) }),
