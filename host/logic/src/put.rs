@@ -380,7 +380,7 @@ impl WriteOp {
 
     fn too_many_siblings(&self) -> OpError {
         let (acks, needed, owners) = (self.tally.acks(), self.tally.needed(), self.tally.owners());
-        OpError::TooManySiblings { max: SIBLINGS_MAX as u32, acks, needed, owners }
+        OpError::TooManySiblings { max: SIBLINGS_MAX as u32, acks, needed, owners, causal: self.policy.causal }
     }
 
     fn lost(&self) -> OpError {

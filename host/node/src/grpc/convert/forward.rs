@@ -188,9 +188,9 @@ fn wire_error(error: &OpError) -> WireError {
         OpError::UnderWay => WireError::UnderWay(true),
         OpError::ClockOff { offset_ms } => WireError::ClockOff(*offset_ms),
         OpError::ContextNeeded => WireError::ContextNeeded(true),
-        OpError::TooManySiblings { max, acks, needed, owners } => {
+        OpError::TooManySiblings { max, acks, needed, owners, causal } => {
             let tally = tally(true, [*acks, *needed, *owners, 0], String::new());
-            WireError::TooManySiblings(ForwardedTally { max: *max, ..tally })
+            WireError::TooManySiblings(ForwardedTally { max: *max, causal: *causal, ..tally })
         }
         OpError::NotNamed { refused } => WireError::NotNamed(refused.clone()),
         OpError::Type { error: TypeError::Unknown(hash) } => WireError::TypeUnknown(Bytes::copy_from_slice(&hash.0)),
@@ -232,6 +232,7 @@ fn error(wire: WireError) -> Result<OpError, Malformed> {
             acks: small(wire.acks)?,
             needed: small(wire.needed)?,
             owners: small(wire.owners)?,
+            causal: wire.causal,
         },
         WireError::NotNamed(refused) => OpError::NotNamed { refused },
         WireError::TypeUnknown(hash) => {
@@ -246,7 +247,7 @@ fn error(wire: WireError) -> Result<OpError, Malformed> {
 
 fn tally(write: bool, counts: [u8; 4], refused: String) -> ForwardedTally {
     let [acks, needed, owners, hints] = counts.map(u32::from);
-    ForwardedTally { write, acks, needed, owners, hints, refused, max: 0 }
+    ForwardedTally { write, acks, needed, owners, hints, refused, max: 0, causal: false }
 }
 
 fn context(bytes: Option<Bytes>) -> Result<Option<Context>, Malformed> {
@@ -418,7 +419,7 @@ mod tests {
             Err(OpError::NoOwner),
             Err(OpError::UnderWay),
             Err(OpError::ContextNeeded),
-            Err(OpError::TooManySiblings { max: 64, acks: 0, needed: 2, owners: 3 }),
+            Err(OpError::TooManySiblings { max: 64, acks: 0, needed: 2, owners: 3, causal: true }),
             Err(OpError::NotNamed { refused: "its disk is full".into() }),
         ];
         replies.extend(MEASURED.map(|what| Err(OpError::TooLarge { what, bytes: 2, max: 1 })));
