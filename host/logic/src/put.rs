@@ -466,6 +466,19 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("only 1 of the 3") && text.contains("disk is full"), "{text}");
     }
+
+    #[test]
+    fn too_many_siblings_say_how_they_become_one() {
+        for (causal, way) in [(true, "write with the context"), (false, "mks plugin alter NAME --release")] {
+            let mut op = op(2);
+            op.policy.causal = causal;
+            let refused = WriteOutcome::Refused(Refused::TooManySiblings);
+            op.answered(NodeId(1), &refused);
+            let Next::Done(Err(error)) = op.answered(NodeId(2), &refused) else { panic!("one of three can't make two") };
+            assert!(error.to_string().contains(way), "{error}");
+        }
+    }
+
     fn sloppy() -> WriteOp {
         let stand_ins = vec![(NodeId(4), 16), (NodeId(5), 17), (NodeId(1), 0)];
         seated(2, Seats { stand_ins, ..[1, 2, 3].map(NodeId).to_vec().into() })

@@ -14,7 +14,7 @@ use crate::cluster::Keyspace;
 use crate::context::Context;
 use crate::event::{AskJob, Effect, JobId, Question, Told};
 use crate::message::Tag;
-use crate::port::{Merged, Policy, ResolverHash, TypeError};
+use crate::port::{Merged, Policy, ResolverHash, Role, TypeError};
 use crate::replica;
 use crate::request::{Answer, OpError, Operation, Reply, Request};
 use crate::time::MonoUs;
@@ -61,7 +61,8 @@ impl Node {
         let keyspace = self.keyspace(key.keyspace)?;
         quarantine(keyspace)?;
         let quorum = if request.operation.reads() { (needed, request.node_confirms) } else { (keyspace.r, None) };
-        let read = self.read_op(key, quorum)?.began(step.now.mono_us);
+        let merges = matches!(request.operation, Operation::Get { .. });
+        let read = self.read_op(key, quorum)?.began(step.now.mono_us).telling_deletes(merges);
         let (tag, bytes) = (self.tag(), request_bytes(&request));
         let kind = Kind::Guest(GuestOp { request, needed, thinks: None });
         self.insert(tag, Op { waiter, deadline, bytes, kind });
@@ -118,7 +119,8 @@ impl Node {
 
     /// Asks the resolver, if there is something to merge, and somebody to ask.
     fn merge(&mut self, step: &mut Step<'_>, tag: Tag, versions: Vec<Version>, context: Option<Context>) {
-        let resolver = self.guest_policy(tag).map_or(ResolverHash::NOBODY, |policy| policy.resolver);
+        let policy = self.guest_policy(tag).filter(|policy| policy.role == Role::Merger);
+        let resolver = policy.map_or(ResolverHash::NOBODY, |policy| policy.resolver);
         let has_values = versions.iter().any(|version| !version.is_tombstone());
         let asks = versions.len() > 1 && has_values && resolver != ResolverHash::NOBODY && !self.disk_is_busy();
         let Some(Op { kind: Kind::Guest(op), .. }) = self.ops.get(&tag) else { return };

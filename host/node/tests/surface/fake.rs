@@ -345,7 +345,7 @@ fn fault(key: &Key) -> Result<(), OpError> {
         b"busy" => Err(OpError::Busy { operations: 9 }),
         b"no-owner" => Err(OpError::NoOwner),
         b"under-way" => Err(OpError::UnderWay),
-        b"crowded" => Err(OpError::TooManySiblings { max: 64, acks: 0, needed: 2, owners: 3 }),
+        b"crowded" => Err(OpError::TooManySiblings { max: 64, acks: 0, needed: 2, owners: 3, causal: true }),
         b"owner-refused" => Err(OpError::NotNamed { refused: "its disk is full".into() }),
         _ => Ok(()),
     }
