@@ -520,7 +520,8 @@ impl State {
                 if known.causal { "causal" } else { "not causal" }
             )));
         }
-        let same_type = known.typed() == keyspace.typed() && (!known.typed() || plain_name(known) == plain_name(keyspace));
+        let same_type =
+            known.typed() == keyspace.typed() && (!known.typed() || plain_name(known) == plain_name(keyspace));
         if !same_type {
             let is =
                 |k: &Keyspace| if k.typed() { format!("the data type {}", k.resolver) } else { "no data type".into() };

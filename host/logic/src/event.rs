@@ -5,9 +5,7 @@ use crate::context::Context;
 use crate::exchange::{Found, Work};
 use crate::id::{Dot, Epoch, Incarnation, Key, NodeId, PartitionId};
 use crate::message::{Message, ReadOutcome, Refused, Want, WriteOutcome};
-use crate::port::{
-    DataTypes, Durability, Merged, Policy, Resolve, ResolveError, ResolverHash, Siblings, TypeError,
-};
+use crate::port::{DataTypes, Durability, Merged, Policy, Resolve, ResolveError, ResolverHash, Siblings, TypeError};
 use crate::record::Record;
 pub use crate::request::{Answer, Item, OpError, Operation, Reply, Request};
 use crate::time::Hlc;

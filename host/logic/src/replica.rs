@@ -16,8 +16,8 @@ use crate::message::{ReadOutcome, Refused, Want, WriteOutcome};
 use crate::mint::Mints;
 use crate::outline::{Outline, Outlines, Row};
 use crate::port::{
-    Batch, Change, Columns, DataTypes, Durability, Policy, Resolve, ResolverHash, Role, Siblings, Store, StoreError, Table,
-    Verdict,
+    Batch, Change, Columns, DataTypes, Durability, Policy, Resolve, ResolverHash, Role, Siblings, Store, StoreError,
+    Table, Verdict,
 };
 use crate::record::{DecodeError, Record};
 use crate::time::Hlc;

@@ -9,9 +9,7 @@ use crate::peer::{Link, LinkParts};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mks_logic::cluster::{Entry, State};
-use mks_logic::event::{
-    Effect, HintCount, HintOutcome, Input, JobId, MoveOutcome, Reply, ScrubOutcome, Ticket, Told,
-};
+use mks_logic::event::{Effect, HintCount, HintOutcome, Input, JobId, MoveOutcome, Reply, ScrubOutcome, Ticket, Told};
 use mks_logic::exchange::Found;
 use mks_logic::id::{Key, NodeId};
 use mks_logic::message::{Message, ReadOutcome, WriteOutcome};

@@ -19,10 +19,7 @@ async fn write(client: &Client, keyspace: &str, value: &str, context: &Bytes) {
 async fn write_both(cluster: &Cluster, keyspace: &str, values: [&str; 2]) {
     let clients = [1, 2].map(|id| cluster.node(id).client());
     let (nothing, [one, other]) = (Bytes::new(), values);
-    tokio::join!(
-        write(&clients[0], keyspace, one, &nothing),
-        write(&clients[1], keyspace, other, &nothing)
-    );
+    tokio::join!(write(&clients[0], keyspace, one, &nothing), write(&clients[1], keyspace, other, &nothing));
 }
 
 /// What a reader gets through a node: all versions, and the context.
@@ -39,9 +36,7 @@ async fn merged_by(cluster: &Cluster, keyspace: &str, resolver: &str) {
         let merges = async |cluster: &Cluster| {
             let all = done(&ask(cluster, id, &["keyspace", "list"]));
             let mut all = all.as_array().unwrap().iter();
-            all.any(|known| {
-                known["name"] == keyspace && known["resolver"] == resolver && known["causal"] == true
-            })
+            all.any(|known| known["name"] == keyspace && known["resolver"] == resolver && known["causal"] == true)
         };
         cluster.eventually(&format!("node {id} merges {keyspace} with {resolver}"), merges).await;
     }
@@ -124,7 +119,12 @@ fn built() -> Result<Built, String> {
     let fragile = change("Outcome::Merged(lines", &format!("{trap}lines")).replace("= \"lines\"", "= \"fragile\"");
     Ok(Built {
         lines: build_as(&folder, "one.wasm", ("lines", "0.1.0"), &source)?,
-        reversed: build_as(&folder, "two.wasm", ("lines", "0.2.0"), &change("lines.into_iter().collect", "lines.into_iter().rev().collect"))?,
+        reversed: build_as(
+            &folder,
+            "two.wasm",
+            ("lines", "0.2.0"),
+            &change("lines.into_iter().collect", "lines.into_iter().rev().collect"),
+        )?,
         fragile: build_as(&folder, "fragile.wasm", ("fragile", "1.0.0"), &fragile)?,
         eager: build_as(&folder, "eager.wasm", ("lines", "0.3.0"), &change("Moment::AtRead", "Moment::AtWrite"))?,
     })

@@ -124,9 +124,7 @@ impl Play {
                 let outcomes = hint::work(&self.disk, std::slice::from_ref(&job));
                 outcomes.into_iter().next().map(|outcome| Input::Hinted { job: job.job, outcome })
             }
-            Effect::Ask(job) => {
-                Some(Input::Told { job: job.job, told: job.ask(&Rules::Work, &Rules::Work) })
-            }
+            Effect::Ask(job) => Some(Input::Told { job: job.job, told: job.ask(&Rules::Work, &Rules::Work) }),
             Effect::Compare { job, work } => Some(Input::Compared { job, found: sync::found(ports, &work, 4 << 10) }),
             _ => None,
         }

@@ -183,7 +183,8 @@ fn code_serves_keyspaces_that_ask_for_what_it_is() {
     for (plugin, version, is) in roles {
         for role in [Role::Resolver, Role::Merger, Role::DataType] {
             let causal = role != Role::Resolver;
-            let made = Keyspace { name: format!("{role:?}").to_lowercase(), causal, role, ..settled_by(plugin, version) };
+            let made =
+                Keyspace { name: format!("{role:?}").to_lowercase(), causal, role, ..settled_by(plugin, version) };
             let create = Entry::CreateKeyspace { keyspace: made };
             if role == is {
                 apply(&mut state, &[create]);

@@ -111,7 +111,11 @@ fn nobody_is_asked_where_there_is_nothing_to_merge() {
     let mut state = formed(3, (3, 2, 2));
     state.keyspaces.get_mut(&UNIONS).unwrap().quarantined = true;
     solo.learn(&state);
-    assert_eq!(quick(&mut solo, &[milk(), deleted()], &[eggs()]), [milk(), eggs()], "in quarantine, siblings are shown");
+    assert_eq!(
+        quick(&mut solo, &[milk(), deleted()], &[eggs()]),
+        [milk(), eggs()],
+        "in quarantine, siblings are shown"
+    );
 }
 
 #[test]
