@@ -474,7 +474,9 @@ mod tests {
             op.policy.causal = causal;
             let refused = WriteOutcome::Refused(Refused::TooManySiblings);
             op.answered(NodeId(1), &refused);
-            let Next::Done(Err(error)) = op.answered(NodeId(2), &refused) else { panic!("one of three can't make two") };
+            let Next::Done(Err(error)) = op.answered(NodeId(2), &refused) else {
+                panic!("one of three can't make two")
+            };
             assert!(error.to_string().contains(way), "{error}");
         }
     }

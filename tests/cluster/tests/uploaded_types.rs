@@ -40,7 +40,11 @@ fn all() -> Result<Built, String> {
         words: make("0.1.0", add, add)?,
         listed: make("0.2.0", ".join(\" \")", ".join(\", \")")?,
         fragile: make("0.3.0", add, &format!("(\"add\", \"boom\") => panic!(\"boom\"),\n            {add}"))?,
-        lawless: make("0.4.0", "self.0.extend(other.0);", "if self.0.is_empty() {\n            self.0 = other.0;\n        }")?,
+        lawless: make(
+            "0.4.0",
+            "self.0.extend(other.0);",
+            "if self.0.is_empty() {\n            self.0 = other.0;\n        }",
+        )?,
     })
 }
 

@@ -68,14 +68,15 @@ faults! {
     Members, "members";
     /// The epoch log has no majority for a while: entries wait.
     LogStall, "log-stall";
+    /// The code of the keyspace is in quarantine for a while.
+    Quarantine, "quarantine";
 }
 
 impl Fault {
-    /// Those of the changes of members, which have dice of their own: all else of a seed is as it was before there were
-    /// any.
+    /// Those that have dice of their own: all else of a seed is as it was before there were any.
     #[must_use]
-    pub const fn is_of_change(self) -> bool {
-        matches!(self, Self::Members | Self::LogStall)
+    pub const fn is_apart(self) -> bool {
+        matches!(self, Self::Members | Self::LogStall | Self::Quarantine)
     }
 }
 

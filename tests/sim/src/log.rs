@@ -12,7 +12,7 @@ use mks_logic::cluster::{Addresses, Entry, Keyspace, State, Wish};
 use mks_logic::event::Input;
 use mks_logic::id::Incarnation;
 use mks_logic::id::{KeyspaceId, NodeId};
-use mks_logic::port::Role;
+use mks_logic::port::{ResolverHash, Role};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Few partitions, so that a handful of keys shares some of them.
@@ -31,6 +31,14 @@ pub struct Log {
     pub stalled_until: u64,
     /// The leader is about to propose what is due.
     pub leads: bool,
+}
+
+impl Log {
+    /// The code of the run's keyspace.
+    #[must_use]
+    pub fn code(&self) -> ResolverHash {
+        self.state.keyspaces.get(&KEYSPACE).map_or(ResolverHash::NOBODY, |keyspace| keyspace.resolver_hash)
+    }
 }
 
 /// The entry by which a process joins or comes back.
@@ -83,6 +91,16 @@ pub fn begin(plan: &Plan) -> Arc<State> {
         kind if kind.is_merged() => Role::Merger,
         _ => Role::Resolver,
     };
+    let (name, version, bytes) = (resolver.to_string(), "1".to_string(), 1);
+    let uploaded = plan.faults.has(Fault::Quarantine);
+    let resolver = if uploaded { format!("{name}@{version}") } else { name.clone() };
+    if uploaded {
+        let install = Entry::InstallPlugin { plugin: resolver_hash, node: NodeId(1), name, version, bytes, role };
+        let holds = (2..=plan.nodes).map(|node| Entry::HoldPlugin { plugin: resolver_hash, node: NodeId(node) });
+        for entry in std::iter::once(install).chain(holds) {
+            state.apply(&entry).map(drop).expect("all members have the code");
+        }
+    }
     let keyspace = Keyspace {
         name: "sim".into(),
         n,
@@ -90,7 +108,7 @@ pub fn begin(plan: &Plan) -> Arc<State> {
         w,
         durability: plan.durability,
         ttl_ms: 0,
-        resolver: resolver.into(),
+        resolver,
         resolver_hash,
         causal,
         quarantined: false,
@@ -149,6 +167,9 @@ impl World {
     }
 
     pub(crate) fn append(&mut self, entry: Entry) {
+        if matches!(entry, Entry::QuarantinePlugin { .. }) && self.site.phase != Phase::Safety {
+            return;
+        }
         let wait = self.site.log.stalled_until.saturating_sub(self.site.now_us);
         if wait > 0 {
             self.schedule(wait, Event::Propose(Box::new(entry)));

@@ -258,8 +258,7 @@ fn list_json(all: &ListPluginsResponse) -> Value {
 fn list_text(all: &ListPluginsResponse) -> String {
     let ListPluginsResponse { plugins, fingerprint, node } = all;
     if plugins.is_empty() {
-        return "no plugins: keyspaces use what is part of every node; `mks plugin install FILE` adds one"
-            .to_owned();
+        return "no plugins: keyspaces use what is part of every node; `mks plugin install FILE` adds one".to_owned();
     }
     let mut rows = table(&["plugin", "state", "nodes", "keyspaces", "size", "hash"]);
     for plugin in plugins {
