@@ -129,7 +129,7 @@ impl DataType {
         loader: &Loader,
         source: &str,
         bytes: &[u8],
-        (bounds, builtin): (Bounds, bool),
+        bounds: Bounds,
     ) -> Result<Self, SandboxError> {
         let loaded = loader.load(source, bytes, None)?;
         let whole = &loaded.component;
@@ -149,7 +149,7 @@ impl DataType {
             crdt,
             delta,
             bounds,
-            builtin,
+            builtin: false,
             faults: Faults::default(),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),

@@ -222,8 +222,8 @@ impl Sandbox {
     }
 
     fn load_data_type(&self, source: &str, bytes: &[u8], builtin: bool) -> Result<Arc<DataType>, SandboxError> {
-        let bounds = (self.data_type_bounds, builtin);
-        let data_type = DataType::load(&self.engine, &self.loader, source, bytes, bounds)?;
+        let mut data_type = DataType::load(&self.engine, &self.loader, source, bytes, self.data_type_bounds)?;
+        data_type.builtin = builtin;
         let mut installed = self.data_types.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = installed.get(&data_type.hash()) {
             return Ok(Arc::clone(known));
@@ -266,8 +266,7 @@ impl Sandbox {
         let exports = self.loader.exports(&loaded.component);
         let is = |interface: Interface| exports.iter().any(|export| interface.is_of_same_name(export));
         if is(data_type::INTERFACE) {
-            let bounds = (self.data_type_bounds, false);
-            let data_type = DataType::load(&self.engine, &self.loader, source, bytes, bounds)?;
+            let data_type = DataType::load(&self.engine, &self.loader, source, bytes, self.data_type_bounds)?;
             return Ok(Plugin::DataType(Box::new(data_type)));
         }
         if is(adapter::INTERFACE) {
