@@ -171,7 +171,7 @@ pub trait ValueResolver {
     const NAME: &'static str;
     /// For people; `env!("CARGO_PKG_VERSION")` suits.
     const VERSION: &'static str;
-    /// When conflicts are settled.
+    /// When conflicts are settled. Nodes take resolvers that do so at read.
     const WHEN: Moment = Moment::AtWrite;
 
     /// An answer where the values could not change it: cheaper, because no value leaves the store. `None`: they could.

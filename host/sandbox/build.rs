@@ -32,8 +32,8 @@ const DATA_TYPES: [(&str, &str); 6] = [
     ("or-set", "or-set"),
     ("pn-counter", "pn-counter"),
 ];
-/// Standard plugins that no node can run yet: they are built so that the tests of this room check them as components.
-const OTHERS: [(&str, &str); 1] = [("cart-merge", "cart-merge")];
+/// The built-in resolvers that merge siblings for readers, the same way.
+const MERGERS: [(&str, &str); 1] = [("cart-merge", "cart-merge")];
 /// What else of the repository the components are made from.
 const SOURCES: [&str; 3] = ["Cargo.lock", "guest-sdk", "proto/plugin"];
 
@@ -61,9 +61,12 @@ fn main() -> Result<()> {
             .with_context(|| format!("cannot make the component `{name}`"))?;
     }
     let mut tables = String::new();
-    for (table, plugins) in
-        [("RESOLVERS", &RESOLVERS[..]), ("ADAPTERS", &ADAPTERS[..]), ("DATA_TYPES", &DATA_TYPES[..])]
-    {
+    for (table, plugins) in [
+        ("RESOLVERS", &RESOLVERS[..]),
+        ("MERGERS", &MERGERS[..]),
+        ("ADAPTERS", &ADAPTERS[..]),
+        ("DATA_TYPES", &DATA_TYPES[..]),
+    ] {
         let rows: Vec<String> = plugins.iter().map(|(_, name)| format!("builtin!({name:?})")).collect();
         writeln!(tables, "pub(crate) const {table}: &[Builtin] = &[{}];", rows.join(", "))?;
     }
@@ -72,7 +75,7 @@ fn main() -> Result<()> {
 
 /// Directory and name of all that is built.
 fn plugins() -> impl Iterator<Item = (&'static str, &'static str)> {
-    RESOLVERS.into_iter().chain(ADAPTERS).chain(DATA_TYPES).chain(OTHERS)
+    RESOLVERS.into_iter().chain(MERGERS).chain(ADAPTERS).chain(DATA_TYPES)
 }
 
 /// Shared by all profiles of the outer build: the guests are the same for all of them. Not shared by two checkouts that

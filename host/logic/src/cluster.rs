@@ -4,7 +4,7 @@
 //! the state is a [`Refusal`] and changes nothing. Nothing here depends on a clock, a random number or a hash order.
 
 use crate::id::{Epoch, Incarnation, KeyspaceId, NodeId, PartitionId};
-use crate::port::{Durability, ResolverHash};
+use crate::port::{Durability, ResolverHash, Role};
 use crate::ring::{CANDIDATES_MAX, Candidate, PARTITION_BITS_MAX, RING_WIDTH_MAX, Ring};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -203,6 +203,8 @@ pub enum Entry {
         version: String,
         /// Its size.
         bytes: u64,
+        /// What it is.
+        role: Role,
     },
     /// A member has fetched, checked and compiled it.
     HoldPlugin {
@@ -368,8 +370,8 @@ impl State {
             Entry::Hold { change, node, partitions } => self.hold(*change, *node, partitions).map(|()| Applied::Done),
             Entry::Seen { change, node } => self.seen(*change, *node).map(|()| Applied::Done),
             Entry::Left { node } => self.left(*node).map(|()| Applied::Done),
-            Entry::InstallPlugin { plugin, node, name, version, bytes } => {
-                self.install_plugin(*plugin, *node, (name, version, *bytes))
+            Entry::InstallPlugin { plugin, node, name, version, bytes, role } => {
+                self.install_plugin(*plugin, *node, (name, version, *bytes, *role))
             }
             Entry::HoldPlugin { plugin, node } => self.hold_plugin(*plugin, *node),
             Entry::RemovePlugin { plugin } => self.remove_plugin(*plugin),
@@ -506,7 +508,7 @@ impl State {
             resolver_hash,
             causal: false,
             quarantined: false,
-            typed: false,
+            role: Role::Resolver,
         };
         self.ring = Some(ring.clone());
         for member in self.members.values_mut() {
@@ -557,10 +559,11 @@ impl State {
                 if known.causal { "causal" } else { "not causal" }
             )));
         }
-        let same_type = known.typed == keyspace.typed && (!known.typed || plain_name(known) == plain_name(keyspace));
+        let same_type =
+            known.typed() == keyspace.typed() && (!known.typed() || plain_name(known) == plain_name(keyspace));
         if !same_type {
             let is =
-                |k: &Keyspace| if k.typed { format!("the data type {}", k.resolver) } else { "no data type".into() };
+                |k: &Keyspace| if k.typed() { format!("the data type {}", k.resolver) } else { "no data type".into() };
             return Err(Refusal::Invalid(format!(
                 "keyspace {:?} has {}, which can't become {}; make a new keyspace",
                 known.name,

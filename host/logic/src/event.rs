@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::exchange::{Found, Work};
 use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
 use crate::message::{Message, ReadOutcome, Refused, Want, WriteOutcome};
-use crate::port::{Durability, Policy, ResolverHash, TypeError};
+use crate::port::{DataTypes, Durability, Merged, Policy, Resolve, ResolveError, ResolverHash, Siblings, TypeError};
 use crate::record::Record;
 pub use crate::request::{Answer, Item, OpError, Operation, Reply, Request};
 use crate::time::Hlc;
@@ -58,8 +58,8 @@ pub enum Input {
     Moved { job: JobId, outcome: MoveOutcome },
     /// Work for seals is done: see [`Effect::Seal`].
     Sealed { job: JobId, outcome: SealOutcome },
-    /// A question to a data type is answered: see [`Effect::View`].
-    Viewed { job: JobId, outcome: Result<Bytes, TypeError> },
+    /// The code of a keyspace has answered: see [`Effect::Ask`].
+    Told { job: JobId, told: Told },
 }
 
 /// The node's name for a job that its disk does.
@@ -77,9 +77,9 @@ pub enum Effect {
     Write(WriteJob),
     /// Read a record of our own, then [`Input::Found`].
     Read(ReadJob),
-    /// Ask a data type about states, where that may take its time: [`crate::port::DataTypes::view`], then
-    /// [`Input::Viewed`].
-    View(ViewJob),
+    /// Ask the code of a keyspace something for a reader, where that may take its time: [`AskJob::ask`], then
+    /// [`Input::Told`].
+    Ask(AskJob),
     /// Work on the hints in our own store, in the order given, by whoever also carries out [`Effect::Write`]:
     /// [`crate::hint::work`], then [`Input::Hinted`].
     Hint(HintJob),
@@ -147,17 +147,49 @@ pub enum Deed {
     Again(Dot),
 }
 
-/// See [`Effect::View`].
+/// See [`Effect::Ask`].
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ViewJob {
-    /// Comes back in [`Input::Viewed`].
+pub struct AskJob {
+    /// Comes back in [`Input::Told`].
     pub job: JobId,
     /// The code.
-    pub data_type: ResolverHash,
-    /// One at least.
-    pub states: Vec<Bytes>,
-    /// The client's.
-    pub question: Bytes,
+    pub code: ResolverHash,
+    /// What it is asked.
+    pub question: Question,
+}
+
+/// See [`AskJob`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Question {
+    /// Of a data type: a client's question about the join of these states, one at least.
+    View {
+        /// What R owners hold.
+        states: Vec<Bytes>,
+        /// The client's.
+        text: Bytes,
+    },
+    /// Of a resolver: what a reader is shown in the place of these siblings, two at least.
+    Merge(Siblings),
+}
+
+/// See [`Input::Told`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// The answer to [`Question::View`].
+    View(Result<Bytes, TypeError>),
+    /// The answer to [`Question::Merge`].
+    Merge(Result<Merged, ResolveError>),
+}
+
+impl AskJob {
+    /// Asks.
+    #[must_use]
+    pub fn ask(&self, types: &dyn DataTypes, resolve: &dyn Resolve) -> Told {
+        match &self.question {
+            Question::View { states, text } => Told::View(types.view(self.code, states, text)),
+            Question::Merge(siblings) => Told::Merge(resolve.merge(self.code, siblings)),
+        }
+    }
 }
 
 /// See [`Effect::Read`].

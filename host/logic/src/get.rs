@@ -97,6 +97,7 @@ pub struct ReadOp {
     refusals: BTreeSet<Refused>,
     spread: Spread,
     began_us: MonoUs,
+    tells_deletes: bool,
 }
 
 /// What one owner lacks, found by a read.
@@ -136,7 +137,7 @@ impl ReadOp {
         let owner = |(i, node)| Owner { node, heard: Heard::Nothing, asked: want(i), lost: false, mended: None };
         let owners = owners.into_iter().enumerate().map(owner).collect();
         let (refusals, spread) = (BTreeSet::new(), Spread::default());
-        Self { key, policy, needed, owners, refusals, spread, began_us: 0 }
+        Self { key, policy, needed, owners, refusals, spread, began_us: 0, tells_deletes: false }
     }
 
     /// The same, answered by owners that lie so far apart.
@@ -156,6 +157,18 @@ impl ReadOp {
     #[must_use]
     pub fn began(self, began_us: MonoUs) -> Self {
         Self { began_us, ..self }
+    }
+
+    /// The same for somebody who wants to hear of deletes as well, among the versions of a good answer, if `tells`.
+    #[must_use]
+    pub fn telling_deletes(self, tells: bool) -> Self {
+        Self { tells_deletes: tells, ..self }
+    }
+
+    /// Whether deletes are among the versions of a good answer.
+    #[must_use]
+    pub fn tells_deletes(&self) -> bool {
+        self.tells_deletes
     }
 
     /// Owners that must answer, and the distinct zones that they must lie in.
@@ -321,7 +334,8 @@ impl ReadOp {
     fn answer(&self, resolve: &dyn Resolve, wall_ms: u64) -> Answer {
         let merged = replica::merge(resolve, self.policy, self.records().cloned());
         let context = self.policy.causal.then(|| merged.context());
-        let versions = merged.into_versions().into_iter().filter(|v| !v.is_absent(wall_ms)).collect();
+        let told = |v: &Version| if self.tells_deletes { !v.is_expired(wall_ms) } else { !v.is_absent(wall_ms) };
+        let versions = merged.into_versions().into_iter().filter(told).collect();
         Answer::Found { versions, context }
     }
 

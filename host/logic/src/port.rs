@@ -161,9 +161,42 @@ pub struct Policy {
     pub resolver: ResolverHash,
     /// Writes say which versions they have seen, and supersede exactly those: see [`crate::record`].
     pub causal: bool,
-    /// Values are states of the data type that `resolver` names: see [`DataTypes`]. No resolver is asked, siblings stay
-    /// until the next operation of a client joins them.
-    pub typed: bool,
+    /// What that code is.
+    pub role: Role,
+}
+
+impl Policy {
+    /// Values are states of a data type.
+    #[must_use]
+    pub const fn typed(&self) -> bool {
+        matches!(self.role, Role::DataType)
+    }
+}
+
+/// What the code of a keyspace is: whom it serves, and when it is asked. The numbers are part of the stored format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Role {
+    /// A resolver that goes by what is known about versions: every owner asks it as soon as versions meet.
+    #[default]
+    Resolver,
+    /// A data type: see [`DataTypes`]. No owner asks it when versions meet: they stay beside each other until the next
+    /// operation of a client joins them.
+    DataType,
+    /// A resolver that looks at values and merges them for readers: see [`Resolve::merge`]. Owners keep siblings, and
+    /// the reader's next write takes their place.
+    Merger,
+}
+
+impl Role {
+    /// As people call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Resolver => "resolver",
+            Self::DataType => "data type",
+            Self::Merger => "resolver that merges at read",
+        }
+    }
 }
 
 /// Many conflicts as columns of primitives, the shape that crosses the sandbox wall cheaply.
@@ -263,6 +296,33 @@ pub trait Resolve: Send + Sync {
     /// Whether this node has the code, and it works. Otherwise all versions are kept, and nothing is compared with
     /// other owners: the differences would be none of the data's.
     fn has(&self, resolver: ResolverHash) -> bool;
+
+    /// What a reader is shown in the place of siblings. It reads values and may take its time, so it is never asked on
+    /// the pump.
+    ///
+    /// # Errors
+    /// As [`Resolve::settle`]: the reader gets all siblings.
+    fn merge(&self, resolver: ResolverHash, siblings: &Siblings) -> Result<Merged, ResolveError>;
+}
+
+/// The versions of one key, for a resolver that looks at values.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Siblings {
+    /// The partition key, and the sort key behind it.
+    pub key: Bytes,
+    /// What is known about them: one conflict.
+    pub versions: Columns,
+    /// Their values, in the same order; empty for a tombstone.
+    pub values: Vec<Bytes>,
+}
+
+/// A resolver's answer for a reader.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Merged {
+    /// These versions, by their positions from 0, in ascending order: one at least.
+    Kept(Vec<u32>),
+    /// A new value in the place of all of them.
+    Value(Bytes),
 }
 
 /// Why a resolver gave no verdict. All versions are kept.
@@ -329,4 +389,10 @@ pub enum TypeError {
     /// The component trapped, ran out of its budget, or a state is none, or too large.
     #[error("the data type failed: {0}")]
     Failed(String),
+    /// It failed too often, and nobody asks it. By its name.
+    #[error(
+        "the data type {0} is in quarantine, as it failed too often; what is stored stays as it is. Alter the keyspace to \
+         another version of it, or let it run again: `mks plugin alter {0} --release`"
+    )]
+    Quarantined(String),
 }

@@ -343,7 +343,7 @@ impl WriteOp {
             context
         });
         let (acks, hints) = (self.tally.acks(), self.tally.hints());
-        if self.policy.typed {
+        if self.policy.typed() {
             return Answer::Applied { written: self.version.written, acks, hints, reply: self.said.clone() };
         }
         Answer::Written { written: self.version.written, acks, hints, context }
@@ -380,7 +380,7 @@ impl WriteOp {
 
     fn too_many_siblings(&self) -> OpError {
         let (acks, needed, owners) = (self.tally.acks(), self.tally.needed(), self.tally.owners());
-        OpError::TooManySiblings { max: SIBLINGS_MAX as u32, acks, needed, owners }
+        OpError::TooManySiblings { max: SIBLINGS_MAX as u32, acks, needed, owners, causal: self.policy.causal }
     }
 
     fn lost(&self) -> OpError {
@@ -415,7 +415,7 @@ pub fn reasons(refusals: &BTreeSet<Refused>) -> String {
 mod tests {
     use super::*;
     use crate::id::{Dot, KeyspaceId};
-    use crate::port::ResolverHash;
+    use crate::port::{ResolverHash, Role};
 
     fn op(needed: u8) -> WriteOp {
         seated(needed, [1, 2, 3].map(NodeId).to_vec().into())
@@ -431,7 +431,7 @@ mod tests {
             digest: 0,
             value: None,
         };
-        let policy = Policy { resolver: ResolverHash([0; 32]), causal: false, typed: false };
+        let policy = Policy { resolver: ResolverHash([0; 32]), causal: false, role: Role::Resolver };
         WriteOp::new(key, (version, Context::default()), seats, needed, Durability::Sync, policy)
     }
 
@@ -466,6 +466,21 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("only 1 of the 3") && text.contains("disk is full"), "{text}");
     }
+
+    #[test]
+    fn too_many_siblings_say_how_they_become_one() {
+        for (causal, way) in [(true, "write with the context"), (false, "mks plugin alter NAME --release")] {
+            let mut op = op(2);
+            op.policy.causal = causal;
+            let refused = WriteOutcome::Refused(Refused::TooManySiblings);
+            op.answered(NodeId(1), &refused);
+            let Next::Done(Err(error)) = op.answered(NodeId(2), &refused) else {
+                panic!("one of three can't make two")
+            };
+            assert!(error.to_string().contains(way), "{error}");
+        }
+    }
+
     fn sloppy() -> WriteOp {
         let stand_ins = vec![(NodeId(4), 16), (NodeId(5), 17), (NodeId(1), 0)];
         seated(2, Seats { stand_ins, ..[1, 2, 3].map(NodeId).to_vec().into() })

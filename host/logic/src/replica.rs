@@ -17,7 +17,8 @@ use crate::mint::Mints;
 use crate::note;
 use crate::outline::{Outline, Outlines, Row};
 use crate::port::{
-    Batch, Change, Columns, DataTypes, Durability, Policy, Resolve, ResolverHash, Store, StoreError, Table, Verdict,
+    Batch, Change, Columns, DataTypes, Durability, Policy, Resolve, ResolverHash, Role, Siblings, Store, StoreError,
+    Table, Verdict,
 };
 use crate::record::{DecodeError, Record};
 use crate::time::Hlc;
@@ -215,7 +216,7 @@ impl Slot {
         }
         // Also where the version itself is here already: a hint or a late copy may have brought it, below what is here.
         // Between states of a data type stamps decide nothing.
-        let stands = |at: &Hlc| job.fresh && !self.policy.typed && *at >= job.version.written;
+        let stands = |at: &Hlc| job.fresh && !self.policy.typed() && *at >= job.version.written;
         if let Some(latest) = self.latest_beside(job.version.dot).filter(stands) {
             return WriteOutcome::StaleStamp { latest };
         }
@@ -369,7 +370,7 @@ fn settle(resolve: &dyn Resolve, slots: &mut BTreeMap<Vec<u8>, Slot>) -> Figures
     let mut figures = Figures::default();
     let mut by_resolver: BTreeMap<ResolverHash, (Columns, Vec<&mut Slot>)> = BTreeMap::new();
     for slot in slots.values_mut().filter(|slot| slot.failed.is_none() && slot.candidates.len() > 1) {
-        if slot.policy.typed {
+        if slot.policy.role != Role::Resolver {
             slot.bound();
             continue;
         }
@@ -418,7 +419,7 @@ fn describe(rows: impl Iterator<Item = Row>, columns: &mut Columns) {
 pub fn merge(resolve: &dyn Resolve, policy: Policy, records: impl IntoIterator<Item = Record>) -> Record {
     let mut merged = Record::default();
     records.into_iter().for_each(|record| merged.merge(record));
-    if merged.versions().len() > 1 && !policy.typed {
+    if merged.versions().len() > 1 && policy.role == Role::Resolver {
         let mut columns = Columns::default();
         describe(merged.versions().iter().map(Row::of), &mut columns);
         if let Some([Verdict::Keep(row)]) = verdicts(resolve, policy.resolver, &columns).as_deref() {
@@ -426,6 +427,16 @@ pub fn merge(resolve: &dyn Resolve, policy: Policy, records: impl IntoIterator<I
         }
     }
     merged
+}
+
+/// Versions of one key, for a resolver that looks at values.
+#[must_use]
+pub fn siblings(key: &Key, versions: &[Version]) -> Siblings {
+    let mut columns = Columns::default();
+    describe(versions.iter().map(Row::of), &mut columns);
+    let key = [&key.partition_key[..], &key.sort_key[..]].concat().into();
+    let values = versions.iter().map(|version| version.value.clone().unwrap_or_default()).collect();
+    Siblings { key, versions: columns, values }
 }
 
 #[cfg(test)]

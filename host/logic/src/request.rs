@@ -175,11 +175,11 @@ pub enum OpError {
     ContextNeeded,
     /// The key has as many siblings as it may.
     #[error(
-        "the key has {max} siblings, and no more are kept: read it, settle them, and write with the context of that \
-         answer ({})",
+        "the key has {max} siblings, and no more are kept: {} ({})",
+        unsettled(*.causal),
         if *.acks == 0 { "nothing was written".into() } else { alloc::format!("this write is on {acks} owners") }
     )]
-    TooManySiblings { max: u32, acks: u8, needed: u8, owners: u8 },
+    TooManySiblings { max: u32, acks: u8, needed: u8, owners: u8, causal: bool },
     /// The keyspace's data type did not do it. Nothing was written.
     #[error("{error}; nothing was written")]
     Type { error: TypeError },
@@ -201,6 +201,16 @@ pub enum OpError {
         "this node's clock is {offset_ms} ms off the other nodes' clocks; nothing was written, ask another node and mend the clock"
     )]
     ClockOff { offset_ms: i64 },
+}
+
+/// How siblings become one.
+const fn unsettled(causal: bool) -> &'static str {
+    if causal {
+        "read it, settle them, and write with the context of that answer"
+    } else {
+        "the keyspace's resolver, which should have settled them, fails or is in quarantine, and `mks status` says so. \
+         Alter the keyspace to another one, or let it run again: `mks plugin alter NAME --release`"
+    }
 }
 
 /// What an error says of nodes that stand in for owners.

@@ -8,8 +8,8 @@ use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
 use crate::mint::Mints;
 use crate::outline::{Outline, OutlineTable, Outlines};
 use crate::port::{
-    Batch, Change, Columns, DataTypes, Durability, NewState, Policy, Read, Resolve, ResolveError, ResolverHash, Store,
-    StoreError, StoreStats, Table, TypeError, Verdict, Visit,
+    Batch, Change, Columns, DataTypes, Durability, Merged, NewState, Policy, Read, Resolve, ResolveError, ResolverHash,
+    Role, Siblings, Store, StoreError, StoreStats, Table, TypeError, Verdict, Visit,
 };
 use crate::record::Record;
 use crate::replica::Ports;
@@ -34,11 +34,14 @@ pub(crate) const CARTS: KeyspaceId = KeyspaceId(3);
 pub(crate) const ALONE: KeyspaceId = KeyspaceId(4);
 /// A keyspace whose values are [`Tallies`].
 pub(crate) const TALLIES: KeyspaceId = KeyspaceId(5);
+/// A causal keyspace whose siblings are merged for readers: all values, one after the other.
+pub(crate) const UNIONS: KeyspaceId = KeyspaceId(6);
 
 const LWW_CODE: ResolverHash = ResolverHash([1; 32]);
 const FIRST_CODE: ResolverHash = ResolverHash([2; 32]);
 const CARTS_CODE: ResolverHash = ResolverHash([3; 32]);
 const TALLY_CODE: ResolverHash = ResolverHash([4; 32]);
+const UNION_CODE: ResolverHash = ResolverHash([5; 32]);
 
 /// A disk in memory that can lose power, fill up, and tell what it was asked.
 #[derive(Debug, Default)]
@@ -82,7 +85,8 @@ impl Outlines for Disk {
 }
 
 /// Copies of the records of all keyspaces, as far as a disk is told.
-pub(crate) const COPIES: [(KeyspaceId, u8); 5] = [(LWW, 3), (FIRST, 2), (CARTS, 3), (ALONE, 1), (TALLIES, 3)];
+pub(crate) const COPIES: [(KeyspaceId, u8); 6] =
+    [(LWW, 3), (FIRST, 2), (CARTS, 3), (ALONE, 1), (TALLIES, 3), (UNIONS, 3)];
 
 impl Digests for Disk {
     fn copies(&self, keyspace: KeyspaceId) -> Option<u8> {
@@ -291,6 +295,17 @@ impl Resolve for Rules {
     fn has(&self, _resolver: ResolverHash) -> bool {
         !matches!(self, Self::Lack)
     }
+
+    fn merge(&self, resolver: ResolverHash, siblings: &Siblings) -> Result<Merged, ResolveError> {
+        assert_eq!((siblings.versions.len(), resolver), (1, UNION_CODE));
+        match self {
+            Self::Work => Ok(Merged::Value(siblings.values.concat().into())),
+            Self::Fail => Err(ResolveError::Failed("it was told to".into())),
+            Self::Nonsense => Ok(Merged::Kept(vec![siblings.values.len() as u32])),
+            Self::Short => Ok(Merged::Kept(Vec::new())),
+            Self::Lack => Err(ResolveError::Unknown(resolver)),
+        }
+    }
 }
 
 /// A data type of lines, one for each operation: who did it, and the operation.
@@ -362,7 +377,7 @@ pub(crate) fn version(node: u64, counter: u64, written: Hlc, value: Option<&str>
 /// A fresh, synced write of the last-write-wins keyspace.
 pub(crate) fn job(key: &Key, version: Version) -> WriteJob {
     let job = JobId(version.dot.counter);
-    let policy = Policy { resolver: LWW_CODE, causal: false, typed: false };
+    let policy = Policy { resolver: LWW_CODE, causal: false, role: Role::Resolver };
     let (key, past, durability) = (key.clone(), Context::default(), Durability::Sync);
     WriteJob {
         job,
@@ -419,7 +434,11 @@ pub(crate) fn formed(nodes: u64, (n, r, w): (u8, u8, u8)) -> State {
         resolver_hash,
         causal,
         quarantined: false,
-        typed: resolver_hash == TALLY_CODE,
+        role: match resolver_hash {
+            TALLY_CODE => Role::DataType,
+            UNION_CODE => Role::Merger,
+            _ => Role::Resolver,
+        },
     };
     let candidates: Vec<_> = (1..=nodes).map(|i| Candidate { node: NodeId(i), zone: "", weight: 100 }).collect();
     State {
@@ -434,9 +453,10 @@ pub(crate) fn formed(nodes: u64, (n, r, w): (u8, u8, u8)) -> State {
             (FIRST, keyspace("first", FIRST_CODE, false)),
             (CARTS, keyspace("carts", CARTS_CODE, true)),
             (TALLIES, keyspace("tally", TALLY_CODE, true)),
+            (UNIONS, keyspace("unions", UNION_CODE, true)),
         ]
         .into(),
-        keyspace_next: 6,
+        keyspace_next: 7,
         ..State::default()
     }
 }

@@ -71,7 +71,13 @@ impl Version {
     /// True when a reader at `wall_ms` must not see the value: deleted or expired.
     #[must_use]
     pub fn is_absent(&self, wall_ms: u64) -> bool {
-        self.is_tombstone() || (self.expires_ms != 0 && self.expires_ms <= wall_ms)
+        self.is_tombstone() || self.is_expired(wall_ms)
+    }
+
+    /// True when its lifetime is over.
+    #[must_use]
+    pub fn is_expired(&self, wall_ms: u64) -> bool {
+        self.expires_ms != 0 && self.expires_ms <= wall_ms
     }
 
     /// True when the value is what the coordinator hashed.

@@ -4,8 +4,9 @@
 //! most one fsync: group commit without a timer. Because it is alone, one key never has two merges in flight. Readers
 //! take what lies there as well. Results go back to the pump in groups.
 //!
-//! Data types run here and not on the pump, which one that takes its time would hold up: operations on the writer's
-//! thread, between the record that it reads and the one that it writes, and questions on a thread of their own.
+//! Code of keyspaces that may take its time runs here and not on the pump, which it would hold up: operations on data
+//! types on the writer's thread, between the record that it reads and the one that it writes, and what is asked for
+//! readers, questions to data types and siblings to be merged, on a thread of its own.
 
 mod scrub;
 
@@ -13,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::pump::Event;
 use mks_logic::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums};
 use mks_logic::event::{
-    HintJob, HintOutcome, HintWork, JobId, MoveJob, MoveOutcome, ReadJob, ScrubJob, SealJob, SealOutcome, ViewJob,
+    AskJob, HintJob, HintOutcome, HintWork, JobId, MoveJob, MoveOutcome, ReadJob, ScrubJob, SealJob, SealOutcome, Told,
     WriteJob,
 };
 use mks_logic::exchange;
@@ -129,13 +130,13 @@ pub struct Disk {
     writes: Option<Sender<Vec<Work>>>,
     reads: Option<Sender<Vec<ReadJob>>>,
     looks: Option<Sender<Look>>,
-    views: Option<Sender<ViewJob>>,
+    asks: Option<Sender<AskJob>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Disk {
     /// Starts one writer, `readers` readers, one more reader for comparisons with other owners and for scrubbing, and a
-    /// thread that asks data types.
+    /// thread that asks code for readers.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -156,14 +157,14 @@ impl Disk {
         let looker = parts.clone();
         let look = move || look_jobs(&looker, &look_queue);
         threads.push(thread::Builder::new().name("mks-comparer".into()).spawn(look)?);
-        let (views, view_queue) = channel();
-        let viewer = parts.clone();
-        let view = move || view_jobs(&viewer, &view_queue);
-        threads.push(thread::Builder::new().name("mks-viewer".into()).spawn(view)?);
+        let (asks, ask_queue) = channel();
+        let asker = parts.clone();
+        let ask = move || ask_jobs(&asker, &ask_queue);
+        threads.push(thread::Builder::new().name("mks-asker".into()).spawn(ask)?);
         let (outlines, partition_bits) = (Arc::clone(&parts.outlines), parts.partition_bits);
-        let (writes, reads, looks, views) = (Some(writes), Some(reads), Some(looks), Some(views));
+        let (writes, reads, looks, asks) = (Some(writes), Some(reads), Some(looks), Some(asks));
         let (gathered, gathered_reads) = (Vec::new(), Vec::new());
-        Ok(Self { outlines, partition_bits, gathered, gathered_reads, writes, reads, looks, views, threads })
+        Ok(Self { outlines, partition_bits, gathered, gathered_reads, writes, reads, looks, asks, threads })
     }
 
     /// Gathers a write.
@@ -215,9 +216,9 @@ impl Disk {
         }
     }
 
-    /// Queues a question to a data type.
-    pub fn view(&self, job: ViewJob) {
-        if let Some(queue) = &self.views {
+    /// Queues a question to the code of a keyspace.
+    pub fn ask(&self, job: AskJob) {
+        if let Some(queue) = &self.asks {
             drop(queue.send(job));
         }
     }
@@ -244,7 +245,7 @@ impl Disk {
         self.writes = None;
         self.reads = None;
         self.looks = None;
-        self.views = None;
+        self.asks = None;
         for thread in self.threads.drain(..) {
             drop(thread.join());
         }
@@ -399,10 +400,13 @@ fn read_jobs(parts: &DiskParts, queue: &Mutex<Receiver<Vec<ReadJob>>>) {
     }
 }
 
-fn view_jobs(parts: &DiskParts, queue: &Receiver<ViewJob>) {
-    while let Ok(ViewJob { job, data_type, states, question }) = queue.recv() {
-        let outcome = parts.types.view(data_type, &states, &question);
-        if parts.events.blocking_send(Event::Viewed(job, outcome)).is_err() {
+fn ask_jobs(parts: &DiskParts, queue: &Receiver<AskJob>) {
+    while let Ok(job) = queue.recv() {
+        let told = job.ask(&*parts.types, &*parts.resolve);
+        if let Told::Merge(Err(error)) = &told {
+            tracing::debug!(code = ?job.code, %error, "siblings were not merged; their reader gets all of them");
+        }
+        if parts.events.blocking_send(Event::Told(job.job, told)).is_err() {
             return;
         }
     }

@@ -231,6 +231,7 @@ impl From<&OpError> for Fault {
             OpError::TooManySiblings { .. } => Reason::TooManySiblings,
             OpError::NotNamed { .. } => Reason::OwnerRefused,
             OpError::Type { error: TypeError::Refused(_) } => Reason::OperationRefused,
+            OpError::Type { error: TypeError::Quarantined(_) } => Reason::Quarantined,
             OpError::Type { .. } => Reason::DataTypeFailed,
         };
         let mut fault = Self::new(reason, error.to_string());

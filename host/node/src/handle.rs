@@ -11,7 +11,7 @@ use mks_logic::id::{Incarnation, NodeId, PartitionId};
 use mks_logic::limits::Limits;
 use mks_logic::moves::Moving;
 use mks_logic::node::{DiskFault, ScrubFigures, Sealing, SyncFigures};
-use mks_logic::port::{Store, StoreStats};
+use mks_logic::port::{ResolverHash, Role, Store, StoreStats};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
@@ -189,10 +189,8 @@ pub struct Handle {
     pub store: Arc<dyn Store>,
     /// Name of the storage adapter that opened the engine.
     pub adapter: Arc<str>,
-    /// Resolvers that this node can offer to a new keyspace: names and hashes.
-    pub resolvers: Arc<Vec<(String, mks_logic::port::ResolverHash)>>,
-    /// Names and code of the data types that are part of this node.
-    pub data_types: Arc<Vec<(String, mks_logic::port::ResolverHash)>>,
+    /// Resolvers and data types that are part of this node.
+    pub builtin: Arc<Vec<(String, ResolverHash, Role)>>,
     /// The plugins of this node.
     pub plugins: Arc<Plugins>,
     /// Seals and opens context tokens.

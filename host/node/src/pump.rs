@@ -10,13 +10,13 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mks_logic::cluster::{Entry, State};
 use mks_logic::event::{
-    Effect, HintCount, HintOutcome, Input, JobId, MoveOutcome, Reply, ScrubOutcome, SealOutcome, Ticket,
+    Effect, HintCount, HintOutcome, Input, JobId, MoveOutcome, Reply, ScrubOutcome, SealOutcome, Ticket, Told,
 };
 use mks_logic::exchange::Found;
 use mks_logic::id::{Key, NodeId};
 use mks_logic::message::{Message, ReadOutcome, WriteOutcome};
 use mks_logic::node::{Figures, Node, ScrubFigures, SyncFigures};
-use mks_logic::port::{Resolve, TypeError};
+use mks_logic::port::Resolve;
 use mks_logic::time::Hlc;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -55,8 +55,8 @@ pub enum Event {
     Moved(JobId, MoveOutcome),
     /// Work for seals is done.
     Sealed(JobId, SealOutcome),
-    /// A data type answered a question.
-    Viewed(JobId, Result<Bytes, TypeError>),
+    /// The code of a keyspace answered a question.
+    Told(JobId, Told),
     /// Reads or writes met damaged records.
     Damaged(Vec<Key>),
     /// The store gave up for good: the node has to stop.
@@ -253,7 +253,7 @@ impl Pump {
             Event::Scrubbed(job, outcome) => self.step(Input::Scrubbed { job, outcome }),
             Event::Moved(job, outcome) => self.step(Input::Moved { job, outcome }),
             Event::Sealed(job, outcome) => self.step(Input::Sealed { job, outcome }),
-            Event::Viewed(job, outcome) => self.step(Input::Viewed { job, outcome }),
+            Event::Told(job, told) => self.step(Input::Told { job, told }),
             Event::Damaged(keys) => keys.into_iter().for_each(|key| self.step(Input::Damaged { key })),
             Event::StoreBroken(reason) => self.broken = Some(Ended::StoreBroken(reason)),
         }
@@ -319,7 +319,7 @@ impl Pump {
             Effect::Scrub(job) => self.parts.disk.scrub(job),
             Effect::Move(job) => self.parts.disk.moves(job),
             Effect::Seal(job) => self.parts.disk.seals(job),
-            Effect::View(job) => self.parts.disk.view(job),
+            Effect::Ask(job) => self.parts.disk.ask(job),
             // One that waits is enough: whatever is dropped here is asked for again.
             Effect::Propose { entry } => drop(self.parts.proposals.try_send(entry)),
             Effect::Reply { ticket, reply } => self.reply(ticket, reply),

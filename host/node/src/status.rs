@@ -6,6 +6,7 @@ mod waits;
 use crate::handle::{Handle, ScrubView};
 use crate::plugins::Local;
 use mks_logic::cluster::Quarantine;
+use mks_logic::port::Role;
 
 pub use seals::{partitions, seal_waits};
 pub use waits::waits;
@@ -86,28 +87,43 @@ fn plugins(handle: &Handle) -> Vec<String> {
         if let Some(Quarantine { node, reason, .. }) = &plugin.quarantine {
             let meanwhile = match keyspaces.as_str() {
                 "" => "no keyspace uses it".to_owned(),
-                keyspaces => format!("keyspaces that keep all versions meanwhile: {keyspaces}"),
+                keyspaces => match plugin.role {
+                    Role::Resolver => format!("keyspaces that keep all versions meanwhile: {keyspaces}"),
+                    Role::Merger => format!("readers get all siblings meanwhile in keyspaces {keyspaces}"),
+                    Role::DataType => format!(
+                        "keyspaces that keep what they hold, and take no operations and no questions meanwhile: \
+                         {keyspaces}"
+                    ),
+                },
             };
             warnings.push(format!(
-                "plugin {name} is in quarantine, as {node} said: {reason}; {meanwhile}. Alter them to another resolver, or \
+                "plugin {name} is in quarantine, as {node} said: {reason}; {meanwhile}. Alter them to another one, or \
                  `mks plugin alter {name} --release`"
             ));
         } else if let Local::Missing(why) = handle.plugins.local(*hash) {
-            warnings.push(lacking(&name, &keyspaces, &why, handle.plugins.runs(*hash)));
+            warnings.push(lacking((&name, plugin.role), &keyspaces, &why, handle.plugins.runs(*hash)));
         }
     }
     warnings
 }
 
 /// This node does not have the code of a plugin, for this reason.
-fn lacking(name: &str, keyspaces: &str, why: &str, runs: bool) -> String {
+fn lacking((name, role): (&str, Role), keyspaces: &str, why: &str, runs: bool) -> String {
     let meanwhile = match (keyspaces, runs) {
         (_, true) => "what was loaded before still runs, until the node stops".to_owned(),
         ("", false) => "no keyspace uses it".to_owned(),
-        (keyspaces, false) => format!(
-            "PLUGIN_DRIFT: it keeps all versions of keyspaces {keyspaces}, and compares with no other owner, until it has \
-             it"
-        ),
+        (keyspaces, false) => match role {
+            Role::Resolver => format!(
+                "PLUGIN_DRIFT: it keeps all versions of keyspaces {keyspaces}, and compares with no other owner, until \
+                 it has it"
+            ),
+            Role::Merger => format!(
+                "PLUGIN_DRIFT: whoever reads keyspaces {keyspaces} through it gets all siblings, until it has it"
+            ),
+            Role::DataType => format!(
+                "PLUGIN_DRIFT: operations and questions to keyspaces {keyspaces} fail through it, until it has it"
+            ),
+        },
     };
     format!("this node does not have the code of plugin {name}: {why}; {meanwhile}; it tries again")
 }

@@ -15,5 +15,5 @@ macro_rules! builtin {
     };
 }
 
-// `RESOLVERS` and `ADAPTERS`, the default first, and `DATA_TYPES`: `build.rs` writes what it has built.
+// `RESOLVERS` and `ADAPTERS`, the default first, `MERGERS` and `DATA_TYPES`: `build.rs` writes what it has built.
 include!(concat!(env!("OUT_DIR"), "/builtin.rs"));

@@ -6,12 +6,14 @@
 use crate::bindings::datatype::{crdt, crdt_delta};
 use crate::engine::{Deadline, Guest, SharedEngine, shorten};
 use crate::error::SandboxError;
+use crate::faults::Faults;
 use crate::loader::{Interface, Loader, check_info};
 use bytes::Bytes;
 use mks_logic::id::{Dot, NodeId};
 use mks_logic::port::{ResolverHash, TypeError};
 use mks_logic::time::Hlc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 use wasmtime::Store;
 use wasmtime::component::{InstancePre, Linker};
 
@@ -90,6 +92,9 @@ pub struct DataType {
     crdt: crdt::GuestIndices,
     delta: Option<crdt_delta::GuestIndices>,
     bounds: Bounds,
+    /// Part of every node: it was checked with it, and nobody could take it away.
+    pub(crate) builtin: bool,
+    pub(crate) faults: Faults,
     calls: AtomicU64,
     failures: AtomicU64,
 }
@@ -144,6 +149,8 @@ impl DataType {
             crdt,
             delta,
             bounds,
+            builtin: false,
+            faults: Faults::default(),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         };
@@ -343,10 +350,16 @@ impl DataType {
 
     /// A call in an instance of its own, counted.
     fn fresh<T>(&self, call: impl FnOnce(&mut Instance) -> Result<T, DataTypeError>) -> Result<T, DataTypeError> {
+        if let Some(reason) = self.faults.reason() {
+            return Err(DataTypeError::Failed(format!("it is not asked any more: {reason}")));
+        }
         self.calls.fetch_add(1, Relaxed);
         let answer = self.instantiate().map_err(DataTypeError::Failed).and_then(|mut instance| call(&mut instance));
-        if matches!(answer, Err(DataTypeError::Failed(_))) {
+        if let Err(DataTypeError::Failed(reason)) = &answer {
             self.failures.fetch_add(1, Relaxed);
+            if !self.builtin {
+                self.faults.note(Instant::now(), reason);
+            }
         }
         answer
     }

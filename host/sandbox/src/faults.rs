@@ -1,6 +1,6 @@
-//! How often a resolver failed lately, and when that is too often.
+//! How often the code of keyspaces failed lately, and when that is too often.
 //!
-//! A failure never decides, so a resolver that always fails loses nothing; but each endless loop costs its deadline.
+//! A failure never decides, so code that always fails loses nothing; but each endless loop costs its deadline.
 //! After [`FAULTS_MAX`] failures within [`WINDOW`] a node stops asking by itself, until the cluster has decided what to
 //! do.
 
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Failures within [`WINDOW`] after which a resolver is not asked any more.
+/// Failures within [`WINDOW`] after which it is not asked any more.
 pub(crate) const FAULTS_MAX: usize = 5;
 /// See [`FAULTS_MAX`].
 const WINDOW: Duration = Duration::from_secs(60);

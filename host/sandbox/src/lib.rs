@@ -11,9 +11,8 @@
 //! - Native code is compiled here, never taken from elsewhere. It is cached by content and engine, and checked against
 //!   a fingerprint before it is used again.
 //!
-//! [`Sandbox`] is the way in; it implements [`mks_logic::port::Resolve`] and [`mks_logic::port::DataTypes`]. Values are
-//! not part of the first yet: [`Sandbox::settle_by_value`] is where the logic will ask. [`check`] holds a component
-//! against the laws that make replicas agree, and [`make`] turns a crate into a component.
+//! [`Sandbox`] is the way in; it implements [`mks_logic::port::Resolve`] and [`mks_logic::port::DataTypes`]. [`check`]
+//! holds a component against the laws that make replicas agree, and [`make`] turns a crate into a component.
 
 mod adapter;
 mod bindings;

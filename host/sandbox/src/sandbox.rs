@@ -13,12 +13,17 @@ use crate::resolver::{self, Bounds, Moment, Outcome, Resolver, Reuse};
 use crate::siblings::Values;
 use bytes::Bytes;
 use mks_logic::id::Dot;
-use mks_logic::port::{Columns, DataTypes, NewState, Resolve, ResolveError, ResolverHash, TypeError, Verdict};
+use mks_logic::port::{
+    Columns, DataTypes, Merged, NewState, Resolve, ResolveError, ResolverHash, Role, Siblings, TypeError, Verdict,
+};
 use mks_logic::time::Hlc;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// An instance's memory for each byte of siblings that it merges.
+const MERGE_SHARE: usize = 4;
 
 /// What a component may export.
 const EVERY_KIND: &str =
@@ -40,6 +45,8 @@ pub struct Sandbox {
     engine: SharedEngine,
     loader: Loader,
     bounds: Bounds,
+    /// See [`Sandbox::merge`].
+    merge_bytes_max: usize,
     adapter_deadline: Deadline,
     resolvers_max: usize,
     cache_state: CacheState,
@@ -71,7 +78,7 @@ impl Sandbox {
         let bounds =
             Bounds { deadline: Deadline::new(options.resolver_deadline_ms), batch_rows_max: options.batch_rows_max };
         let load = |b: &builtin::Builtin| Resolver::load(&engine, &loader, b.name, b.bytes, bounds, Reuse::Warm);
-        let builtin = builtin::RESOLVERS.iter().map(load).collect::<Result<_, _>>()?;
+        let builtin = builtin::RESOLVERS.iter().chain(builtin::MERGERS).map(load).collect::<Result<_, _>>()?;
         let data_type_bounds = data_type::Bounds {
             deadline: Deadline::new(options.data_type_deadline_ms),
             state_bytes_max: options.state_bytes_max,
@@ -80,6 +87,7 @@ impl Sandbox {
             engine,
             loader,
             bounds,
+            merge_bytes_max: options.instance_bytes_max / MERGE_SHARE,
             adapter_deadline: Deadline::new(options.adapter_deadline_ms),
             resolvers_max: options.resolvers_max,
             cache_state,
@@ -92,7 +100,7 @@ impl Sandbox {
         }))
     }
 
-    /// Names and content hashes of the resolvers that are part of this binary; the first one is the default.
+    /// Names and content hashes of the resolvers of this binary that go by metadata; the first one is the default.
     ///
     /// Keyspaces name a resolver by hash: two builds of the same source need not have the same one.
     #[must_use]
@@ -100,10 +108,16 @@ impl Sandbox {
         builtin::RESOLVERS.iter().map(|b| (b.name, ResolverHash(*blake3::hash(b.bytes).as_bytes()))).collect()
     }
 
-    /// Names and content hashes of the data types that are part of this binary.
+    /// Names, content hashes and roles of all code for keyspaces that is part of this binary.
     #[must_use]
-    pub fn builtin_data_types() -> Vec<(&'static str, ResolverHash)> {
-        builtin::DATA_TYPES.iter().map(|b| (b.name, ResolverHash(*blake3::hash(b.bytes).as_bytes()))).collect()
+    pub fn builtin_code() -> Vec<(&'static str, ResolverHash, Role)> {
+        let roles = [
+            (builtin::RESOLVERS, Role::Resolver),
+            (builtin::MERGERS, Role::Merger),
+            (builtin::DATA_TYPES, Role::DataType),
+        ];
+        let hash = |b: &builtin::Builtin| ResolverHash(*blake3::hash(b.bytes).as_bytes());
+        roles.iter().flat_map(|(all, role)| all.iter().map(move |b| (b.name, hash(b), *role))).collect()
     }
 
     /// A data type that was installed, or one that is part of this binary: that is compiled, or taken from the cache,
@@ -114,7 +128,7 @@ impl Sandbox {
         }
         let is = |b: &&builtin::Builtin| blake3::hash(b.bytes) == blake3::Hash::from(hash.0);
         let builtin = builtin::DATA_TYPES.iter().find(is).ok_or(TypeError::Unknown(hash))?;
-        let loaded = self.install_data_type(builtin.name, builtin.bytes);
+        let loaded = self.load_data_type(builtin.name, builtin.bytes, true);
         loaded.map_err(|error| TypeError::Failed(error.to_string()))
     }
 
@@ -144,9 +158,10 @@ impl Sandbox {
         Ok(hash)
     }
 
-    /// Removes a resolver that was installed. Calls under way end as they would.
-    pub fn uninstall_resolver(&self, hash: ResolverHash) {
+    /// Removes a resolver or a data type that was installed. Calls under way end as they would.
+    pub fn uninstall(&self, hash: ResolverHash) {
         self.installed.write().unwrap_or_else(PoisonError::into_inner).remove(&hash);
+        self.data_types.write().unwrap_or_else(PoisonError::into_inner).remove(&hash);
     }
 
     /// The resolvers that were installed.
@@ -155,16 +170,28 @@ impl Sandbox {
         self.installed.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
-    /// Installed resolvers that failed so often that they are not asked any more, and how.
+    /// Installed resolvers and data types that failed so often that they are not asked any more, and how.
     #[must_use]
-    pub fn suspended_resolvers(&self) -> Vec<(ResolverHash, String)> {
+    pub fn suspended(&self) -> Vec<(ResolverHash, String)> {
         let installed = self.installed.read().unwrap_or_else(PoisonError::into_inner);
-        installed.iter().filter_map(|(hash, resolver)| Some((*hash, resolver.faults.reason()?))).collect()
+        let data_types = self.data_types.read().unwrap_or_else(PoisonError::into_inner);
+        let resolvers = installed.iter().map(|(hash, resolver)| (*hash, &resolver.faults));
+        let all = resolvers.chain(data_types.iter().map(|(hash, data_type)| (*hash, &data_type.faults)));
+        all.filter_map(|(hash, faults)| Some((hash, faults.reason()?))).collect()
     }
 
-    /// Lets a suspended resolver be asked again.
-    pub fn resume_resolver(&self, hash: ResolverHash) {
+    /// Lets what was suspended be asked again.
+    pub fn resume(&self, hash: ResolverHash) {
         self.with_resolver(hash, |resolver| resolver.faults.forgive());
+        if let Some(data_type) = self.data_type(hash) {
+            data_type.faults.forgive();
+        }
+    }
+
+    /// Whether there is such a resolver or data type, and it is not suspended.
+    #[must_use]
+    pub fn runs(&self, hash: ResolverHash) -> bool {
+        self.has(hash) || self.data_type(hash).is_some_and(|data_type| !data_type.faults.is_suspended())
     }
 
     /// When a resolver that was installed or is built in wants to be asked.
@@ -191,12 +218,18 @@ impl Sandbox {
     /// # Errors
     /// When the bytes are no data type that may run here, or no more can be installed.
     pub fn install_data_type(&self, source: &str, bytes: &[u8]) -> Result<Arc<DataType>, SandboxError> {
-        let data_type = DataType::load(&self.engine, &self.loader, source, bytes, self.data_type_bounds)?;
+        self.load_data_type(source, bytes, false)
+    }
+
+    fn load_data_type(&self, source: &str, bytes: &[u8], builtin: bool) -> Result<Arc<DataType>, SandboxError> {
+        let mut data_type = DataType::load(&self.engine, &self.loader, source, bytes, self.data_type_bounds)?;
+        data_type.builtin = builtin;
         let mut installed = self.data_types.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = installed.get(&data_type.hash()) {
             return Ok(Arc::clone(known));
         }
-        if installed.len() >= self.data_types_max {
+        // Those of every node are few, and have room of their own.
+        if !builtin && installed.values().filter(|known| !known.builtin).count() >= self.data_types_max {
             return Err(SandboxError::TooManyDataTypes(self.data_types_max));
         }
         let data_type = Arc::new(data_type);
@@ -308,6 +341,24 @@ impl Resolve for Sandbox {
 
     fn has(&self, hash: ResolverHash) -> bool {
         self.with_resolver(hash, |resolver| !resolver.faults.is_suspended()).unwrap_or(false)
+    }
+
+    /// An instance must have room for the values, for what it makes of them, and for its work. What is too large for
+    /// that is nobody's fault, and no failure of the resolver.
+    fn merge(&self, hash: ResolverHash, siblings: &Siblings) -> Result<Merged, ResolveError> {
+        let Siblings { key, versions, values } = siblings;
+        let values = Values { key: key.clone(), values: values.clone() };
+        let (bytes, max) = (values.bytes(), self.merge_bytes_max);
+        if bytes > max {
+            return Err(ResolveError::Failed(format!("the siblings have {bytes} bytes, and {max} are merged at most")));
+        }
+        let outcome = self.settle_by_value(hash, versions, values)?;
+        Ok(match outcome {
+            Outcome::Merged(value) => Merged::Value(value.into()),
+            Outcome::Keep(row) => Merged::Kept(vec![row]),
+            Outcome::KeepSome(rows) => Merged::Kept(rows),
+            Outcome::KeepAll => Merged::Kept((0..).take(siblings.values.len()).collect()),
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::guests::{KEEP_FIRST, resolver};
 use crate::{conflicts, sandbox_in};
-use mks_logic::port::{Resolve, Verdict};
+use mks_logic::port::{Resolve, Role, Verdict};
 use mks_sandbox::{CacheState, Sandbox};
 use std::fs;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ fn native_files(home: &TempDir) -> Vec<PathBuf> {
 
 /// Resolvers that are part of every binary.
 fn builtin() -> u64 {
-    Sandbox::builtin_resolvers().len() as u64
+    Sandbox::builtin_code().iter().filter(|(.., role)| *role != Role::DataType).count() as u64
 }
 
 fn work(sandbox: &Sandbox) -> (u64, u64) {

@@ -3,6 +3,7 @@
 use crate::modules::data_type;
 use crate::{guests, sandbox};
 use mks_logic::id::{Dot, Incarnation, NodeId};
+use mks_logic::port::{DataTypes, Role, TypeError};
 use mks_logic::time::Hlc;
 use mks_sandbox::check::{self, Options};
 use mks_sandbox::{DataTypeError, Plugin, STATES_MAX, Sandbox, SandboxError, SandboxOptions};
@@ -81,6 +82,41 @@ fn a_resolver_is_no_data_type_and_the_other_way_round() {
     assert!(matches!(error, SandboxError::WrongWorld { .. }), "{error}");
     let error = sandbox.install_resolver("max", STANDARD[4].1).expect_err("a data type");
     assert!(matches!(error, SandboxError::WrongWorld { .. }), "{error}");
+}
+
+#[test]
+fn an_installed_data_type_that_fails_too_often_is_not_asked_until_it_is_resumed() {
+    let (_home, sandbox) = sandbox();
+    let hostile = sandbox.install_data_type("by-hand.wasm", &data_type("(unreachable)")).expect("it is a data type");
+    let apply = || sandbox.apply(hostile.hash(), (dot(1), Hlc(1)), &[], &"x".into()).expect_err("it traps");
+    for _ in 0..5 {
+        assert!(sandbox.runs(hostile.hash()) && sandbox.suspended().is_empty());
+        assert!(matches!(apply(), TypeError::Failed(said) if said.contains("unreachable")));
+    }
+    assert!(!sandbox.runs(hostile.hash()) && sandbox.suspended()[0].0 == hostile.hash());
+    assert!(matches!(apply(), TypeError::Failed(said) if said.contains("not asked any more")));
+    assert_eq!(hostile.counters().calls, 5);
+    sandbox.resume(hostile.hash());
+    assert!(matches!(apply(), TypeError::Failed(said) if said.contains("unreachable")));
+    sandbox.uninstall(hostile.hash());
+    assert_eq!((sandbox.runs(hostile.hash()), apply()), (false, TypeError::Unknown(hostile.hash())));
+}
+
+#[test]
+fn what_is_part_of_every_node_needs_no_room_and_is_never_suspended() {
+    let home = tempfile::tempdir().expect("a directory");
+    let options = SandboxOptions { directory: home.path().into(), data_types_max: 1, ..SandboxOptions::default() };
+    let sandbox = Sandbox::new(options).expect("a sandbox");
+    let builtin = Sandbox::builtin_code().into_iter().filter(|(.., role)| *role == Role::DataType);
+    for (name, hash, _) in builtin {
+        for _ in 0..7 {
+            // No state of theirs.
+            let viewed = sandbox.view(hash, &["\u{ff}\u{ff}".into(), "\u{fe}".into()], &"".into());
+            assert!(viewed.is_err(), "{name}");
+        }
+    }
+    assert!(sandbox.suspended().is_empty());
+    sandbox.install_data_type("by-hand.wasm", &data_type("(unreachable)")).expect("there is room for one");
 }
 
 /// Updates and merges with this body both fail and say why, and the sandbox lives on.

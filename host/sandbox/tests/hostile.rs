@@ -310,21 +310,21 @@ fn after_five_failures_within_a_minute_a_resolver_is_not_asked_any_more_until_it
     let (_home, sandbox) = sandbox();
     let hash = sandbox.install_resolver("by-hand.wasm", &resolver("(unreachable)")).expect("it is a resolver");
     for _ in 0..5 {
-        assert!(sandbox.has(hash) && sandbox.suspended_resolvers().is_empty());
+        assert!(sandbox.has(hash) && sandbox.suspended().is_empty());
         assert!(sandbox.settle(hash, &conflicts(1)).is_err());
     }
     let calls = |sandbox: &Sandbox| sandbox.counters().resolvers.iter().find(|r| r.hash == hash).map(|r| r.calls);
     let Err(ResolveError::Failed(said)) = sandbox.settle(hash, &conflicts(1)) else { panic!("it is suspended") };
     assert!(said.contains("not asked any more") && said.contains("unreachable"), "{said}");
     assert_eq!(calls(&sandbox), Some(5));
-    let suspended = sandbox.suspended_resolvers();
+    let suspended = sandbox.suspended();
     assert!(matches!(&suspended[..], [(h, reason)] if *h == hash && reason.contains("5 failures")), "{suspended:?}");
     assert!(!sandbox.has(hash));
 
-    sandbox.resume_resolver(hash);
+    sandbox.resume(hash);
     assert!(sandbox.has(hash) && sandbox.settle(hash, &conflicts(1)).is_err());
     assert_eq!(calls(&sandbox), Some(6));
-    sandbox.uninstall_resolver(hash);
+    sandbox.uninstall(hash);
     assert!(!sandbox.has(hash) && sandbox.installed_resolvers().is_empty());
     assert_eq!(sandbox.settle(hash, &conflicts(1)), Err(ResolveError::Unknown(hash)));
     assert_lives(&sandbox);

@@ -2,7 +2,8 @@
 
 use crate::modules::{self, ANSWERS, RESOLVER, RESOLVER_0_1_0, value_resolver, value_resolver_with};
 use crate::{conflicts, sandbox};
-use mks_logic::port::{Resolve, ResolveError, Verdict};
+use mks_logic::id::Dot;
+use mks_logic::port::{Columns, Merged, Resolve, ResolveError, ResolverHash, Role, Siblings, Verdict};
 use mks_sandbox::check::{self, Law, Options};
 use mks_sandbox::{Moment, Outcome, Plugin, Sandbox, SandboxError, Values};
 
@@ -149,6 +150,45 @@ fn the_cart_is_merged_for_readers_and_keeps_the_laws() {
     let Ok(Plugin::Resolver(resolver)) = sandbox.inspect("cart-merge", CART) else { panic!("a resolver") };
     let passed = check::resolver(&resolver, &Options { cases: 300, ..Options::default() });
     passed.unwrap_or_else(|broken| panic!("{broken}"));
+}
+
+/// What readers get in the place of siblings with these values.
+fn merge(sandbox: &Sandbox, hash: ResolverHash, all: &[&str]) -> Result<Merged, ResolveError> {
+    let Values { key, values } = values(all);
+    let mut versions = Columns::default();
+    for (counter, value) in (1..).zip(&values) {
+        let dot = Dot { counter, ..Dot::default() };
+        versions.row(dot, 1, value.len() as u32, false, counter);
+    }
+    versions.close();
+    sandbox.merge(hash, &Siblings { key, versions, values })
+}
+
+#[test]
+fn readers_get_what_the_built_in_cart_makes_of_siblings() {
+    let (_home, sandbox) = sandbox();
+    let all = Sandbox::builtin_code();
+    let (_, hash, role) = all.iter().find(|(name, ..)| *name == "cart-merge").expect("it is part of every node");
+    assert_eq!((role, sandbox.has(*hash)), (&Role::Merger, true));
+    let cart = merge(&sandbox, *hash, &["1 milk", "2 tea", "3 milk"]);
+    assert_eq!(cart, Ok(Merged::Value("3 milk\n2 tea\n".into())));
+    assert_eq!(merge(&sandbox, *hash, &["1 milk", "no cart"]), Ok(Merged::Kept(vec![0, 1])));
+}
+
+#[test]
+fn a_resolver_that_fails_readers_is_suspended_and_large_siblings_are_no_failure_of_it() {
+    let (_home, sandbox) = sandbox();
+    let hash = sandbox.install_resolver("traps.wasm", &value_resolver("(unreachable)")).expect("a resolver");
+    let large = "x".repeat(3 << 20);
+    for _ in 0..9 {
+        let refused = merge(&sandbox, hash, &[&large, &large]);
+        assert!(matches!(&refused, Err(ResolveError::Failed(said)) if said.contains("6291456 bytes")), "{refused:?}");
+    }
+    assert!(sandbox.suspended().is_empty());
+    for _ in 0..5 {
+        assert!(matches!(merge(&sandbox, hash, &["one", "two"]), Err(ResolveError::Failed(_))));
+    }
+    assert_eq!(sandbox.suspended().len(), 1);
 }
 
 /// Checks a resolver by metadata that is written by hand.

@@ -12,8 +12,8 @@ use mks_logic::message::WriteOutcome;
 use mks_logic::mint::Mints;
 use mks_logic::outline::{Outline, OutlineTable, Outlines};
 use mks_logic::port::{
-    Batch, Columns, DataTypes, Durability, NewState, Policy, Resolve, ResolveError, ResolverHash, Store, TypeError,
-    Verdict,
+    Batch, Columns, DataTypes, Durability, Merged, NewState, Policy, Resolve, ResolveError, ResolverHash, Role,
+    Siblings, Store, TypeError, Verdict,
 };
 use mks_logic::replica::{Ports, absorb};
 use mks_logic::time::Hlc;
@@ -143,6 +143,10 @@ impl Resolve for Last {
     fn has(&self, _: ResolverHash) -> bool {
         true
     }
+
+    fn merge(&self, resolver: ResolverHash, _: &Siblings) -> Result<Merged, ResolveError> {
+        Err(ResolveError::Unknown(resolver))
+    }
 }
 
 impl DataTypes for Last {
@@ -177,7 +181,7 @@ fn write(n: u64) -> WriteJob {
         value: Some(value),
     };
     let key = Key { keyspace: KEYSPACE, partition_key, sort_key: Bytes::new() };
-    let policy = Policy { resolver: ResolverHash([1; 32]), causal: false, typed: false };
+    let policy = Policy { resolver: ResolverHash([1; 32]), causal: false, role: Role::Resolver };
     let (past, durability) = (Context::default(), Durability::Os);
     WriteJob {
         job: JobId(n),

@@ -38,6 +38,25 @@ pub(crate) fn build(folder: &str) -> Result<Value, String> {
     Ok(json(&built))
 }
 
+/// Builds a plugin under a name and a version, of this source.
+pub(crate) fn build_as(
+    folder: &Path,
+    file: &str,
+    (name, version): (&str, &str),
+    source: &str,
+) -> Result<PathBuf, String> {
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    let (before, after) = manifest.split_once("version = \"").unwrap();
+    let (_, after) = after.split_once('"').unwrap();
+    std::fs::write(folder.join("Cargo.toml"), format!("{before}version = \"{version}\"{after}")).unwrap();
+    std::fs::write(folder.join("src/lib.rs"), source).unwrap();
+    let built = build(&folder.to_string_lossy())?;
+    assert_eq!((built["name"].as_str(), built["version"].as_str()), (Some(name), Some(version)));
+    let component = folder.join(file);
+    std::fs::rename(built["file"].as_str().unwrap(), &component).unwrap();
+    Ok(component)
+}
+
 #[test]
 fn a_resolver_in_rust_goes_from_an_empty_folder_to_a_checked_component_and_a_broken_law_is_shown() {
     let (folder, keep) = folder("biggest", "target");

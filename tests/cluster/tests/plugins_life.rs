@@ -1,7 +1,7 @@
 //! The life of a plugin on a running cluster: installed through any node, held by all, used, replaced, lost, and put
 //! away.
 
-use crate::plugins::{build, folder, json};
+use crate::plugins::{build_as, folder, json};
 use mks_tests_cluster::{Cluster, Output, get_request, key, metric_sum, mks, put_request, skipped};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -27,8 +27,8 @@ struct Built {
     /// Traps when a version has [`FRAGILE_BYTES`].
     fragile: PathBuf,
     lawless: PathBuf,
-    /// No resolver but a data type.
-    words: PathBuf,
+    /// No code for keyspaces.
+    adapter: PathBuf,
 }
 
 /// Built once for all tests; `Err` when this machine lacks what that needs.
@@ -45,49 +45,41 @@ fn all() -> Result<Built, String> {
     let resolver = std::fs::read_to_string(folder.join("src/lib.rs")).unwrap();
     assert!(resolver.contains(BIGGEST));
     let make = |file: &str, (name, version): (&str, &str), source: &str| {
-        let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
-        let (before, after) = manifest.split_once("version = \"").unwrap();
-        let (_, after) = after.split_once('"').unwrap();
-        std::fs::write(folder.join("Cargo.toml"), format!("{before}version = \"{version}\"{after}")).unwrap();
-        std::fs::write(folder.join("src/lib.rs"), source.replace("= \"biggest\"", &format!("= {name:?}"))).unwrap();
-        let built = build(&place)?;
-        assert_eq!((built["name"].as_str(), built["version"].as_str()), (Some(name), Some(version)));
-        let component = folder.join(file);
-        std::fs::rename(built["file"].as_str().unwrap(), &component).unwrap();
-        Ok::<PathBuf, String>(component)
+        build_as(&folder, file, (name, version), &source.replace("= \"biggest\"", &format!("= {name:?}")))
     };
     let with = |rule: &str| resolver.replace(BIGGEST, rule);
     let fragile = format!("assert!(conflict.iter().all(|version| version.size != {FRAGILE_BYTES})); {BIGGEST}");
-    let words = folder.join("words");
-    let of_words = mks(&["plugin", "new", "words", "--world", "datatype", "--directory", &words.to_string_lossy()]);
-    assert_eq!(of_words.status, 0, "{of_words:?}");
+    let tuned = folder.join("tuned");
+    let new = ["plugin", "new", "tuned", "--world", "storage-adapter", "--directory", &tuned.to_string_lossy()];
+    let of_tuned = mks(&new);
+    assert_eq!(of_tuned.status, 0, "{of_tuned:?}");
     Ok(Built {
         biggest: make("one.wasm", ("biggest", "0.1.0"), &resolver)?,
         smallest: make("two.wasm", ("biggest", "0.2.0"), &with(SMALLEST))?,
         other: make("other.wasm", ("biggest", "0.1.0"), &with(OTHER))?,
         fragile: make("fragile.wasm", ("fragile", "1.0.0"), &with(&fragile))?,
         lawless: make("lawless.wasm", ("lawless", "1.0.0"), &with(LAWLESS))?,
-        words: make("words.wasm", ("words", "0.1.0"), &std::fs::read_to_string(words.join("src/lib.rs")).unwrap())?,
+        adapter: make("tuned.wasm", ("tuned", "0.1.0"), &std::fs::read_to_string(tuned.join("src/lib.rs")).unwrap())?,
     })
 }
 
 /// What `mks --json` says through one node.
-fn ask(cluster: &Cluster, id: u64, arguments: &[&str]) -> Output {
+pub(crate) fn ask(cluster: &Cluster, id: u64, arguments: &[&str]) -> Output {
     let address = cluster.node(id).client_address().to_string();
     mks(&[&["--addr", &address, "--json"], arguments].concat())
 }
 
-fn done(output: &Output) -> Value {
+pub(crate) fn done(output: &Output) -> Value {
     assert_eq!(output.status, 0, "{output:?}");
     json(output)
 }
 
-fn install(cluster: &Cluster, id: u64, component: &Path) -> Output {
+pub(crate) fn install(cluster: &Cluster, id: u64, component: &Path) -> Output {
     ask(cluster, id, &["plugin", "install", &component.to_string_lossy()])
 }
 
 /// Why an installation was refused.
-fn refusal(output: &Output) -> (String, String) {
+pub(crate) fn refusal(output: &Output) -> (String, String) {
     assert_eq!(output.status, 1, "{output:?}");
     let error: Value = serde_json::from_str(output.stderr.lines().last().unwrap_or_default()).unwrap();
     let text = |field: &str| error["error"][field].as_str().unwrap_or_default().to_owned();
@@ -95,7 +87,7 @@ fn refusal(output: &Output) -> (String, String) {
 }
 
 /// A plugin as a node shows it.
-fn shown(cluster: &Cluster, id: u64, plugin: &str) -> Option<Value> {
+pub(crate) fn shown(cluster: &Cluster, id: u64, plugin: &str) -> Option<Value> {
     let all = done(&ask(cluster, id, &["plugin", "list"]));
     let mut all = all["plugins"].as_array().unwrap().iter();
     all.find(|shown| shown["plugin"] == plugin).cloned()
@@ -329,7 +321,7 @@ async fn what_is_no_resolver_that_agrees_with_itself_is_refused_with_the_reason_
         (file("text.wasm", b"a text"), "BAD_PLUGIN", "no valid WebAssembly component"),
         (file("half.wasm", &whole[..whole.len() / 2]), "BAD_PLUGIN", "no valid WebAssembly component"),
         (file("large.wasm", &vec![0; 5 << 20]), "TOO_LARGE", "4194304 are allowed"),
-        (built.words.clone(), "BAD_PLUGIN", "words is a data type"),
+        (built.adapter.clone(), "BAD_PLUGIN", "tuned is a storage adapter"),
         (built.lawless.clone(), "LAWLESS", "breaks a law"),
     ];
     for (component, reason, said) in refused {

@@ -247,15 +247,14 @@ fn heard(history: &mut History, at: usize, reply: &Reply, now_us: u64, counts: b
     let event = &mut history.events[at];
     match reply {
         Ok(Answer::Found { versions, .. }) => {
-            let seen = versions.iter().map(|v| v.value.as_ref().map(|value| number(value)));
-            event.act = Act::Read(if versions.is_empty() { vec![None] } else { seen.collect() });
+            let seen = versions.iter().filter_map(|v| v.value.as_ref()).flat_map(|value| numbers(value));
+            event.act = Act::Read(if versions.is_empty() { vec![None] } else { seen.map(Some).collect() });
             event.ended = Some(now_us);
         }
         // Until its hints are delivered a quorum read may miss it, and its stamp may be below or above others'.
         Ok(Answer::Written { hints: 1.., .. } | Answer::Applied { hints: 1.., .. }) => {}
         Ok(Answer::Viewed { answer }) => {
-            let shown = answer.as_deref().unwrap_or_default().chunks(8).map(|value| Some(number(value)));
-            event.act = Act::Read(shown.collect());
+            event.act = Act::Read(numbers(answer.as_deref().unwrap_or_default()).map(Some).collect());
             event.ended = Some(now_us);
         }
         Ok(_) if counts => event.ended = Some(now_us),
@@ -282,6 +281,11 @@ fn coordinates(request: &Request, machine: &Machine) -> bool {
 #[must_use]
 pub fn number(value: &[u8]) -> u64 {
     value.try_into().map(u64::from_be_bytes).unwrap_or_default()
+}
+
+/// The numbers in a value that was made of several.
+pub fn numbers(value: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    value.chunks(8).map(number)
 }
 
 /// What an operation on a data type adds; `None`: it removes.

@@ -70,13 +70,15 @@ faults! {
     LogStall, "log-stall";
     /// A machine is off for days: nothing happens anywhere meanwhile, but for all clocks.
     Away, "away";
+    /// The code of the keyspace is in quarantine for a while.
+    Quarantine, "quarantine";
 }
 
 impl Fault {
     /// Those that have dice of their own: all else of a seed is as it was before there were any.
     #[must_use]
-    pub const fn is_of_its_own(self) -> bool {
-        matches!(self, Self::Members | Self::LogStall | Self::Away)
+    pub const fn is_apart(self) -> bool {
+        matches!(self, Self::Members | Self::LogStall | Self::Away | Self::Quarantine)
     }
 }
 

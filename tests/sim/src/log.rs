@@ -3,7 +3,7 @@
 use crate::fault::Fault;
 use crate::mutation::Mutation;
 use crate::plan::{MS, Plan};
-use crate::rules::{KEEP_CODE, LWW_CODE};
+use crate::rules::{KEEP_CODE, LWW_CODE, UNION_CODE};
 use crate::site::Phase;
 use crate::types::{COUNTER_CODE, SET_CODE};
 use crate::workloads::Kind;
@@ -13,6 +13,7 @@ use mks_logic::event::Input;
 use mks_logic::id::Incarnation;
 use mks_logic::id::{KeyspaceId, NodeId};
 use mks_logic::node::Node;
+use mks_logic::port::{ResolverHash, Role};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Few partitions, so that a handful of keys shares some of them.
@@ -31,6 +32,14 @@ pub struct Log {
     pub stalled_until: u64,
     /// The leader is about to propose what is due.
     pub leads: bool,
+}
+
+impl Log {
+    /// The code of the run's keyspace.
+    #[must_use]
+    pub fn code(&self) -> ResolverHash {
+        self.state.keyspaces.get(&KEYSPACE).map_or(ResolverHash::NOBODY, |keyspace| keyspace.resolver_hash)
+    }
 }
 
 /// The entry by which a process joins or comes back.
@@ -74,9 +83,25 @@ pub fn begin(plan: &Plan) -> Arc<State> {
     let (resolver, resolver_hash) = match plan.workload {
         Kind::Counts => ("counter", COUNTER_CODE),
         Kind::Additions => ("set", SET_CODE),
+        Kind::Unions => ("union", UNION_CODE),
         _ if causal => ("keep-siblings", KEEP_CODE),
         _ => ("lww", LWW_CODE),
     };
+    let role = match plan.workload {
+        kind if kind.is_typed() => Role::DataType,
+        kind if kind.is_merged() => Role::Merger,
+        _ => Role::Resolver,
+    };
+    let (name, version, bytes) = (resolver.to_string(), "1".to_string(), 1);
+    let uploaded = plan.faults.has(Fault::Quarantine);
+    let resolver = if uploaded { format!("{name}@{version}") } else { name.clone() };
+    if uploaded {
+        let install = Entry::InstallPlugin { plugin: resolver_hash, node: NodeId(1), name, version, bytes, role };
+        let holds = (2..=plan.nodes).map(|node| Entry::HoldPlugin { plugin: resolver_hash, node: NodeId(node) });
+        for entry in std::iter::once(install).chain(holds) {
+            state.apply(&entry).map(drop).expect("all members have the code");
+        }
+    }
     let keyspace = Keyspace {
         name: "sim".into(),
         n,
@@ -84,11 +109,11 @@ pub fn begin(plan: &Plan) -> Arc<State> {
         w,
         durability: plan.durability,
         ttl_ms: 0,
-        resolver: resolver.into(),
+        resolver,
         resolver_hash,
         causal,
         quarantined: false,
-        typed: plan.workload.is_typed(),
+        role,
     };
     state.apply(&Entry::CreateKeyspace { keyspace }).map(drop).expect("the keyspace fits the ring");
     Arc::new(state)
@@ -143,6 +168,9 @@ impl World {
     }
 
     pub(crate) fn append(&mut self, entry: Entry) {
+        if matches!(entry, Entry::QuarantinePlugin { .. }) && self.site.phase != Phase::Safety {
+            return;
+        }
         let wait = self.site.log.stalled_until.saturating_sub(self.site.now_us);
         if wait > 0 {
             self.schedule(wait, Event::Propose(Box::new(entry)));

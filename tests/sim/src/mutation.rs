@@ -1,9 +1,11 @@
 //! Deliberate bugs, to prove that the simulator bites. The harness carries out what the logic decides, so it can lie.
 
 use crate::world::World;
+use bytes::Bytes;
 use mks_logic::context::Context;
-use mks_logic::event::{Deed, JobId, WriteJob};
+use mks_logic::event::{AskJob, Deed, JobId, Question, Told, WriteJob};
 use mks_logic::id::NodeId;
+use mks_logic::port::Merged;
 
 macro_rules! mutations {
     ($($(#[$doc:meta])* $mutation:ident, $name:literal;)*) => {
@@ -87,6 +89,10 @@ mutations! {
     ApplyAgain, "apply-again";
     /// A view shows one of the siblings.
     ViewUnjoined, "view-unjoined";
+    /// A resolver that merges for readers hears of one of the siblings.
+    MergeOne, "merge-one";
+    /// Where a resolver fails a reader, the reader gets nothing.
+    MergeNothing, "merge-nothing";
     /// A node that lost a partition keeps what it holds of it.
     NothingDropped, "nothing-dropped";
     /// A partition is sealed although one of its owners has not confirmed it.
@@ -104,6 +110,23 @@ mutations! {
 }
 
 impl World {
+    /// What deliberate bugs make of a question to the code of a keyspace.
+    pub(crate) fn twist_question(&self, job: &mut AskJob) {
+        match (&mut job.question, self.site.plan.mutation) {
+            (Question::View { states, .. }, Some(Mutation::ViewUnjoined)) => states.truncate(1),
+            (Question::Merge(siblings), Some(Mutation::MergeOne)) => siblings.values.truncate(1),
+            _ => {}
+        }
+    }
+
+    /// And of the answer.
+    pub(crate) fn twist_answer(&self, told: Told) -> Told {
+        match (told, self.site.plan.mutation) {
+            (Told::Merge(Err(_)), Some(Mutation::MergeNothing)) => Told::Merge(Ok(Merged::Value(Bytes::new()))),
+            (told, _) => told,
+        }
+    }
+
     /// What deliberate bugs make of an operation on a data type.
     pub(crate) fn twist(&mut self, id: NodeId, job: &mut WriteJob) {
         let Some(apply) = &mut job.apply else { return };

@@ -24,6 +24,8 @@ pub(crate) mod part {
     pub(crate) const MEMBERS: u64 = 8;
     pub(crate) const TYPED: u64 = 9;
     pub(crate) const SEALS: u64 = 10;
+    pub(crate) const MERGED: u64 = 11;
+    pub(crate) const QUARANTINE: u64 = 12;
     /// And one part per class of faults from here on.
     pub(crate) const FAULTS: u64 = 100;
 }
@@ -103,7 +105,8 @@ fn workload(seed: u64, dice: &mut Dice) -> Kind {
     let (plain, mut causal) = (dice.pick(Kind::PLAIN), Dice::new(seed, part::CAUSAL));
     let kind = if causal.chance(35) { causal.pick(Kind::CAUSAL) } else { plain };
     let mut typed = Dice::new(seed, part::TYPED);
-    if typed.chance(25) { typed.pick(Kind::TYPED) } else { kind }
+    let kind = if typed.chance(25) { typed.pick(Kind::TYPED) } else { kind };
+    if Dice::new(seed, part::MERGED).chance(10) { Kind::Unions } else { kind }
 }
 
 /// From dice of its own, so that seeds of before say what they said. Without other nodes nobody can stand in.
@@ -153,7 +156,7 @@ impl Plan {
         let mut faults = FaultSet::default();
         // From calm to all at once.
         let share = dice.pick(&[0, 15, 30, 30, 50, 80]);
-        for fault in Fault::ALL.iter().filter(|fault| !fault.is_of_its_own()) {
+        for fault in Fault::ALL.iter().filter(|fault| !fault.is_apart()) {
             if dice.chance(share) {
                 faults = faults.with(*fault);
             }
@@ -189,6 +192,7 @@ impl Plan {
         }
         .members()
         .epochs()
+        .quarantine()
         .possible()
     }
 
@@ -203,6 +207,14 @@ impl Plan {
         self
     }
 
+    /// Code that goes into quarantine is code that was uploaded: a data type, or a resolver that merges for readers.
+    fn quarantine(mut self) -> Self {
+        if Dice::new(self.seed, part::QUARANTINE).chance(30) {
+            self.faults = self.faults.with(Fault::Quarantine);
+        }
+        self
+    }
+
     /// Nodes come and go in some seeds. In half of those little else goes wrong, clients ask fast and the log is fast:
     /// then many reads and writes fall into every step of a change.
     fn members(mut self) -> Self {
@@ -212,7 +224,8 @@ impl Plan {
         }
         self.spares = dice.between(1, 4);
         if dice.chance(50) {
-            let rare = Fault::ALL.iter().filter(|_| !dice.chance(10));
+            let known = Fault::ALL.iter().filter(|fault| **fault != Fault::Quarantine);
+            let rare = known.filter(|_| !dice.chance(10));
             self.faults = rare.fold(self.faults, |faults, fault| faults.without(FaultSet::default().with(*fault)));
             self.think_us = dice.pick(&[1, 2, 4]) * MS;
             self.operations *= 2;
@@ -285,6 +298,9 @@ impl Plan {
     fn possible(mut self) -> Self {
         if !self.faults.has(Fault::Members) {
             self.spares = 0;
+        }
+        if !self.workload.is_typed() && !self.workload.is_merged() {
+            self.faults = self.faults.without(FaultSet::default().with(Fault::Quarantine));
         }
         if self.loses_power() {
             self.durability = Durability::Sync;

@@ -3,13 +3,18 @@
 use crate::types;
 use bytes::Bytes;
 use mks_logic::id::Dot;
-use mks_logic::port::{Columns, DataTypes, NewState, Resolve, ResolveError, ResolverHash, TypeError, Verdict};
+use mks_logic::port::{
+    Columns, DataTypes, Merged, NewState, Resolve, ResolveError, ResolverHash, Siblings, TypeError, Verdict,
+};
 use mks_logic::time::Hlc;
 
 /// The code of last-write-wins.
 pub const LWW_CODE: ResolverHash = ResolverHash([1; 32]);
 /// The code that keeps all siblings.
 pub const KEEP_CODE: ResolverHash = ResolverHash([2; 32]);
+
+/// The code that merges for readers: a merged value is all values, one after the other.
+pub const UNION_CODE: ResolverHash = ResolverHash([5; 32]);
 
 /// What the resolver of one node does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -61,6 +66,19 @@ impl Resolve for Rules {
 
     fn has(&self, resolver: ResolverHash) -> bool {
         resolver == LWW_CODE || resolver == KEEP_CODE
+    }
+
+    fn merge(&self, resolver: ResolverHash, siblings: &Siblings) -> Result<Merged, ResolveError> {
+        if resolver != UNION_CODE {
+            return Err(ResolveError::Unknown(resolver));
+        }
+        match self {
+            Self::Work | Self::Wrong => Ok(Merged::Value(siblings.values.concat().into())),
+            Self::Trap => Err(ResolveError::Failed("it was told to trap".into())),
+            Self::Budget => Err(ResolveError::Failed("out of budget".into())),
+            Self::Nonsense => Ok(Merged::Kept(vec![siblings.values.len() as u32])),
+            Self::Short => Ok(Merged::Kept(Vec::new())),
+        }
     }
 }
 

@@ -164,11 +164,19 @@ fn liveness(world: &mut World) {
         }
     }
     world.advance((DEADLINE_MS + 200) * MS);
-    if moves {
+    if moves || workload.is_merged() {
         // What nobody acknowledged is owed to nobody who owns its key only since then.
         for round in 0..2 * nodes.len() {
             world.step(nodes[round % nodes.len()], Input::Repair { partition: None });
             world.advance(500 * MS);
+        }
+    }
+    if workload.is_merged() {
+        world.site.last_looks_us = world.site.now_us;
+        for (key, node) in keys.iter().flat_map(|key| nodes.iter().map(move |node| (key, *node))) {
+            if world.violation.is_none() {
+                world.ask(node, (request(workload.look(key.clone())), Vec::new()));
+            }
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct Site {
     pub seal_goal: Option<Epoch>,
     /// When faults were over; `u64::MAX` before.
     pub healed_us: u64,
+    /// When all nodes were asked for all keys at the end, where they are; `u64::MAX` before.
+    pub last_looks_us: u64,
 }
 
 impl Site {

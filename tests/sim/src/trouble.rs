@@ -25,6 +25,8 @@ pub enum End {
     Hurry(NodeId),
     /// The resolver works.
     Settle(NodeId),
+    /// The code of the keyspace may run.
+    Release,
 }
 
 /// A day, microseconds.
@@ -116,6 +118,11 @@ impl World {
                 self.schedule(lasts / 2, Event::Leap((1 + number % AWAY_DAYS_MAX) * DAY_US));
             }
             Fault::LogStall => self.site.log.stalled_until = now_us + lasts,
+            Fault::Quarantine => {
+                let (plugin, reason) = (self.site.log.code(), "it was told to".into());
+                self.propose(Entry::QuarantinePlugin { plugin, node: a, reason });
+                self.schedule(lasts, Event::End(End::Release));
+            }
             // Rates: they are there from the beginning.
             Fault::Datagrams | Fault::Skew | Fault::Drift => {}
         }
@@ -206,6 +213,7 @@ impl World {
             End::Mend(node) => self.machine(node).disk.trouble(Trouble::None),
             End::Hurry(node) => self.machine(node).slow = 1,
             End::Settle(node) => self.machine(node).rules = self.healthy(node),
+            End::Release => self.propose(Entry::ReleasePlugin { plugin: self.site.log.code() }),
         }
     }
 
@@ -230,6 +238,9 @@ impl World {
             self.net.stream(from, to).slow_us = 0;
             self.net.stream(from, to).cuts = 0;
             self.over(End::Uncut(from, to));
+        }
+        if self.site.plan.faults.has(Fault::Quarantine) {
+            self.over(End::Release);
         }
     }
 }

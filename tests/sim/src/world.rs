@@ -17,11 +17,11 @@ use crate::trace::{Keep, Trace};
 use crate::trouble::End;
 use bytes::Bytes;
 use mks_logic::cluster::Entry;
-use mks_logic::event::{Effect, HintJob, HintOutcome, HintWork, Input, ReadJob, Ticket, ViewJob, WriteJob};
+use mks_logic::event::{AskJob, Effect, HintJob, HintOutcome, HintWork, Input, ReadJob, Ticket, WriteJob};
 use mks_logic::hint;
 use mks_logic::id::{Incarnation, Key, NodeId};
 use mks_logic::message::{Message, ReadOutcome, Refused, WriteOutcome};
-use mks_logic::port::{DataTypes, Durability};
+use mks_logic::port::Durability;
 use mks_logic::replica;
 use mks_logic::request::{Reply, Request};
 use mks_logic::sync;
@@ -167,6 +167,7 @@ impl World {
             purged: BTreeMap::new(),
             seal_goal: None,
             healed_us: u64::MAX,
+            last_looks_us: u64::MAX,
             plan,
         };
         let plan = &site.plan;
@@ -421,7 +422,7 @@ impl World {
                 self.machine(id).waiting.push(job);
                 self.commit_soon(id);
             }
-            Effect::View(job) => self.view(id, job),
+            Effect::Ask(job) => self.ask_code(id, job),
             Effect::Read(job) => {
                 let delay = self.dice.between(20, MS) * self.machine(id).slow;
                 if self.dice.chance(50) {
@@ -451,14 +452,13 @@ impl World {
         }
     }
 
-    fn view(&mut self, id: NodeId, mut job: ViewJob) {
-        if self.site.plan.mutation == Some(Mutation::ViewUnjoined) {
-            job.states.truncate(1);
-        }
+    fn ask_code(&mut self, id: NodeId, mut job: AskJob) {
+        self.twist_question(&mut job);
         let machine = self.machine(id);
-        let (outcome, slow) = (machine.rules.view(job.data_type, &job.states, &job.question), machine.slow);
+        let (told, slow) = (job.ask(&machine.rules, &machine.rules), machine.slow);
+        let told = self.twist_answer(told);
         let delay = self.dice.between(20, MS) * slow;
-        self.local(id, delay, Local::Input(Box::new(Input::Viewed { job: job.job, outcome })));
+        self.local(id, delay, Local::Input(Box::new(Input::Told { job: job.job, told })));
     }
 
     fn hint(&mut self, id: NodeId, mut job: HintJob) {

@@ -3,7 +3,7 @@
 use super::plugins::check_resolver_name;
 use super::{ADDRESS_BYTES_MAX, NAME_BYTES_MAX, Refusal, Standing, TTL_MS_MAX};
 use crate::id::{Incarnation, NodeId};
-use crate::port::{Durability, Policy, ResolverHash};
+use crate::port::{Durability, Policy, ResolverHash, Role};
 use crate::ring::WEIGHT_MAX;
 use alloc::format;
 use alloc::string::String;
@@ -67,8 +67,8 @@ pub struct Keyspace {
     pub causal: bool,
     /// The resolver failed too often: nobody asks it, and all versions are kept. The state machine alone says so.
     pub quarantined: bool,
-    /// The resolver is a data type: see [`Policy::typed`]. Fixed at creation, as is which one.
-    pub typed: bool,
+    /// What that code is. Whether it is a data type is fixed at creation, as is which one.
+    pub role: Role,
 }
 
 impl Keyspace {
@@ -76,14 +76,20 @@ impl Keyspace {
     #[must_use]
     pub const fn policy(&self) -> Policy {
         let resolver = if self.quarantined { ResolverHash::NOBODY } else { self.resolver_hash };
-        Policy { resolver, causal: self.causal, typed: self.typed }
+        Policy { resolver, causal: self.causal, role: self.role }
+    }
+
+    /// Values are states of a data type.
+    #[must_use]
+    pub const fn typed(&self) -> bool {
+        self.policy().typed()
     }
 
     /// Whether its tombstones go once they are sealed: where the last write wins, one holds back nothing but what was
     /// stamped before it. A plugin's resolver has a version in its name.
     #[must_use]
     pub fn purges(&self) -> bool {
-        self.resolver == LAST_WRITE_WINS && !self.causal && !self.typed
+        self.resolver == LAST_WRITE_WINS && !self.causal && !self.typed()
     }
 
     /// Checks the definition against itself and a ring of `width` owners.
@@ -108,8 +114,12 @@ impl Keyspace {
             return invalid(format!("a lifetime of {ttl_ms} ms; the longest is {TTL_MS_MAX} ms, and 0 means for ever"));
         }
         // What expired on one owner could come back with a state that was built on it.
-        if self.typed && (!self.causal || ttl_ms != 0) {
+        if self.typed() && (!self.causal || ttl_ms != 0) {
             return invalid("a keyspace with a data type is causal, and its values live for ever".into());
+        }
+        // What a reader was shown in their place could not take it.
+        if self.role == Role::Merger && !self.causal {
+            return invalid(format!("{} merges siblings for readers, so its keyspaces are causal", self.resolver));
         }
         Ok(())
     }

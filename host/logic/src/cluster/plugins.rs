@@ -8,7 +8,7 @@
 use super::parts::check_name;
 use super::{Applied, Entry, Keyspace, Refusal, Standing, State};
 use crate::id::{Epoch, NodeId};
-use crate::port::ResolverHash;
+use crate::port::{ResolverHash, Role};
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -33,6 +33,8 @@ pub struct Plugin {
     pub version: String,
     /// Its size.
     pub bytes: u64,
+    /// What it is.
+    pub role: Role,
     /// Members that have it, checked and compiled.
     pub holders: BTreeSet<NodeId>,
     /// All members had it: keyspaces may use it from then on.
@@ -110,7 +112,7 @@ impl State {
         &mut self,
         hash: ResolverHash,
         node: NodeId,
-        (name, version, bytes): (&str, &str, u64),
+        (name, version, bytes, role): (&str, &str, u64, Role),
     ) -> Result<Applied, Refusal> {
         self.formed()?;
         check_name("plugin", name)?;
@@ -129,7 +131,7 @@ impl State {
             )));
         }
         if let Some(known) = self.plugins.get_mut(&hash) {
-            if (&known.name[..], &known.version[..], known.bytes) != (name, version, bytes) {
+            if (&known.name[..], &known.version[..], known.bytes, known.role) != (name, version, bytes, role) {
                 let (known, said) = (known.full_name(), full_name(name, version));
                 return Err(Refusal::Invalid(format!("the code {hash:?} is {known}, not {said}: it calls itself so")));
             }
@@ -148,6 +150,7 @@ impl State {
             name: name.to_string(),
             version: version.to_string(),
             bytes,
+            role,
             holders: BTreeSet::from([node]),
             armed: None,
             quarantine: None,
@@ -231,7 +234,15 @@ impl State {
         if *name != full_name {
             return Err(Refusal::Invalid(format!("the code {hash:?} is {full_name}, not {name:?}")));
         }
-        if keyspace.causal && !keyspace.typed {
+        if keyspace.role != plugin.role {
+            return Err(Refusal::Invalid(format!(
+                "{full_name} is a {}, and keyspace {:?} asks for a {}",
+                plugin.role.name(),
+                keyspace.name,
+                keyspace.role.name()
+            )));
+        }
+        if keyspace.causal && plugin.role == Role::Resolver {
             return Err(Refusal::Invalid(format!(
                 "{full_name} picks winners, and keyspace {:?} is causal: the two could drop all versions of a key",
                 keyspace.name

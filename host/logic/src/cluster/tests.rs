@@ -54,7 +54,7 @@ fn keyspace(name: &str, n: u8, r: u8, w: u8) -> Keyspace {
         resolver_hash: ResolverHash([7; 32]),
         causal: false,
         quarantined: false,
-        typed: false,
+        role: Role::Resolver,
     }
 }
 

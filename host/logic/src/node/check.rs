@@ -43,7 +43,7 @@ impl Node {
         too_large(what, bytes.len(), self.limits.value_bytes_max)?;
         self.check_key(request, key)?;
         let keyspace = self.keyspace(key.keyspace)?;
-        if !keyspace.typed {
+        if !keyspace.typed() {
             return Err(OpError::Invalid(format!(
                 "keyspace {:?} has no data type; put and get values there, or make a keyspace with one: \
                  `mks keyspace create NAME --datatype pn-counter`",
@@ -88,7 +88,7 @@ impl Node {
 
     fn check_plain(&self, key: &Key) -> Result<(), OpError> {
         let keyspace = self.keyspace(key.keyspace)?;
-        if !keyspace.typed {
+        if !keyspace.typed() {
             return Ok(());
         }
         Err(OpError::Invalid(format!(

@@ -1,8 +1,8 @@
 //! The side of a node that serves clients: checks a request, starts its operation, sees it through.
 
+use super::guest::Before;
 use super::linger::After;
 use super::own::WriteAsked;
-use super::typed::{Before, TypedOp};
 use super::{JobFor, Kind, Node, Op, Step, Waiter};
 use crate::batch::BatchOp;
 use crate::cluster::Keyspace;
@@ -11,7 +11,7 @@ use crate::event::{Apply, Deed, Effect};
 use crate::get;
 use crate::id::{Dot, Key, KeyspaceId, NodeId};
 use crate::message::{Message, ReadOutcome, Refused, Tag, Want, WriteOutcome};
-use crate::port::Policy;
+use crate::port::{Policy, Role};
 use crate::put::{self, WriteOp};
 use crate::request::{Item, OpError, Operation, Reply, Request};
 use crate::retry::{Name, Seen, fingerprint, item_id};
@@ -45,7 +45,7 @@ impl Node {
         };
         let keyspace = self.keyspace(key.keyspace)?;
         let needed = request.quorum.unwrap_or(if reads { keyspace.r } else { keyspace.w });
-        let (causal, n) = (keyspace.policy().causal, keyspace.n);
+        let (policy, n) = (keyspace.policy(), keyspace.n);
         let partition = key.place(self.state.partition_bits).partition;
         let handed_on = matches!(waiter, Waiter::Peer { .. });
         let is_owner = self.state.holds(self.me, partition, n);
@@ -58,15 +58,17 @@ impl Node {
         }
         // Handed on once already: the two nodes are in different steps of a change, and a third hop would not mend
         // that. In a causal keyspace an owner names each write; the node that handed it on asks another one.
-        let anyway = handed_on && (reads || !causal);
+        let anyway = handed_on && (reads || !policy.causal);
         // Where no owner is in reach, others may take a sloppy write; this node coordinates it.
-        let without = request.sloppy && !reads && !handed_on && !causal;
+        let without = request.sloppy && !reads && !handed_on && !policy.causal;
         let all = || self.state.tables(partition, n).all();
         if is_owner || anyway || without && !all().iter().any(|owner| self.is_there(*owner)) {
             match request.operation {
-                Operation::Get { key } => self.start_read(step, waiter, deadline, key, (needed, request.node_confirms)),
-                Operation::Apply { .. } | Operation::View { .. } => {
-                    self.start_typed(step, waiter, deadline, request, needed)
+                Operation::Get { key } if policy.role != Role::Merger => {
+                    self.start_read(step, waiter, deadline, key, (needed, request.node_confirms))
+                }
+                Operation::Get { .. } | Operation::Apply { .. } | Operation::View { .. } => {
+                    self.start_guest(step, waiter, deadline, request, needed)
                 }
                 _ => self.start_write(step, waiter, deadline, request, (needed, None)),
             }
@@ -189,7 +191,7 @@ impl Node {
             };
             match self.memory.begin(remembered, fingerprint(&key, asked)) {
                 Seen::New => {}
-                Seen::Again(name) if policy.typed => {
+                Seen::Again(name) if policy.typed() => {
                     if let Some(apply) = apply.as_mut().filter(|_| name.dot.counter != 0) {
                         apply.deed = Deed::Again(name.dot);
                     }
@@ -419,7 +421,7 @@ impl Node {
                         self.read_from(step, tag, peer, key, want);
                     }
                 }
-                Some(Kind::Forward { .. } | Kind::Batch(_) | Kind::Typed(_)) | None => {}
+                Some(Kind::Forward { .. } | Kind::Batch(_) | Kind::Guest(_)) | None => {}
             }
         }
     }
@@ -452,9 +454,9 @@ impl Node {
             Some(Kind::Write { op, .. }) => op.timed_out(),
             Some(Kind::Read(op)) => op.timed_out(),
             Some(Kind::Forward { request, .. }) => self.forward_unknown(request),
-            Some(Kind::Typed(op)) if op.thinks() => TypedOp::timed_out(),
+            Some(Kind::Guest(op)) if op.thinks() => return self.thought_too_long(step, tag),
             // Its items, or its read, have the same deadline and end it; nothing is left to do here.
-            Some(Kind::Batch(_) | Kind::Typed(_)) | None => {
+            Some(Kind::Batch(_) | Kind::Guest(_)) | None => {
                 self.deadlines.remove(&(at, tag));
                 return;
             }
@@ -523,7 +525,7 @@ impl Node {
                     self.finish(step, batch, reply);
                 }
             }
-            Waiter::Typed(tag) => self.typed_read(step, tag, reply),
+            Waiter::Guest(tag) => self.guest_read(step, tag, reply),
             Waiter::Nobody => {}
         }
     }

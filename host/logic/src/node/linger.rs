@@ -46,7 +46,7 @@ impl Node {
                 let stays = op.unanswered().next().is_some();
                 (stays, self.limits.repair_after_ms, stays.then(|| op.bytes()))
             }
-            Kind::Read(_) | Kind::Batch(_) | Kind::Typed(_) | Kind::Forward { .. } => (false, 0, None),
+            Kind::Read(_) | Kind::Batch(_) | Kind::Guest(_) | Kind::Forward { .. } => (false, 0, None),
         };
         let bytes = bytes.unwrap_or(op.bytes);
         let full = self.lingering >= self.limits.lingering_max

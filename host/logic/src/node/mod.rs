@@ -3,7 +3,7 @@
 //! [`Node::step`] takes one [`Input`] and appends [`Effect`]s. Equal inputs at equal times from an equal seed give
 //! equal effects. `coordinate` is the side that serves clients, `check` what it refuses at once, `linger` what is left
 //! to do after the reply, `repair` what reads mend, `hints` what owners are owed, `sloppy` who stands in for them,
-//! `table` whom both ask, `forward` what is handed to an owner, `typed` what is asked of data types, `own` the side
+//! `table` whom both ask, `forward` what is handed to an owner, `guest` what code of keyspaces is asked, `own` the side
 //! that holds partitions, `moves` how those come and go.
 
 mod budget;
@@ -11,6 +11,7 @@ mod check;
 mod coordinate;
 mod figures;
 mod forward;
+mod guest;
 mod hints;
 mod linger;
 mod moves;
@@ -21,7 +22,6 @@ mod seals;
 mod sloppy;
 mod sync;
 mod table;
-mod typed;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -47,6 +47,7 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 pub use figures::{Figures, Load};
+use guest::GuestOp;
 use hints::Hints;
 pub use hints::{HintDropped, NeedsSync};
 pub use repair::Cause;
@@ -54,7 +55,6 @@ use repair::Repairs;
 pub use scrub::{DiskFault, FaultKind, ScrubFigures};
 pub use seals::{Sealing, Undrained};
 pub use sync::SyncFigures;
-use typed::TypedOp;
 
 /// What a node is made of, besides what the world tells it later.
 #[derive(Clone, Debug)]
@@ -80,8 +80,8 @@ enum Waiter {
     Peer { node: NodeId, tag: Tag },
     /// A batch of this node.
     Item { batch: Tag, item: u32 },
-    /// An operation or a question to a data type, of this node, whose read it is.
-    Typed(Tag),
+    /// An operation of this node that asks the keyspace's code, whose read it is.
+    Guest(Tag),
     /// Everybody has a reply; the operation stays for the answers of late owners.
     Nobody,
 }
@@ -103,8 +103,8 @@ enum Kind {
     },
     Read(ReadOp),
     Batch(BatchOp),
-    /// For a data type, while its read is under way or the type thinks.
-    Typed(TypedOp),
+    /// For the keyspace's code, while its read is under way or the code thinks.
+    Guest(GuestOp),
     /// Handed to an owner; a read may be handed to another one if the link breaks.
     Forward {
         to: NodeId,
@@ -305,7 +305,7 @@ impl Node {
                     self.sealed(&mut step, job, &outcome);
                 }
             }
-            Input::Viewed { job, outcome } => self.viewed(&mut step, job, outcome),
+            Input::Told { job, told } => self.told(&mut step, job, told),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::event::Effect;
 use crate::exchange::{Found, SyncAnswer, SyncAsk, SyncRefused, Work};
 use crate::id::{Epoch, Key, NodeId, PartitionId};
 use crate::message::{Message, Tag, WriteOutcome};
-use crate::port::{Durability, Resolve, ResolverHash};
+use crate::port::{Durability, Resolve, ResolverHash, Role};
 use crate::record::Record;
 use crate::sync::{End, Session, Tally, Turn};
 use crate::time::MonoUs;
@@ -558,8 +558,9 @@ impl Node {
     }
 }
 
-/// Whether a keyspace is settled by code that is not here. A data type changes no record by itself.
+/// Whether a keyspace is settled by code that is not here. Data types change no record by themselves, and neither do
+/// resolvers that merge for readers.
 fn lacks_code(keyspace: &Keyspace, resolve: &dyn Resolve) -> bool {
     let resolver = keyspace.policy().resolver;
-    !keyspace.typed && resolver != ResolverHash::NOBODY && !resolve.has(resolver)
+    keyspace.role == Role::Resolver && resolver != ResolverHash::NOBODY && !resolve.has(resolver)
 }

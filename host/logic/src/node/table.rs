@@ -31,11 +31,11 @@ impl Node {
     /// Asks again those who are read from now, under a new tag: answers to the question before no longer count.
     pub(super) fn reread(&mut self, step: &mut Step<'_>, tag: Tag) {
         let Some(Op { kind: Kind::Read(op), .. }) = self.ops.get(&tag) else { return };
-        let ((needed, zones_min), began_us) = (op.needed(), op.began_us());
+        let ((needed, zones_min), began_us, tells_deletes) = (op.needed(), op.began_us(), op.tells_deletes());
         match self.read_op(op.key.clone(), (needed, Some(zones_min))) {
             Ok(op) => {
                 let Some(Op { waiter, deadline, bytes, .. }) = self.remove(tag) else { return };
-                let kind = Kind::Read(op.began(began_us));
+                let kind = Kind::Read(op.began(began_us).telling_deletes(tells_deletes));
                 self.begin_read(step, Op { waiter, deadline, bytes, kind });
             }
             Err(error) => self.finish(step, tag, Err(error)),

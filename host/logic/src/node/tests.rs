@@ -2,9 +2,10 @@
 
 mod causal;
 mod coordinator;
+mod guest;
 mod hints;
+mod merging;
 mod owner;
 mod repair;
 mod sloppy;
 mod solo;
-mod typed;

@@ -11,7 +11,6 @@ use crate::limits::Limits;
 use crate::member::GossipSettings;
 use crate::message::{Message, ReadOutcome, Refused, WriteOutcome};
 use crate::moves;
-use crate::port::DataTypes;
 use crate::purge;
 use crate::replica::{absorb, find};
 use crate::request::Reply;
@@ -144,9 +143,9 @@ impl Town {
                         }
                         inputs.push_back(Input::Found { job: job.job, outcome });
                     }
-                    Effect::View(job) => {
-                        let outcome = Tallies.view(job.data_type, &job.states, &job.question);
-                        inputs.push_back(Input::Viewed { job: job.job, outcome });
+                    Effect::Ask(job) => {
+                        let told = job.ask(&Tallies, &rules);
+                        inputs.push_back(Input::Told { job: job.job, told });
                     }
                     Effect::Compare { job, work } => {
                         self.records_read += usize::from(!matches!(work, Work::Sums(_)));

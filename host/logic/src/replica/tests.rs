@@ -238,7 +238,7 @@ fn each_keyspace_is_settled_by_its_own_code() {
     let code = formed(1, (1, 1, 1)).keyspaces[&FIRST].resolver_hash;
     let first = |mut job: WriteJob| {
         job.key.keyspace = FIRST;
-        WriteJob { policy: Policy { resolver: code, causal: false, typed: false }, ..job }
+        WriteJob { policy: Policy { resolver: code, causal: false, role: Role::Resolver }, ..job }
     };
     let jobs = [first(put("k", 1, 10)), put("k", 1, 10), first(put("k", 2, 11)), put("k", 2, 11)];
     let (outcomes, _) = absorbed(&disk, Rules::Work, &jobs);

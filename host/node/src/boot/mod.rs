@@ -205,8 +205,7 @@ impl Booted {
     }
 
     fn handle(&self, calls: mpsc::Sender<Call>, operators: mpsc::Sender<OperatorCall>) -> Handle {
-        let resolvers = Sandbox::builtin_resolvers().into_iter().map(|(name, hash)| (name.to_owned(), hash));
-        let data_types = Sandbox::builtin_data_types().into_iter().map(|(name, hash)| (name.to_owned(), hash));
+        let builtin = Sandbox::builtin_code().into_iter().map(|(name, hash, role)| (name.to_owned(), hash, role));
         let view = Arc::new(ArcSwap::from_pointee(PumpView::default()));
         let seen = Arc::clone(&view);
         self.metrics.register(Box::new(move || disk_faults(&seen.load().scrub.faults)));
@@ -219,8 +218,7 @@ impl Booted {
             view,
             store: Arc::clone(&self.opened.store),
             adapter: self.opened.adapter.as_str().into(),
-            resolvers: Arc::new(resolvers.collect()),
-            data_types: Arc::new(data_types.collect()),
+            builtin: Arc::new(builtin.collect()),
             plugins: Arc::clone(&self.plugins),
             tokens: Arc::new(Tokens::new(&self.key)),
             calls,

@@ -258,7 +258,8 @@ pub(super) struct DefinitionArgs {
     #[arg(long, value_name = "NAME")]
     resolver: Option<String>,
     /// In the place of a resolver: a data type whose operations change the values: g-counter, pn-counter, or-set,
-    /// lww-map, max, hyperloglog. It can't become another one later
+    /// lww-map, max, hyperloglog, or NAME@VERSION of a plugin. It can become another version of itself later, and
+    /// nothing else
     #[arg(long, value_name = "NAME", conflicts_with_all = ["resolver", "ttl"])]
     datatype: Option<String>,
 }

@@ -17,7 +17,7 @@ use mks_logic::cluster::{Applied, Entry, Keyspace, Plugin, Refusal, State};
 use mks_logic::event::HintCount;
 use mks_logic::id::{KeyspaceId, NodeId, PartitionId};
 use mks_logic::node::SyncFigures;
-use mks_logic::port::{Durability, ResolverHash};
+use mks_logic::port::{Durability, ResolverHash, Role};
 use mks_logic::ring::{RING_WIDTH_MAX, Ring};
 use mks_proto::v1::admin_server::Admin;
 use mks_proto::v1::{
@@ -101,16 +101,13 @@ impl AdminService {
             return Err(Fault::invalid(message));
         }
         let majority = n / 2 + 1;
-        let typed = wanted.data_type.is_some();
         check_typed(&wanted)?;
-        let (resolver, resolver_hash) = match &wanted.data_type {
-            Some(name) => self.data_type(name)?,
-            None => self.resolver(wanted.resolver.as_deref().unwrap_or(RESOLVER_DEFAULT))?,
+        let (resolver, resolver_hash, role) = match &wanted.data_type {
+            Some(name) => self.code(name, true)?,
+            None => self.code(wanted.resolver.as_deref().unwrap_or(RESOLVER_DEFAULT), false)?,
         };
-        let causal = wanted.causal.unwrap_or(typed || resolver == KEEP_SIBLINGS);
-        if !typed {
-            check_causal(&resolver, causal)?;
-        }
+        let causal = wanted.causal.unwrap_or(keeps_siblings(&resolver, role));
+        check_causal(&resolver, role, causal)?;
         Ok(Keyspace {
             name: wanted.name,
             n,
@@ -122,7 +119,7 @@ impl AdminService {
             resolver_hash,
             causal,
             quarantined: false,
-            typed,
+            role,
         })
     }
 
@@ -136,16 +133,13 @@ impl AdminService {
             return Err(Fault::invalid(message));
         }
         check_typed(&changes)?;
-        let (resolver, resolver_hash) = match (&changes.data_type, &changes.resolver) {
-            (Some(name), _) => self.data_type(name)?,
-            (None, Some(name)) => self.resolver(name)?,
-            (None, None) => (current.resolver.clone(), current.resolver_hash),
+        let (resolver, resolver_hash, role) = match (&changes.data_type, &changes.resolver) {
+            (Some(name), _) => self.code(name, true)?,
+            (None, Some(name)) => self.code(name, false)?,
+            (None, None) => (current.resolver.clone(), current.resolver_hash, current.role),
         };
         let causal = changes.causal.unwrap_or(current.causal);
-        let typed = changes.data_type.is_some() || current.typed && changes.resolver.is_none();
-        if !typed {
-            check_causal(&resolver, causal)?;
-        }
+        check_causal(&resolver, role, causal)?;
         Ok(Keyspace {
             name: changes.name,
             n,
@@ -157,34 +151,27 @@ impl AdminService {
             resolver_hash,
             causal,
             quarantined: false,
-            typed,
+            role,
         })
     }
 
-    fn resolver(&self, name: &str) -> Result<(String, ResolverHash), Fault> {
-        let known = &self.handle.resolvers;
-        if let Some((name, hash)) = known.iter().find(|(known, _)| known == name) {
-            return Ok((name.clone(), *hash));
+    /// A data type, or else a resolver, by its name: one that is part of every node, or a plugin.
+    fn code(&self, name: &str, typed: bool) -> Result<(String, ResolverHash, Role), Fault> {
+        let fits = |role: Role| (role == Role::DataType) == typed;
+        let builtin = || self.handle.builtin.iter().filter(|(.., role)| fits(*role));
+        if let Some(code) = builtin().find(|(known, ..)| known == name) {
+            return Ok(code.clone());
         }
         // The pump may hear of what was just armed a moment later.
         let state = self.handle.epoch_log.watch().borrow().clone();
-        if let Some((hash, plugin)) = state.plugin(name) {
-            return Ok((plugin.full_name(), hash));
+        if let Some((hash, plugin)) = state.plugin(name).filter(|(_, plugin)| fits(plugin.role)) {
+            return Ok((plugin.full_name(), hash, plugin.role));
         }
-        let plugins = state.plugins.values().map(Plugin::full_name);
-        let names = known.iter().map(|(name, _)| name.clone()).chain(plugins).collect::<Vec<_>>().join(", ");
-        Err(Fault::new(
-            Reason::UnknownResolver,
-            format!("there is no resolver named {name:?}; this cluster has {names}"),
-        ))
-    }
-
-    fn data_type(&self, name: &str) -> Result<(String, ResolverHash), Fault> {
-        let known = &self.handle.data_types;
-        known.iter().find(|(known, _)| known == name).cloned().ok_or_else(|| {
-            let names = known.iter().map(|(name, _)| &**name).collect::<Vec<_>>().join(", ");
-            Fault::new(Reason::UnknownResolver, format!("there is no data type named {name:?}; nodes have {names}"))
-        })
+        let plugins = state.plugins.values().filter(|plugin| fits(plugin.role)).map(Plugin::full_name);
+        let names = builtin().map(|(name, ..)| name.clone()).chain(plugins).collect::<Vec<_>>().join(", ");
+        let what = if typed { "data type" } else { "resolver" };
+        let message = format!("there is no {what} named {name:?}; this cluster has {names}");
+        Err(Fault::new(Reason::UnknownResolver, message))
     }
 
     fn keyspace_response(&self, id: KeyspaceId, keyspace: &Keyspace) -> KeyspaceResponse {
@@ -293,17 +280,23 @@ impl AdminService {
     }
 }
 
+/// Whether owners keep all versions, for readers to settle.
+fn keeps_siblings(resolver: &str, role: Role) -> bool {
+    role != Role::Resolver || resolver == KEEP_SIBLINGS
+}
+
 /// Settings that contradict each other in a way that would lose writes, or pile them up, without a word.
-fn check_causal(resolver: &str, causal: bool) -> Result<(), Fault> {
-    match (resolver, causal) {
-        (KEEP_SIBLINGS, false) => Err(Fault::invalid(
-            "keep-siblings needs a causal keyspace: without contexts nobody could settle the siblings; leave causal \
-             out, or make a new keyspace",
-        )),
-        (KEEP_SIBLINGS, true) | (_, false) => Ok(()),
-        (_, true) => Err(Fault::invalid(format!(
+fn check_causal(resolver: &str, role: Role, causal: bool) -> Result<(), Fault> {
+    match (keeps_siblings(resolver, role), causal) {
+        (true, false) => Err(Fault::invalid(format!(
+            "{resolver} needs a causal keyspace: without contexts nobody could settle the siblings; leave causal out, \
+             or make a new keyspace"
+        ))),
+        (true, true) | (false, false) => Ok(()),
+        (false, true) => Err(Fault::invalid(format!(
             "{resolver} picks a winner whatever writers have seen, and a causal keyspace keeps what nobody has seen: \
-             the two could drop all versions of a key between them; choose keep-siblings, or leave causal out"
+             the two could drop all versions of a key between them; choose keep-siblings or one that merges at read, \
+             such as cart-merge, or leave causal out"
         ))),
     }
 }
@@ -535,9 +528,9 @@ fn keyspace_response(id: KeyspaceId, keyspace: &Keyspace, epoch: u64) -> Keyspac
             w: Some(keyspace.w.into()),
             durability: durability.into(),
             ttl_ms: Some(keyspace.ttl_ms),
-            resolver: (!keyspace.typed).then(|| keyspace.resolver.clone()),
+            resolver: (!keyspace.typed()).then(|| keyspace.resolver.clone()),
             causal: Some(keyspace.causal),
-            data_type: keyspace.typed.then(|| keyspace.resolver.clone()),
+            data_type: keyspace.typed().then(|| keyspace.resolver.clone()),
         }),
         resolver_hash: keyspace.resolver_hash.0.iter().map(|byte| format!("{byte:02x}")).collect(),
         epoch,

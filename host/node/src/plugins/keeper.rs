@@ -1,7 +1,7 @@
 //! The task that makes what this node holds follow what the epoch log says.
 //!
 //! What the log names is fetched, checked, compiled, and then said to be held; what it does not name any more is
-//! removed. A resolver that fails too often here is put into quarantine for everybody.
+//! removed. Code that fails too often here is put into quarantine for everybody.
 
 use super::fetch::{Source, fetch};
 use super::shelf::{Local, PluginError, Plugins, Progress};
@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often it looks whether a resolver failed too often.
+/// How often it looks whether something failed too often.
 const PERIOD: Duration = Duration::from_millis(250);
 /// What could not be got is tried again after this, and then after twice as long, and so on.
 const RETRY_FIRST: Duration = Duration::from_millis(500);

@@ -1,4 +1,4 @@
-//! Plugins on this node: the code that was uploaded anywhere, on its way to where resolvers run.
+//! Plugins on this node: the code that was uploaded anywhere, on its way to where it runs.
 //!
 //! The epoch log says which plugins there are, who holds them and who may use them; the sandbox runs them; what is
 //! between the two is here. [`shelf`] has the code, on the disk and in the sandbox, and looks at it before anybody

@@ -2,9 +2,9 @@
 
 use super::hex;
 use mks_logic::cluster::{Plugin as Announced, State};
-use mks_logic::port::{Resolve as _, ResolverHash};
+use mks_logic::port::{ResolverHash, Role};
 use mks_sandbox::check::{Broken, Options};
-use mks_sandbox::{Components, Plugin, Sandbox, SandboxError, check};
+use mks_sandbox::{Components, DataTypeCounters, Moment, Plugin, Sandbox, SandboxError, check};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -25,19 +25,22 @@ pub enum PluginError {
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// It is one of another kind.
-    #[error("{name} is a {kind}, and nodes take resolvers only so far; `mks plugin check` runs it on your machine")]
+    #[error(
+        "{name} is a {kind}, and what is installed on a running cluster is a resolver or a data type: name its path as \
+         `storage.adapter` in the config of a node"
+    )]
     Kind {
         /// What it calls itself.
         name: String,
         /// What it is.
         kind: &'static str,
     },
-    /// It wants to see values.
+    /// It wants to see values when versions are written.
     #[error(
-        "{0} looks at values, and nodes show metadata only so far: all versions of its keyspaces would be kept; write it \
-         for the world `resolver`"
+        "{0} looks at values as soon as versions meet, and nodes show them to resolvers that merge at read only, so far: \
+         answer `at-read` in `when`, or write it for the world `resolver`"
     )]
-    SeesValues(String),
+    AtWrite(String),
     /// It breaks a law.
     #[error("{name} breaks a law, so that owners would not agree: {broken}")]
     Lawless {
@@ -68,6 +71,8 @@ pub struct About {
     pub version: String,
     /// Its size.
     pub bytes: u64,
+    /// Whom it serves, and when.
+    pub role: Role,
 }
 
 /// What this node does about a plugin.
@@ -145,10 +150,10 @@ impl Plugins {
         self.locals().get(&hash).cloned().unwrap_or_else(|| Local::Missing("it was announced just now".into()))
     }
 
-    /// Whether resolvers of this node can be asked for a plugin, whatever became of its file.
+    /// Whether a plugin can be asked on this node, whatever became of its file.
     #[must_use]
     pub fn runs(&self, hash: ResolverHash) -> bool {
-        self.sandbox.has(hash)
+        self.sandbox.runs(hash)
     }
 
     /// The Merkle root of the directory of components; empty when it can't be read.
@@ -163,9 +168,13 @@ impl Plugins {
         (self.bytes_fetched.load(Relaxed), self.fetches_failed.load(Relaxed))
     }
 
-    /// Calls of a resolver on this node, conflicts that it settled, and calls that failed.
+    /// Calls of a plugin on this node, conflicts that it settled, and calls that failed.
     #[must_use]
     pub fn figures(&self, hash: ResolverHash) -> (u64, u64, u64) {
+        if let Some(data_type) = self.sandbox.data_type(hash) {
+            let DataTypeCounters { calls, failures } = data_type.counters();
+            return (calls, 0, failures);
+        }
         let resolvers = self.sandbox.counters().resolvers;
         resolvers
             .iter()
@@ -173,14 +182,14 @@ impl Plugins {
             .map_or((0, 0, 0), |r| (r.calls, r.conflicts, r.failures))
     }
 
-    /// Resolvers that failed so often that this node does not ask them any more.
+    /// Plugins that failed so often that this node does not ask them any more.
     pub(super) fn suspended(&self) -> Vec<(ResolverHash, String)> {
-        self.sandbox.suspended_resolvers()
+        self.sandbox.suspended()
     }
 
     /// They may be asked again.
     pub(super) fn resume(&self, hash: ResolverHash) {
-        self.sandbox.resume_resolver(hash);
+        self.sandbox.resume(hash);
     }
 
     /// Whether it can be asked, or could be if it did not fail.
@@ -208,8 +217,15 @@ impl Plugins {
     /// Puts a component of the disk into the sandbox; false when there is none.
     pub(super) fn shelved(&self, hash: ResolverHash, plugin: &Announced) -> Result<bool, PluginError> {
         let Some(bytes) = self.components.read(hash)? else { return Ok(false) };
-        self.sandbox.install_resolver(&plugin.full_name(), &bytes)?;
+        self.install(&plugin.full_name(), plugin.role, &bytes)?;
         Ok(true)
+    }
+
+    fn install(&self, name: &str, role: Role, bytes: &[u8]) -> Result<(), SandboxError> {
+        match role {
+            Role::Resolver | Role::Merger => self.sandbox.install_resolver(name, bytes).map(drop),
+            Role::DataType => self.sandbox.install_data_type(name, bytes).map(drop),
+        }
     }
 
     /// Takes what another member has sent: checks, keeps and compiles it. It blocks.
@@ -217,7 +233,7 @@ impl Plugins {
         let name = plugin.full_name();
         self.examine(&name, bytes, Options { cases: CASES_AT_FETCH, seed })?;
         self.components.write(bytes)?;
-        self.sandbox.install_resolver(&name, bytes)?;
+        self.install(&name, plugin.role, bytes)?;
         Ok(())
     }
 
@@ -245,7 +261,7 @@ impl Plugins {
             shelf.uploads_under_way().insert(hash);
             let upload = Upload { shelf: Arc::clone(&shelf), about, keeps: known, _turn: turn };
             shelf.components.write(&bytes)?;
-            shelf.sandbox.install_resolver(&upload.about.name, &bytes)?;
+            shelf.install(&upload.about.name, upload.about.role, &bytes)?;
             shelf.note(hash, Local::Ready);
             Ok(upload)
         });
@@ -254,24 +270,29 @@ impl Plugins {
 
     fn examine(&self, source: &str, bytes: &[u8], options: Options) -> Result<About, PluginError> {
         let hash = ResolverHash(*blake3::hash(bytes).as_bytes());
-        if let Some((name, _)) = Sandbox::builtin_resolvers().into_iter().find(|(_, builtin)| *builtin == hash) {
+        if let Some((name, ..)) = Sandbox::builtin_code().into_iter().find(|(_, builtin, _)| *builtin == hash) {
             return Err(PluginError::Builtin(name));
         }
-        let resolver = match self.sandbox.inspect(source, bytes)? {
-            Plugin::Resolver(resolver) => resolver,
-            Plugin::DataType(other) => {
-                return Err(PluginError::Kind { name: other.name().to_owned(), kind: "data type" });
+        let (name, version, role, checked) = match self.sandbox.inspect(source, bytes)? {
+            Plugin::Resolver(resolver) => {
+                let name = resolver.name().to_owned();
+                let role = match (resolver.sees_values(), resolver.moment()) {
+                    (false, _) => Role::Resolver,
+                    (true, Moment::AtRead) => Role::Merger,
+                    (true, Moment::AtWrite) => return Err(PluginError::AtWrite(name)),
+                };
+                (name, resolver.version().to_owned(), role, check::resolver(&resolver, &options))
+            }
+            Plugin::DataType(data_type) => {
+                let (name, version) = (data_type.name().to_owned(), data_type.version().to_owned());
+                (name, version, Role::DataType, check::data_type(&data_type, &options))
             }
             Plugin::Adapter(other) => return Err(PluginError::Kind { name: other.name, kind: "storage adapter" }),
         };
-        let name = resolver.name().to_owned();
-        if resolver.sees_values() {
-            return Err(PluginError::SeesValues(name));
-        }
-        if let Err(broken) = check::resolver(&resolver, &options) {
+        if let Err(broken) = checked {
             return Err(PluginError::Lawless { name, broken });
         }
-        Ok(About { hash, name, version: resolver.version().to_owned(), bytes: bytes.len() as u64 })
+        Ok(About { hash, name, version, bytes: bytes.len() as u64, role })
     }
 
     /// Forgets what the log does not name any more: files, code in the sandbox, native code.
@@ -279,7 +300,7 @@ impl Plugins {
         if self.uploads_under_way().contains(&hash) {
             return;
         }
-        self.sandbox.uninstall_resolver(hash);
+        self.sandbox.uninstall(hash);
         self.locals().remove(&hash);
         match self.components.remove(hash) {
             Ok(()) => tracing::info!(plugin = hex(hash), "a plugin that nobody needs any more is gone"),

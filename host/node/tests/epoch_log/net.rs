@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use mks::epoch_log::{EpochLog, Kind, Options, ProposeError, RaftLog, StartError, Timing, Wire, WireError};
 use mks_logic::cluster::{Addresses, Entry, Keyspace, State};
 use mks_logic::id::{Incarnation, NodeId};
-use mks_logic::port::{Durability, ResolverHash, Store};
+use mks_logic::port::{Durability, ResolverHash, Role, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -204,7 +204,7 @@ pub(crate) fn create(name: &str) -> Entry {
         resolver_hash: ResolverHash([1; 32]),
         causal: false,
         quarantined: false,
-        typed: false,
+        role: Role::Resolver,
     };
     Entry::CreateKeyspace { keyspace }
 }

@@ -82,12 +82,14 @@ async fn whether_a_keyspace_is_causal_fits_its_resolver_and_stays() {
         ("b", of("first-write-wins", None)),
         ("c", of("keep-siblings", Some(true))),
         ("d", of("lww", Some(false))),
+        ("e", of("cart-merge", None)),
     ] {
         let made = admin.create_keyspace(create(KeyspaceDefinition { name: name.into(), ..definition })).await.unwrap();
         causal.push(made.into_inner().keyspace.unwrap().causal());
     }
-    assert_eq!(causal, [true, false, true, false]);
-    for contradiction in [of("keep-siblings", Some(false)), of("lww", Some(true)), of("first-write-wins", Some(true))] {
+    assert_eq!(causal, [true, false, true, false, true]);
+    let keeps = [of("keep-siblings", Some(false)), of("cart-merge", Some(false))];
+    for contradiction in keeps.into_iter().chain([of("lww", Some(true)), of("first-write-wins", Some(true))]) {
         let status = admin.create_keyspace(create(contradiction)).await.unwrap_err();
         assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID".into()));
     }
@@ -95,6 +97,11 @@ async fn whether_a_keyspace_is_causal_fits_its_resolver_and_stays() {
     for (name, change) in [("a", of("lww", None)), ("b", of("keep-siblings", None))] {
         let status = admin.alter_keyspace(alter(KeyspaceDefinition { name: name.into(), ..change })).await.unwrap_err();
         assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID".into()), "{name}");
+    }
+    for resolver in ["cart-merge", "keep-siblings"] {
+        let change = KeyspaceDefinition { name: "a".into(), ..of(resolver, None) };
+        let altered = admin.alter_keyspace(alter(change)).await.unwrap().into_inner().keyspace.unwrap();
+        assert_eq!((altered.resolver(), altered.causal()), (resolver, true), "owners keep the same either way");
     }
 }
 

@@ -15,7 +15,7 @@ use mks_logic::event::{Answer, HintCount, OpError, Operation, Reply, Request};
 use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId, Place};
 use mks_logic::limits::Limits;
 use mks_logic::node::{DiskFault, FaultKind, ScrubFigures, SyncFigures};
-use mks_logic::port::{self, Batch, Durability, ResolverHash, Store, StoreError, StoreStats, Table, Visit};
+use mks_logic::port::{self, Batch, Durability, ResolverHash, Role, Store, StoreError, StoreStats, Table, Visit};
 use mks_logic::ring::{Candidate, Ring};
 use mks_logic::time::Hlc;
 use mks_logic::version::Version;
@@ -119,12 +119,13 @@ impl FakeNode {
             view: Arc::new(ArcSwap::from_pointee(view)),
             store: Arc::new(Figures),
             adapter: "fjall".into(),
-            resolvers: Arc::new(vec![
-                resolver("first-write-wins", 2),
-                resolver("keep-siblings", 3),
-                resolver("lww", 1),
+            builtin: Arc::new(vec![
+                builtin("first-write-wins", 2, Role::Resolver),
+                builtin("keep-siblings", 3, Role::Resolver),
+                builtin("lww", 1, Role::Resolver),
+                builtin("cart-merge", 5, Role::Merger),
+                builtin("pn-counter", 4, Role::DataType),
             ]),
-            data_types: Arc::new(vec![resolver("pn-counter", 4)]),
             plugins: plugins(),
             tokens: Arc::new(Tokens::new(&[1; 32])),
             calls,
@@ -216,8 +217,8 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
 
-fn resolver(name: &str, byte: u8) -> (String, ResolverHash) {
-    (name.into(), ResolverHash([byte; 32]))
+fn builtin(name: &str, byte: u8, role: Role) -> (String, ResolverHash, Role) {
+    (name.into(), ResolverHash([byte; 32]), role)
 }
 
 async fn run(mut front_door: mpsc::Receiver<Call>, pump: Arc<Mutex<Pump>>) {
@@ -344,7 +345,7 @@ fn fault(key: &Key) -> Result<(), OpError> {
         b"busy" => Err(OpError::Busy { operations: 9 }),
         b"no-owner" => Err(OpError::NoOwner),
         b"under-way" => Err(OpError::UnderWay),
-        b"crowded" => Err(OpError::TooManySiblings { max: 64, acks: 0, needed: 2, owners: 3 }),
+        b"crowded" => Err(OpError::TooManySiblings { max: 64, acks: 0, needed: 2, owners: 3, causal: true }),
         b"owner-refused" => Err(OpError::NotNamed { refused: "its disk is full".into() }),
         _ => Ok(()),
     }
@@ -390,7 +391,7 @@ fn state() -> State {
 }
 
 fn keyspace(name: &str, n: u8) -> Keyspace {
-    let (resolver, resolver_hash) = resolver("lww", 1);
+    let (resolver, resolver_hash, role) = builtin("lww", 1, Role::Resolver);
     let quorum = n / 2 + 1;
     Keyspace {
         name: name.into(),
@@ -403,7 +404,7 @@ fn keyspace(name: &str, n: u8) -> Keyspace {
         resolver_hash,
         causal: false,
         quarantined: false,
-        typed: false,
+        role,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use mks_logic::cluster::{Entry, Keyspace, State, Wish};
 use mks_logic::id::{NodeId, PartitionId};
-use mks_logic::port::{Durability, ResolverHash};
+use mks_logic::port::{Durability, ResolverHash, Role};
 use mks_logic::ring::RING_WIDTH_MAX;
 use mks_tests_sim::log::{form, open};
 use std::sync::LazyLock;
@@ -103,7 +103,7 @@ fn seats((resolver, resolver_hash): (&str, ResolverHash)) -> Keyspace {
         resolver_hash,
         causal: false,
         quarantined: false,
-        typed: false,
+        role: Role::Resolver,
     }
 }
 
@@ -111,7 +111,7 @@ fn seats((resolver, resolver_hash): (&str, ResolverHash)) -> Keyspace {
 fn plugin() -> Vec<Entry> {
     let (plugin, node) = (ResolverHash([9; 32]), NodeId(1));
     let (name, version) = ("biggest".into(), "1.0.0".into());
-    let mut entries = vec![Entry::InstallPlugin { plugin, node, name, version, bytes: 9 }];
+    let mut entries = vec![Entry::InstallPlugin { plugin, node, name, version, bytes: 9, role: Role::Resolver }];
     entries.extend(FORMED.members.keys().map(|node| Entry::HoldPlugin { plugin, node: *node }));
     entries.extend([
         Entry::CreateKeyspace { keyspace: seats(("biggest@1.0.0", plugin)) },

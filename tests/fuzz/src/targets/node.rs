@@ -125,11 +125,8 @@ impl Play {
                 let outcomes = hint::work(&self.disk, std::slice::from_ref(&job));
                 outcomes.into_iter().next().map(|outcome| Input::Hinted { job: job.job, outcome })
             }
-            Effect::View(job) => {
-                let outcome = Rules::Work.view(job.data_type, &job.states, &job.question);
-                Some(Input::Viewed { job: job.job, outcome })
-            }
             Effect::Seal(job) => Some(Input::Sealed { job: job.job, outcome: purge::work(ports, &job.work) }),
+            Effect::Ask(job) => Some(Input::Told { job: job.job, told: job.ask(&Rules::Work, &Rules::Work) }),
             Effect::Compare { job, work } => Some(Input::Compared { job, found: sync::found(ports, &work, 4 << 10) }),
             _ => None,
         }

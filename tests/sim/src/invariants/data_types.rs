@@ -2,12 +2,17 @@
 //! was removed by somebody who asked when its addition was acknowledged stays away. Whatever was lost, late, repeated
 //! or concurrent: so a counter equals the sum of the acknowledged operations and of some of those that nobody knows of.
 //!
+//! Where code is in quarantine, nobody is asked in its place.
+//!
 //! Operations are unique, and so are elements. What has no acknowledgement may take effect at any time after it began,
 //! or never.
 
 use super::{Invariant, Verdict};
 use crate::history::{Act, At, Event};
 use crate::site::Site;
+use mks_logic::event::Effect;
+use mks_logic::id::NodeId;
+use mks_logic::port::ResolverHash;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Default)]
@@ -16,6 +21,16 @@ pub(super) struct DataTypes;
 impl Invariant for DataTypes {
     fn name(&self) -> &'static str {
         "data-types"
+    }
+
+    fn stepped(&mut self, _: &Site, node: NodeId, effects: &[Effect]) -> Verdict {
+        let nobody = |effect: &&Effect| match effect {
+            Effect::Ask(job) => job.code == ResolverHash::NOBODY,
+            Effect::Write(job) => job.apply.is_some() && job.policy.resolver == ResolverHash::NOBODY,
+            _ => false,
+        };
+        let asked = effects.iter().find(nobody);
+        asked.map_or(Ok(()), |effect| Err(format!("{node} asks nobody: {effect:?}")))
     }
 
     fn ended(&mut self, site: &Site) -> Verdict {

@@ -9,6 +9,7 @@ mod epochs;
 mod handover;
 mod leftovers;
 mod liveness;
+mod merging;
 mod moves;
 mod outlines;
 mod phantoms;
@@ -109,6 +110,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<handover::Handover>::default(),
         Box::<leftovers::Leftovers>::default(),
         Box::<liveness::Liveness>::default(),
+        Box::<merging::Merging>::default(),
         Box::<moves::Moves>::default(),
         Box::<outlines::Outlines>::default(),
         Box::<phantoms::Phantoms>::default(),

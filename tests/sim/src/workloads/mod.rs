@@ -29,6 +29,8 @@ pub enum Kind {
     Carts,
     /// Chains of writes that know one another.
     Sets,
+    /// The same as carts, and readers get one value in the place of siblings.
+    Unions,
     /// Operations on a counter.
     Counts,
     /// Operations on a set: each element is added once.
@@ -40,14 +42,19 @@ impl Kind {
     pub const PLAIN: &'static [Self] = &[Self::Registers, Self::Deletes, Self::Batches];
     /// Those of causal keyspaces that keep siblings.
     pub const CAUSAL: &'static [Self] = &[Self::Carts, Self::Sets];
-
     /// Those of keyspaces with a data type.
     pub const TYPED: &'static [Self] = &[Self::Counts, Self::Additions];
 
     /// Whether its keyspace is causal, and keeps siblings.
     #[must_use]
     pub const fn is_causal(self) -> bool {
-        matches!(self, Self::Carts | Self::Sets) || self.is_typed()
+        matches!(self, Self::Carts | Self::Sets) || self.is_merged() || self.is_typed()
+    }
+
+    /// Whether a resolver merges siblings for readers.
+    #[must_use]
+    pub const fn is_merged(self) -> bool {
+        matches!(self, Self::Unions)
     }
 
     /// Whether its keyspace has a data type.
@@ -81,6 +88,7 @@ impl Kind {
             Self::Batches => "batches",
             Self::Carts => "carts",
             Self::Sets => "sets",
+            Self::Unions => "unions",
             Self::Counts => "counts",
             Self::Additions => "additions",
         }
@@ -92,7 +100,7 @@ impl Kind {
             Self::Registers => registers::invent(work).into(),
             Self::Deletes => deletes::invent(work).into(),
             Self::Batches => batches::invent(work).into(),
-            Self::Carts => carts::invent(work),
+            Self::Carts | Self::Unions => carts::invent(work),
             Self::Sets => sets::invent(work),
             Self::Counts => counts::invent(work),
             Self::Additions => additions::invent(work),

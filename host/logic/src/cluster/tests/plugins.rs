@@ -1,7 +1,7 @@
 //! The life of plugins, as entries alone: how code gets to the nodes is tested where it is.
 
 use super::*;
-use crate::port::Policy;
+use crate::port::{Policy, Role};
 
 fn code(n: u8) -> ResolverHash {
     ResolverHash([n; 32])
@@ -9,7 +9,17 @@ fn code(n: u8) -> ResolverHash {
 
 fn install(plugin: u8, node: u64, version: &str) -> Entry {
     let (plugin, node) = (code(plugin), NodeId(node));
-    Entry::InstallPlugin { plugin, node, name: "biggest".into(), version: version.into(), bytes: 20_000 }
+    let role = Role::Resolver;
+    Entry::InstallPlugin { plugin, node, name: "biggest".into(), version: version.into(), bytes: 20_000, role }
+}
+
+fn install_as(role: Role, plugin: u8, node: u64, version: &str) -> Entry {
+    match install(plugin, node, version) {
+        Entry::InstallPlugin { plugin, node, name, version, bytes, .. } => {
+            Entry::InstallPlugin { plugin, node, name, version, bytes, role }
+        }
+        other => other,
+    }
 }
 
 fn hold(plugin: u8, node: u64) -> Entry {
@@ -162,6 +172,46 @@ fn a_name_and_a_version_are_one_code_for_ever() {
     assert!(matches!(refused(&state, &hold(1, 9)), Refusal::NodeUnknown { .. }));
     let causal = Keyspace { name: "carts".into(), causal: true, ..settled_by(1, "1.0.0") };
     assert!(matches!(refused(&state, &Entry::CreateKeyspace { keyspace: causal }), Refusal::Invalid(_)));
+}
+
+#[test]
+fn code_serves_keyspaces_that_ask_for_what_it_is() {
+    let mut state = armed();
+    apply(&mut state, &[install_as(Role::Merger, 2, 1, "2.0.0"), hold(2, 2), hold(2, 3)]);
+    apply(&mut state, &[install_as(Role::DataType, 3, 1, "3.0.0"), hold(3, 2), hold(3, 3)]);
+    let roles = [(1, "1.0.0", Role::Resolver), (2, "2.0.0", Role::Merger), (3, "3.0.0", Role::DataType)];
+    for (plugin, version, is) in roles {
+        for role in [Role::Resolver, Role::Merger, Role::DataType] {
+            let causal = role != Role::Resolver;
+            let name = format!("{role:?}-{plugin}").to_lowercase();
+            let made = Keyspace { name, causal, role, ttl_ms: 0, ..settled_by(plugin, version) };
+            let create = Entry::CreateKeyspace { keyspace: made };
+            if role == is {
+                apply(&mut state, &[create]);
+            } else {
+                assert!(matches!(refused(&state, &create), Refusal::Invalid(said) if said.contains(is.name())));
+            }
+        }
+    }
+    let plain = Keyspace { name: "plain".into(), role: Role::Merger, ..settled_by(2, "2.0.0") };
+    assert!(matches!(refused(&state, &Entry::CreateKeyspace { keyspace: plain }), Refusal::Invalid(_)), "not causal");
+    let same = install_as(Role::Resolver, 2, 1, "2.0.0");
+    assert!(matches!(refused(&state, &same), Refusal::Invalid(_)), "one code has one role");
+}
+
+#[test]
+fn a_keyspace_that_keeps_siblings_may_have_them_merged_or_not() {
+    let mut state = armed();
+    apply(&mut state, &[install_as(Role::Merger, 2, 1, "2.0.0"), hold(2, 2), hold(2, 3)]);
+    let keeps = Keyspace { name: "carts".into(), causal: true, ..super::keyspace("carts", 3, 2, 2) };
+    let merges = Keyspace { role: Role::Merger, name: "carts".into(), causal: true, ..settled_by(2, "2.0.0") };
+    apply(&mut state, &[Entry::CreateKeyspace { keyspace: keeps.clone() }]);
+    for keyspace in [&merges, &keeps, &merges] {
+        apply(&mut state, &[Entry::AlterKeyspace { keyspace: keyspace.clone() }]);
+        assert_eq!(state.keyspace("carts").unwrap().1, keyspace);
+    }
+    let typed = Keyspace { role: Role::DataType, ..keeps };
+    assert!(matches!(refused(&state, &Entry::AlterKeyspace { keyspace: typed }), Refusal::Invalid(_)));
 }
 
 #[test]

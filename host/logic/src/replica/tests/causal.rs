@@ -155,6 +155,21 @@ fn what_a_resolver_drops_in_a_causal_keyspace_is_past() {
     assert!(disk.record(&cart()).past().covers(dropped));
 }
 
+#[test]
+fn owners_keep_what_a_resolver_merges_for_readers_and_do_not_ask_it() {
+    let disk = Disk::default();
+    let policy = formed(1, (1, 1, 1)).keyspaces[&crate::testing::UNIONS].policy();
+    let blind = |at, value| WriteJob { policy, ..named_here(at, value, &Context::default()) };
+    let (_, figures) = absorb(disk.ports(&Rules::Fail), &[blind(10, "milk"), blind(11, "eggs")]);
+    assert_eq!((read(&disk).0, figures.conflicts, figures.unsettled), (vec!["milk".to_string(), "eggs".into()], 0, 0));
+    let merged = merge(&Rules::Fail, policy, [disk.record(&cart())]);
+    assert_eq!(merged.versions().len(), 2);
+    let more: Vec<WriteJob> = (20..20 + SIBLINGS_MAX as u64).map(|at| blind(at, "more")).collect();
+    let outcomes: Vec<WriteOutcome> = more.iter().flat_map(|job| absorbed(&disk, &[job.clone()])).collect();
+    let refused = WriteOutcome::Refused(Refused::TooManySiblings);
+    assert!(outcomes.ends_with(&[refused.clone(), refused]), "{outcomes:?}");
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     /// A client that saw what it read last, or nothing, writes through an owner.

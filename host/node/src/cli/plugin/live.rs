@@ -7,6 +7,7 @@ use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use futures_util::stream;
+use mks_logic::port::Role;
 use mks_proto::v1::admin_client::AdminClient;
 use mks_proto::v1::alter_plugin_request::Change;
 use mks_proto::v1::{
@@ -209,6 +210,9 @@ async fn alter(client: &Client, args: &AlterArgs, output: &Output) -> Result<(),
     output.result(&plugin_json(&plugin), |_| format!("{}: {} (epoch {})", name(&plugin), state(&plugin), altered.epoch))
 }
 
+/// As nodes call the role of a data type.
+const DATA_TYPE: &str = Role::DataType.name();
+
 /// `name@version`
 fn name(plugin: &Plugin) -> String {
     format!("{}@{}", plugin.name, plugin.version)
@@ -231,7 +235,7 @@ fn plugin_json(plugin: &Plugin) -> Value {
     let here = plugin.here.clone().unwrap_or_default();
     json!({
         "plugin": name(plugin), "name": plugin.name, "version": plugin.version, "hash": plugin.hash,
-        "bytes": plugin.bytes, "holders": plugin.holders, "waits": plugin.waits, "armed": plugin.armed,
+        "role": plugin.role, "bytes": plugin.bytes, "holders": plugin.holders, "waits": plugin.waits, "armed": plugin.armed,
         "quarantine": plugin.quarantine.as_ref().map(|quarantine| json!({
             "node": quarantine.node, "reason": quarantine.reason, "since_epoch": quarantine.since_epoch,
         })),
@@ -254,8 +258,7 @@ fn list_json(all: &ListPluginsResponse) -> Value {
 fn list_text(all: &ListPluginsResponse) -> String {
     let ListPluginsResponse { plugins, fingerprint, node } = all;
     if plugins.is_empty() {
-        return "no plugins: keyspaces use resolvers that are part of every node; `mks plugin install FILE` adds one"
-            .to_owned();
+        return "no plugins: keyspaces use what is part of every node; `mks plugin install FILE` adds one".to_owned();
     }
     let mut rows = table(&["plugin", "state", "nodes", "keyspaces", "size", "hash"]);
     for plugin in plugins {
@@ -285,6 +288,7 @@ fn show_text(plugin: &Plugin, node: u64) -> String {
     };
     line("plugin", &name(plugin));
     line("hash", &plugin.hash);
+    line("role", &plugin.role);
     line("size", &units::bytes(plugin.bytes));
     line("state", &state(plugin));
     if let Some(PluginQuarantine { node, reason, since_epoch }) = &plugin.quarantine {
@@ -298,7 +302,9 @@ fn show_text(plugin: &Plugin, node: u64) -> String {
     plugin.keyspaces.iter().for_each(|keyspace| line("", keyspace));
     let PluginHere { ready, fetched_bytes, missing, calls, conflicts, failures } =
         plugin.here.clone().unwrap_or_default();
-    let here = if ready {
+    let here = if ready && plugin.role == DATA_TYPE {
+        format!("ready; {calls} calls since the start, {failures} of them failed")
+    } else if ready {
         format!("ready; {conflicts} conflicts settled in {calls} calls since the start, {failures} calls failed")
     } else if missing.is_empty() {
         format!("on its way, {} so far", units::bytes(fetched_bytes))
@@ -314,9 +320,10 @@ fn installed_text(plugin: &Plugin, took_ms: u64) -> String {
     let size = units::bytes(plugin.bytes);
     let mut text = format!("{name}: {size}, {}, in {took:.1} s\nBLAKE3 {}", state(plugin), plugin.hash);
     if plugin.armed.is_some() && plugin.quarantine.is_none() {
+        let option = if plugin.role == DATA_TYPE { "--datatype" } else { "--resolver" };
         let _ = write!(
             text,
-            "\nnext: mks keyspace create NAME --resolver {name}\n  or: mks keyspace alter NAME --resolver {name}"
+            "\nnext: mks keyspace create NAME {option} {name}\n  or: mks keyspace alter NAME {option} {name}"
         );
     }
     text
@@ -346,6 +353,8 @@ mod tests {
         let armed = Plugin { holders: vec![1, 2, 3], waits: vec![], armed: Some(9), ..plugin() };
         let text = installed_text(&armed, 900);
         assert!(text.contains("--resolver biggest@1.2.0"), "{text}");
+        let typed = installed_text(&Plugin { role: DATA_TYPE.into(), ..armed.clone() }, 900);
+        assert!(typed.contains("create NAME --datatype biggest@1.2.0"), "{typed}");
         let json = plugin_json(&armed);
         assert_eq!((&json["armed"], &json["quarantine"]), (&json!(9), &Value::Null));
     }

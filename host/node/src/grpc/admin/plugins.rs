@@ -45,6 +45,7 @@ impl AdminService {
             name: about.name,
             version: about.version,
             bytes: about.bytes,
+            role: about.role,
         };
         match self.propose(sign(entry)).await {
             Ok(_) => upload.keep(),
@@ -202,13 +203,14 @@ fn shown(plugins: &Plugins, state: &State, hash: ResolverHash, plugin: &Plugin) 
         }),
         keyspaces: state.plugin_keyspaces(hash),
         here: Some(here),
+        role: plugin.role.name().to_owned(),
     }
 }
 
 impl From<PluginError> for Fault {
     fn from(error: PluginError) -> Self {
         let reason = match &error {
-            PluginError::Sandbox(_) | PluginError::Kind { .. } | PluginError::SeesValues(_) => Reason::BadPlugin,
+            PluginError::Sandbox(_) | PluginError::Kind { .. } | PluginError::AtWrite(_) => Reason::BadPlugin,
             PluginError::Builtin(_) => Reason::Exists,
             PluginError::Lawless { .. } => Reason::Lawless,
             PluginError::Disk(_) | PluginError::Died => Reason::Internal,

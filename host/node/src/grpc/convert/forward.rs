@@ -188,14 +188,15 @@ fn wire_error(error: &OpError) -> WireError {
         OpError::UnderWay => WireError::UnderWay(true),
         OpError::ClockOff { offset_ms } => WireError::ClockOff(*offset_ms),
         OpError::ContextNeeded => WireError::ContextNeeded(true),
-        OpError::TooManySiblings { max, acks, needed, owners } => {
+        OpError::TooManySiblings { max, acks, needed, owners, causal } => {
             let tally = tally(true, [*acks, *needed, *owners, 0], String::new());
-            WireError::TooManySiblings(ForwardedTally { max: *max, ..tally })
+            WireError::TooManySiblings(ForwardedTally { max: *max, causal: *causal, ..tally })
         }
         OpError::NotNamed { refused } => WireError::NotNamed(refused.clone()),
         OpError::Type { error: TypeError::Unknown(hash) } => WireError::TypeUnknown(Bytes::copy_from_slice(&hash.0)),
         OpError::Type { error: TypeError::Refused(text) } => WireError::TypeRefused(text.clone()),
         OpError::Type { error: TypeError::Failed(text) } => WireError::TypeFailed(text.clone()),
+        OpError::Type { error: TypeError::Quarantined(name) } => WireError::TypeQuarantined(name.clone()),
     }
 }
 
@@ -231,6 +232,7 @@ fn error(wire: WireError) -> Result<OpError, Malformed> {
             acks: small(wire.acks)?,
             needed: small(wire.needed)?,
             owners: small(wire.owners)?,
+            causal: wire.causal,
         },
         WireError::NotNamed(refused) => OpError::NotNamed { refused },
         WireError::TypeUnknown(hash) => {
@@ -239,12 +241,13 @@ fn error(wire: WireError) -> Result<OpError, Malformed> {
         }
         WireError::TypeRefused(text) => OpError::Type { error: TypeError::Refused(text) },
         WireError::TypeFailed(text) => OpError::Type { error: TypeError::Failed(text) },
+        WireError::TypeQuarantined(name) => OpError::Type { error: TypeError::Quarantined(name) },
     })
 }
 
 fn tally(write: bool, counts: [u8; 4], refused: String) -> ForwardedTally {
     let [acks, needed, owners, hints] = counts.map(u32::from);
-    ForwardedTally { write, acks, needed, owners, hints, refused, max: 0 }
+    ForwardedTally { write, acks, needed, owners, hints, refused, max: 0, causal: false }
 }
 
 fn context(bytes: Option<Bytes>) -> Result<Option<Context>, Malformed> {
@@ -396,6 +399,7 @@ mod tests {
             Err(OpError::Type { error: TypeError::Unknown(ResolverHash([7; 32])) }),
             Err(OpError::Type { error: TypeError::Refused("no".into()) }),
             Err(OpError::Type { error: TypeError::Failed("it trapped".into()) }),
+            Err(OpError::Type { error: TypeError::Quarantined("words@0.1.0".into()) }),
             Ok(Answer::Written { written: Hlc(9), acks: 2, hints: 0, context: Some(some_context()) }),
             Ok(Answer::Found { versions: Vec::new(), context: None }),
             Ok(Answer::Found { versions: Vec::new(), context: Some(Context::default()) }),
@@ -415,7 +419,7 @@ mod tests {
             Err(OpError::NoOwner),
             Err(OpError::UnderWay),
             Err(OpError::ContextNeeded),
-            Err(OpError::TooManySiblings { max: 64, acks: 0, needed: 2, owners: 3 }),
+            Err(OpError::TooManySiblings { max: 64, acks: 0, needed: 2, owners: 3, causal: true }),
             Err(OpError::NotNamed { refused: "its disk is full".into() }),
         ];
         replies.extend(MEASURED.map(|what| Err(OpError::TooLarge { what, bytes: 2, max: 1 })));

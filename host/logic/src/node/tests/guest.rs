@@ -2,7 +2,7 @@
 
 use super::solo::{Solo, own_write, reply, sends, tag};
 use crate::context::Context;
-use crate::event::{Deed, Effect, Input};
+use crate::event::{Deed, Effect, Input, Question, Told, WriteJob};
 use crate::id::{Incarnation, Key, NodeId};
 use crate::message::{Message, ReadOutcome, Refused, WriteOutcome};
 use crate::port::TypeError;
@@ -158,9 +158,10 @@ fn a_question_is_answered_by_the_type_from_all_that_a_quorum_holds() {
     let mut solo = solo();
     let out = solo.ask(view());
     let out = read(&mut solo, &out);
-    let Some(Effect::View(job)) = out.iter().find(|e| matches!(e, Effect::View(_))) else { panic!("{out:?}") };
-    assert_eq!(job.states, ["2/2/7 x"]);
-    let out = solo.feed(Input::Viewed { job: job.job, outcome: Ok("1".into()) });
+    let Some(Effect::Ask(job)) = out.iter().find(|e| matches!(e, Effect::Ask(_))) else { panic!("{out:?}") };
+    let (states, text) = (vec!["2/2/7 x".into()], Bytes::new());
+    assert_eq!(job.question, Question::View { states, text });
+    let out = solo.feed(Input::Told { job: job.job, told: Told::View(Ok("1".into())) });
     assert_eq!(reply(&out), Some(Ok(Answer::Viewed { answer: Some("1".into()) })));
     let out = solo.ask(Request { deadline_ms: Some(100), ..view() });
     read(&mut solo, &out);
@@ -169,6 +170,30 @@ fn a_question_is_answered_by_the_type_from_all_that_a_quorum_holds() {
         matches!(reply(&out), Some(Err(OpError::Type { error: TypeError::Failed(_) }))),
         "it thinks too long: {out:?}"
     );
+}
+
+#[test]
+fn a_data_type_in_quarantine_is_asked_nothing_and_what_is_stored_stays() {
+    let mut state = formed(3, (3, 2, 2));
+    let mut solo = Solo::member(1, &state);
+    let quarantined = Err(OpError::Type { error: TypeError::Quarantined("tally".into()) });
+    // While the key was read it failed once too often.
+    let under_way = [solo.ask(apply("a")), solo.ask(view())];
+    state.keyspaces.get_mut(&TALLIES).unwrap().quarantined = true;
+    solo.learn(&state);
+    for out in under_way {
+        let out = read(&mut solo, &out);
+        assert_eq!(reply(&out), Some(quarantined.clone()));
+        // What was read mends this disk all the same.
+        let asks = |effect: &Effect| matches!(effect, Effect::Ask(_) | Effect::Write(WriteJob { apply: Some(_), .. }));
+        assert!(sends(&out).is_empty() && !out.iter().any(asks), "{out:?}");
+    }
+    assert_eq!([solo.refusal(apply("a")), solo.refusal(view())], [quarantined.clone(), quarantined]);
+    state.keyspaces.get_mut(&TALLIES).unwrap().quarantined = false;
+    solo.learn(&state);
+    let out = solo.ask(apply("a"));
+    let out = read(&mut solo, &out);
+    assert!(out.iter().any(|effect| matches!(effect, Effect::Write(_))), "{out:?}");
 }
 
 #[test]
