@@ -3,8 +3,8 @@
 //! The first byte says how the rest lies there: as it is, or as one LZ4 block behind the length of the value. Small
 //! values, and those that LZ4 makes hardly smaller, are left as they are.
 //!
-//! An engine compresses blocks of neighbours by itself, and better. This is for values that another adapter encrypts, of
-//! which no engine could make less, and for engines that compress nothing.
+//! An engine compresses blocks of neighbours by itself, and better. This is for values that another adapter encrypts,
+//! of which no engine could make less, and for engines that compress nothing.
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use mks_guest_sdk::adapter::{Config, OptionDoc, Refusal};
@@ -16,8 +16,8 @@ const PLAIN: u8 = 0;
 const LZ4: u8 = 1;
 /// Bytes before an LZ4 block.
 const HEAD_BYTES: usize = 5;
-/// Longest value that is believed to lie in a block. No node gives a longer one; more would be a lie of the disk.
-const VALUE_BYTES_MAX: usize = 4 << 20;
+/// Longest value, by the contract. A longer one that is said to lie in a block is a lie of the disk.
+const VALUE_BYTES_MAX: usize = 1 << 20;
 /// A compressed value must be smaller by this share of it, one in so many, to be worth reading again.
 const WORTH: usize = 16;
 const FROM_DEFAULT: u32 = 128;
@@ -72,7 +72,7 @@ impl ValueAdapter for Compress {
                 }
                 let start = out.len();
                 out.resize(start + bytes, 0);
-                if decompress_into(block, &mut out[start..]) != Ok(bytes) {
+                if decompress_into(block, &mut out[start..]).ok() != Some(bytes) {
                     return Err(Unreadable::Damaged);
                 }
             }

@@ -1,7 +1,8 @@
 //! Values are encrypted with XChaCha20-Poly1305 on their way to the engine.
 //!
-//! The secret `key`, 32 bytes, comes from a file that the node's config names; the node keeps neither it nor what is made
-//! of it on a disk. A value's table and key are authenticated with it, so that no disk passes one value off as another's.
+//! The secret `key`, 32 bytes, comes from a file that the node's config names; the node keeps neither it nor what is
+//! made of it on a disk. A value's table and key are authenticated with it, so that no disk passes one value off as
+//! another's.
 //! Not hidden are keys, how long a value is, and which values were written with the same secret.
 //!
 //! ```text
@@ -9,8 +10,8 @@
 //! 1       8 bytes  24 bytes  as long as it is       16 bytes
 //! ```
 //!
-//! The nonce is random, from the node: with 24 bytes it never comes twice. The key id is a hash of the secret, and tells a
-//! value of another secret from a damaged one.
+//! The nonce is random, from the node: with 24 bytes it never comes twice. The key id is a hash of the secret, and
+//! tells a value of another secret from a damaged one.
 
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{Key, Tag, XChaCha20Poly1305, XNonce};
