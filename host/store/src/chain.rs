@@ -415,3 +415,40 @@ impl Read for View<'_> {
         self.chain.scan(&*self.view, table, start, end, visit)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_of_an_engine_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60), kind in 0..4_u8) {
+            let bytes = [&[kind][..], &bytes].concat();
+            if let Some(stored) = Stored::read(&bytes) {
+                prop_assert_eq!(stored.parts.len(), parts_of(stored.bytes));
+                prop_assert!(stored.parts.iter().map(|part| part.len()).sum::<usize>() <= bytes.len());
+            }
+        }
+
+        #[test]
+        fn what_is_joined_is_read_in_the_same_parts(
+            rest in 0..PART_BYTES, parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..30), 1..9),
+        ) {
+            let bytes = (parts.len() - 1) * PART_BYTES + rest.max(1);
+            let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+            let joined = join(bytes, &parts);
+            let stored = Stored::read(&joined).expect("it was joined here");
+            prop_assert_eq!((stored.bytes, stored.parts), (bytes, parts));
+        }
+
+        #[test]
+        fn a_length_is_read_as_it_was_put(length in any::<u32>(), shift in 0..32) {
+            let length = length as usize >> shift;
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, length);
+            let mut at = &bytes[..];
+            prop_assert_eq!((get_varint(&mut at), at.len()), (Some(length), 0));
+        }
+    }
+}

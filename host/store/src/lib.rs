@@ -36,6 +36,6 @@ pub mod conformance;
 
 pub use effects::RANGE_DELETE_KEYS_MAX;
 pub use engine::{KEY_BYTES_MAX, KEYS_END, VALUE_BYTES_MAX};
-pub use open::{Adapters, OpenError, Stack, open, open_watched, stack_of};
+pub use open::{Adapters, OpenError, Stack, migrate, open, open_watched, stack_of};
 pub use options::{BUILT, Engine, Options};
-pub use swap::Swapping;
+pub use swap::{Migrated, Swapping, TableSum};

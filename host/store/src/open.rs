@@ -19,7 +19,7 @@ use crate::guard::{Disk, Guard};
 use crate::memory::Memory;
 use crate::options::{BUILT, Engine, Options};
 use crate::room::Room;
-use crate::swap::{self, Swapping};
+use crate::swap::{self, Migrated, Swapping};
 use mks_logic::port::{Adapt, Store, StoreError};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -146,6 +146,14 @@ pub struct Adapters {
     pub earlier: Vec<Arc<dyn Adapt>>,
 }
 
+impl Adapters {
+    /// What a store of this engine is made of behind them.
+    #[must_use]
+    pub fn stack(&self, engine: Engine) -> Stack {
+        Stack { engine, forms: self.chain.iter().map(|adapter| adapter.form().to_owned()).collect() }
+    }
+}
+
 impl fmt::Debug for Adapters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let forms = |adapters: &[Arc<dyn Adapt>]| adapters.iter().map(|a| a.form().to_owned()).collect::<Vec<_>>();
@@ -178,8 +186,7 @@ pub(crate) struct Asked<'a> {
 
 impl Asked<'_> {
     pub(crate) fn stack(&self) -> Stack {
-        let forms = self.adapters.chain.iter().map(|adapter| adapter.form().to_owned()).collect();
-        Stack { engine: self.options.engine, forms }
+        self.adapters.stack(self.options.engine)
     }
 
     pub(crate) fn chain(&self) -> Chain {
@@ -219,21 +226,52 @@ pub fn open_watched(
     let home = Home { directory: &options.directory };
     files::make_directories(home.directory).map_err(|e| home.io(&e))?;
     let lock = home.lock()?;
-    swap::resume(&home, &asked.stack())?;
+    let Ready { engine, floor, .. } = ready(&home, asked, watch)?;
+    let room = Room::new(home.live(), options.reserve_bytes);
+    Ok(adapted(Guard::new(engine, Some(Disk { floor, room, _lock: lock })), asked.chain()))
+}
+
+/// Makes the copy that [`open_watched`] would make, and nothing else. None where what is there is what is asked for.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn migrate(
+    options: &Options,
+    adapters: &Adapters,
+    watch: &mut dyn FnMut(Swapping) -> bool,
+) -> Result<Option<Migrated>, OpenError> {
+    if !BUILT.contains(&options.engine) {
+        return Err(OpenError::NotBuilt(options.engine));
+    }
+    let home = Home { directory: &options.directory };
+    let _lock = home.lock()?;
+    ready(&home, Asked { options, adapters }, watch).map(|ready| ready.migrated)
+}
+
+/// A store whose engine runs.
+struct Ready {
+    engine: Box<dyn Native>,
+    floor: Floor,
+    migrated: Option<Migrated>,
+}
+
+/// From whatever a crash has left, or nothing, to the store that is asked for.
+fn ready(home: &Home<'_>, asked: Asked<'_>, watch: &mut dyn FnMut(Swapping) -> bool) -> Result<Ready, OpenError> {
+    swap::resume(home, &asked.stack())?;
     let live = home.live();
     if !home.has(&live)? {
         home.build(asked, |_| Ok(()))?;
         home.rename(&home.building(), &live)?;
     }
-    let mut made = Marker::read(&home, &live)?;
+    let mut made = Marker::read(home, &live)?;
+    let mut migrated = None;
     if made.stack != asked.stack() {
-        swap::swap(&home, &made, asked, watch)?;
-        made = Marker::read(&home, &live)?;
+        migrated = Some(swap::swap(home, &made, asked, watch)?);
+        made = Marker::read(home, &live)?;
     }
-    let (engine, floor) = home.start(&live, &made, options).inspect_err(|_| swap::tell_of_old(&home))?;
-    swap::clear(&home)?;
-    let room = Room::new(live, options.reserve_bytes);
-    Ok(adapted(Guard::new(engine, Some(Disk { floor, room, _lock: lock })), asked.chain()))
+    let (engine, floor) = home.start(&live, &made, asked.options).inspect_err(|_| swap::tell_of_old(home))?;
+    swap::clear(home)?;
+    Ok(Ready { engine, floor, migrated })
 }
 
 fn adapted(store: Guard, chain: Chain) -> Arc<dyn Store> {

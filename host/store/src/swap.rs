@@ -55,6 +55,32 @@ pub struct Swapping {
     pub about: u64,
 }
 
+/// A copy that was made, and read back the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// What had the data.
+    pub from: Stack,
+    /// What has them now.
+    pub to: Stack,
+    /// What was copied.
+    pub tables: Vec<TableSum>,
+    /// Bytes on the disk that the data took before.
+    pub bytes_before: u64,
+    /// Bytes that they take now.
+    pub bytes_after: u64,
+}
+
+/// What a table holds, in order, and as whoever wrote it reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableSum {
+    /// Which one.
+    pub table: Table,
+    /// Keys, one of the store's own among them.
+    pub entries: u64,
+    /// A hash over all keys and values.
+    pub digest: u64,
+}
+
 /// Settles which of two stores lives where a crash left both, by names alone: the one that is `asked` for.
 pub(crate) fn resume(home: &Home<'_>, asked: &Stack) -> Result<(), OpenError> {
     let replaced = home.replaced();
@@ -107,7 +133,7 @@ pub(crate) fn swap(
     made: &Marker,
     asked: Asked<'_>,
     watch: &mut dyn FnMut(Swapping) -> bool,
-) -> Result<(), OpenError> {
+) -> Result<Migrated, OpenError> {
     let (found, to, options) = (made.stack.clone(), asked.stack(), asked.options);
     if !BUILT.contains(&found.engine) {
         return Err(OpenError::WrongEngine { directory: home.directory.to_owned(), found, asked: to });
@@ -127,17 +153,17 @@ pub(crate) fn swap(
     let about = engine.records_estimate();
     let told = Swapping { from: found.clone(), to: to.clone(), checking: false, entries: 0, about };
     let old = Side { engine: &*engine, chain };
-    if let Err(error) = build(home, &old, asked, &room, &mut Watch { told, watch }) {
+    let built = build(home, &old, asked, &room, &mut Watch { told, watch }).inspect_err(|_| {
         if let Err(error) = sweep(home) {
             tracing::warn!(%error, "what was copied so far can't be removed; the next start does it");
         }
-        return Err(error);
-    }
+    });
+    let (tables, bytes_after) = built?;
     drop(engine);
     home.rename(&home.live(), &home.replaced())?;
     home.rename(&home.building(), &home.live())?;
     tracing::info!(from = %found, %to, "the copy has taken the place of the store");
-    Ok(())
+    Ok(Migrated { from: found, to, tables, bytes_before: needed, bytes_after })
 }
 
 /// The adapters that read what a store holds.
@@ -170,14 +196,15 @@ impl Read for Side<'_> {
     }
 }
 
-/// Makes a copy of `old` that holds the same when it is opened, all of it on the disk.
+/// Makes a copy of `old` that holds the same when it is opened, all of it on the disk. Returns what it holds, and how
+/// many bytes it takes.
 fn build(
     home: &Home<'_>,
     old: &Side<'_>,
     asked: Asked<'_>,
     room: &Room,
     watch: &mut Watch<'_>,
-) -> Result<(), OpenError> {
+) -> Result<(Vec<TableSum>, u64), OpenError> {
     let copied = home.build(asked, |engine| {
         let new = Side { engine, chain: asked.chain() };
         copy(home, old, &new, room, watch)
@@ -186,8 +213,10 @@ fn build(
     fs::copy(home.live().join(Floor::FILE), building.join(Floor::FILE)).map_err(|e| home.io(&e))?;
     let (new, _) = home.start(&building, &Marker::read(home, &building)?, asked.options)?;
     check(home, &Side { engine: &*new, chain: asked.chain() }, &copied, watch)?;
+    let bytes = new.disk_bytes();
     drop(new);
-    files::sync_tree(&building).map_err(|e| home.io(&e))
+    files::sync_tree(&building).map_err(|e| home.io(&e))?;
+    Ok((copied, bytes))
 }
 
 /// Whoever asked for the copy.
@@ -208,18 +237,15 @@ impl Watch<'_> {
     }
 }
 
-/// What a table holds, in order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Sum {
-    entries: u64,
-    hash: u64,
-}
+impl TableSum {
+    fn of(table: Table) -> Self {
+        Self { table, entries: 0, digest: 0 }
+    }
 
-impl Sum {
     fn add(&mut self, batch: &[(Bytes, Bytes)]) {
         for (key, value) in batch {
             self.entries += 1;
-            self.hash = xxh3_64_with_seed(value, xxh3_64_with_seed(key, self.hash));
+            self.digest = xxh3_64_with_seed(value, xxh3_64_with_seed(key, self.digest));
         }
     }
 }
@@ -231,10 +257,10 @@ fn copy(
     new: &Side<'_>,
     room: &Room,
     watch: &mut Watch<'_>,
-) -> Result<Vec<Sum>, OpenError> {
+) -> Result<Vec<TableSum>, OpenError> {
     let mut sums = Vec::new();
     for table in Table::ALL {
-        let mut sum = Sum::default();
+        let mut sum = TableSum::of(table);
         in_batches(home, old, table, |batch, bytes| {
             sum.add(&batch);
             let entries = batch.len();
@@ -250,16 +276,16 @@ fn copy(
 }
 
 /// The old one goes when this is done: what the new one gives back has to be the same, byte by byte.
-fn check(home: &Home<'_>, new: &Side<'_>, copied: &[Sum], watch: &mut Watch<'_>) -> Result<(), OpenError> {
+fn check(home: &Home<'_>, new: &Side<'_>, copied: &[TableSum], watch: &mut Watch<'_>) -> Result<(), OpenError> {
     (watch.told.checking, watch.told.entries) = (true, 0);
-    for (table, copied) in Table::ALL.into_iter().zip(copied) {
-        let mut found = Sum::default();
-        in_batches(home, new, table, |batch, _| {
+    for copied in copied {
+        let mut found = TableSum::of(copied.table);
+        in_batches(home, new, copied.table, |batch, _| {
             found.add(&batch);
             watch.tell(home, batch.len())
         })?;
         if found != *copied {
-            let (name, put, got) = (table.name(), copied.entries, found.entries);
+            let (name, put, got) = (copied.table.name(), copied.entries, found.entries);
             let why = format!("{put} entries of table {name} were copied, and {got} came back that are not the same");
             return Err(OpenError::Io { directory: home.directory.to_owned(), why });
         }

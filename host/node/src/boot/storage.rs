@@ -26,7 +26,7 @@ pub(super) struct Opened {
 }
 
 /// Takes the data directory for this process alone. The lock ends with the process, however it ends.
-pub(super) fn lock(data_dir: &Path) -> anyhow::Result<File> {
+pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<File> {
     fs::create_dir_all(data_dir).with_context(|| format!("can't make the data directory {}", data_dir.display()))?;
     let path = data_dir.join("lock");
     let file = File::create(&path).with_context(|| format!("can't open {}", path.display()))?;
