@@ -115,6 +115,9 @@ pub struct WriteJob {
     pub policy: Policy,
     /// The record here is known to be another one than was written: a version takes the place of its namesake.
     pub replaces: bool,
+    /// Versions of the record that must be here: without one of them the past would take away what that one had taken
+    /// the place of, and neither would be left. Empty where the past is the version's own.
+    pub beside: Vec<Dot>,
     /// The version has no value yet: what it says makes one of what is here.
     pub apply: Option<Apply>,
 }

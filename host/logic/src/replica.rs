@@ -200,6 +200,10 @@ impl Slot {
         if !job.version.is_intact() {
             return WriteOutcome::Refused(Refused::Damaged);
         }
+        let is_here = |dot: &Dot| self.past.covers(*dot) || self.candidates.iter().any(|c| c.row.dot == *dot);
+        if !job.beside.iter().all(is_here) {
+            return WriteOutcome::Refused(Refused::Busy);
+        }
         // Somebody saw it elsewhere and wrote over it: nothing of it is new, whatever its stamp.
         if job.mint.is_none() && self.past.covers(job.version.dot) {
             self.grow(&job.past);

@@ -364,7 +364,19 @@ pub(crate) fn job(key: &Key, version: Version) -> WriteJob {
     let job = JobId(version.dot.counter);
     let policy = Policy { resolver: LWW_CODE, causal: false, typed: false };
     let (key, past, durability) = (key.clone(), Context::default(), Durability::Sync);
-    WriteJob { job, key, version, past, mint: None, fresh: true, durability, policy, replaces: false, apply: None }
+    WriteJob {
+        job,
+        key,
+        version,
+        past,
+        mint: None,
+        fresh: true,
+        durability,
+        policy,
+        replaces: false,
+        beside: Vec::new(),
+        apply: None,
+    }
 }
 
 /// A request with everything left to the keyspace and the node.

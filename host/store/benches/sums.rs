@@ -189,6 +189,7 @@ fn write(n: u64) -> WriteJob {
         durability,
         policy,
         replaces: false,
+        beside: Vec::new(),
         apply: None,
     }
 }

@@ -7,6 +7,7 @@
 //! - It panics on some damaged files: a panic while opening or reading is damage.
 //! - A writer sleeps in steps of 100 ms while a keyspace has 4 full memtables, and spins from 20 sorted runs in level 0
 //!   on: [`Fjall::pressure`] reaches 1 before either.
+//! - Its writers wait while it syncs the journal before each flush: see [`trail`].
 //! - A journal is only dropped when all keyspaces flushed what it holds: a cap on their size makes the idle ones flush.
 //! - Directories of new keyspaces are not fsynced: done here.
 //! - The directory of the value log's files is not fsynced either, and nothing here could do it in time. So a power cut
@@ -14,6 +15,7 @@
 //!   ask for that.
 
 mod journal;
+mod trail;
 
 use crate::effects::{Effects, settle};
 use crate::engine::{self, Engine};
@@ -33,6 +35,7 @@ use std::ops::{Bound, ControlFlow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use trail::Trail;
 
 /// All sealed journals together, bytes: what a start replays at most, beside the active one of 64 MiB.
 const JOURNALS_BYTES_MAX: u64 = 128 << 20;
@@ -59,6 +62,7 @@ const RUNS_HARD: f64 = 19.0;
 
 /// See the module.
 pub(crate) struct Fjall {
+    trail: Trail,
     tables: Tables,
     database: Database,
     directory: PathBuf,
@@ -123,7 +127,8 @@ impl Fjall {
         if birth == Birth::New {
             files::sync_tree(directory).map_err(|e| io_error(&e))?;
         }
-        Ok(Self { tables, database, directory: directory.to_owned(), memtable_bytes: options.memtable() })
+        let trail = Trail::start(directory).map_err(|e| io_error(&e))?;
+        Ok(Self { trail, tables, database, directory: directory.to_owned(), memtable_bytes: options.memtable() })
     }
 
     fn freeze(&self) -> View<'_> {
@@ -151,7 +156,9 @@ impl Fjall {
 
     fn commit(&self, effects: Effects) -> Result<(), StoreError> {
         let mut batch = self.database.batch();
+        let mut bytes = 0;
         for ((table, key), value) in effects {
+            bytes += (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64;
             let keyspace = self.tables.of(table);
             // Copies: a memtable that kept a slice of a network frame would keep the whole frame.
             let key = Slice::new(&key);
@@ -161,7 +168,7 @@ impl Fjall {
             }
         }
         match catch_unwind(AssertUnwindSafe(|| batch.commit())) {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => self.trail.wrote(bytes),
             Ok(Err(e)) => Err(StoreError::Fatal(format!("fjall could not commit: {e:?}"))),
             Err(_) => Err(StoreError::Fatal("fjall panicked in a commit".into())),
         }
@@ -278,7 +285,9 @@ impl Engine for Fjall {
     fn sync(&self) -> Result<(), StoreError> {
         self.database
             .persist(PersistMode::SyncData)
-            .map_err(|e| StoreError::Fatal(format!("fjall could not sync its journal: {e:?}")))
+            .map_err(|e| StoreError::Fatal(format!("fjall could not sync its journal: {e:?}")))?;
+        self.trail.synced();
+        Ok(())
     }
 
     fn view(&self) -> Box<dyn Read + Send + '_> {

@@ -259,15 +259,9 @@ impl Node {
         let (durability, policy) = (op.durability, op.policy);
         // Above everything acknowledged it is by now: an owner that holds something later merges it.
         let fresh = *waiter != Waiter::Nobody;
-        let (key, version, past, replaces) = (&op.key, &op.version, &op.past, false);
-        let asked = || WriteAsked {
-            key: key.clone(),
-            version: version.clone(),
-            past: past.clone(),
-            fresh,
-            durability,
-            replaces,
-            apply: op.apply.clone(),
+        let asked = || {
+            let plain = WriteAsked::plain(op.key.clone(), op.version.clone(), op.past.clone(), fresh, durability);
+            WriteAsked { apply: op.apply.clone(), ..plain }
         };
         let wanted = |o: &NodeId| only.is_none_or(|only| only == *o);
         let jobs: Vec<_> = op.unanswered().filter(wanted).map(|owner| (owner, asked())).collect();

@@ -3,10 +3,11 @@
 use super::{JobFor, Node, Step};
 use crate::context::Context;
 use crate::event::{Apply, Effect, ReadJob, WriteJob};
-use crate::id::{Epoch, Key, NodeId};
+use crate::id::{Dot, Epoch, Key, NodeId};
 use crate::message::{Message, ReadOutcome, Refused, Tag, Want, WriteOutcome};
 use crate::port::{Durability, Policy};
 use crate::version::Version;
+use alloc::vec::Vec;
 
 impl Node {
     /// A peer asks for a write or a read of a record of ours.
@@ -23,7 +24,7 @@ impl Node {
         }
         match message {
             Message::Write { tag, key, version, past, fresh, durability } => {
-                let asked = WriteAsked { key, version, past, fresh, durability, replaces: false, apply: None };
+                let asked = WriteAsked::plain(key, version, past, fresh, durability);
                 self.write_asked(step, from, tag, asked);
             }
             Message::Read { tag, key, want, .. } => {
@@ -123,14 +124,14 @@ impl Node {
     }
 
     pub(super) fn write_here(&mut self, step: &mut Step<'_>, whose: JobFor, asked: WriteAsked, policy: Policy) {
-        let WriteAsked { key, version, past, fresh, durability, replaces, apply } = asked;
+        let WriteAsked { key, version, past, fresh, durability, replaces, beside, apply } = asked;
         if fresh {
             self.sync_noted(step.now.mono_us, key.place(self.state.partition_bits).partition);
         }
         // Nobody but its coordinator has a version without a name. The clock moved for this write alone.
         let mint = (fresh && version.dot.counter == 0).then(|| self.clock.latest().0);
         let job = self.job(whose);
-        let job = WriteJob { job, key, version, past, mint, fresh, durability, policy, replaces, apply };
+        let job = WriteJob { job, key, version, past, mint, fresh, durability, policy, replaces, beside, apply };
         step.out.push(Effect::Write(job));
     }
 
@@ -149,6 +150,15 @@ pub(super) struct WriteAsked {
     pub(super) durability: Durability,
     /// See [`WriteJob::replaces`]; no peer can ask for it.
     pub(super) replaces: bool,
+    /// See [`WriteJob::beside`]; no peer can ask for it.
+    pub(super) beside: Vec<Dot>,
     /// See [`WriteJob::apply`]; no peer can ask for it.
     pub(super) apply: Option<Apply>,
+}
+
+impl WriteAsked {
+    /// What a peer can ask for.
+    pub(super) fn plain(key: Key, version: Version, past: Context, fresh: bool, durability: Durability) -> Self {
+        Self { key, version, past, fresh, durability, replaces: false, beside: Vec::new(), apply: None }
+    }
 }

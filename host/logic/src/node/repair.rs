@@ -120,7 +120,7 @@ impl Node {
                 self.repairs.sent(tag, bytes, step.now.mono_us + self.limits.repair_after_ms * 1_000);
                 let (key, past, fresh, durability) = (key.clone(), past.clone(), false, Durability::Os);
                 if owner == self.me {
-                    let asked = WriteAsked { key, version, past, fresh, durability, replaces: false, apply: None };
+                    let asked = WriteAsked::plain(key, version, past, fresh, durability);
                     self.write_here(step, JobFor::Own(tag), asked, policy);
                 } else {
                     self.send(step, owner, Message::Write { tag, key, version, past, fresh, durability });

@@ -485,11 +485,17 @@ impl Node {
             let taken: Vec<Version> = versions.into_iter().filter(may_be).collect();
             left_out += all - taken.len();
             jobs += taken.len();
-            for (number, version) in (1..).zip(taken) {
+            let mut beside = Vec::new();
+            for version in taken {
+                let (key, dot) = (key.clone(), version.dot);
+                let plain = WriteAsked::plain(key, version, Context::default(), false, durability);
                 // The past comes when all of them are here: what they took the place of must not go before.
-                let past = if number == all { past.clone() } else { Context::default() };
-                let key = key.clone();
-                let asked = WriteAsked { key, version, past, fresh: false, durability, replaces, apply: None };
+                let asked = if beside.len() + 1 == all && !past.is_empty() {
+                    WriteAsked { replaces, past: past.clone(), beside: beside.clone(), ..plain }
+                } else {
+                    WriteAsked { replaces, ..plain }
+                };
+                beside.push(dot);
                 self.write_here(step, JobFor::Sync(tag), asked, policy);
             }
         }

@@ -46,7 +46,7 @@ pub(super) fn check(directory: &Path) -> Result<(), StoreError> {
 }
 
 /// The journals, oldest first. Other names are left to fjall.
-fn list(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+pub(super) fn list(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut journals = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();

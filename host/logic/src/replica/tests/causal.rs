@@ -235,3 +235,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_past_takes_nothing_away_before_all_that_took_its_place_is_here() {
+    let (here, there) = (Disk::default(), Disk::default());
+    let old = elsewhere(&named_here(10, "milk", &Context::default()), 10, false);
+    absorbed(&there, std::slice::from_ref(&old));
+    absorbed(&here, std::slice::from_ref(&old));
+    let seen = read(&here).1;
+    let one = elsewhere(&named_here(11, "eggs", &seen), 11, false);
+    let two = elsewhere(&named_here(12, "bread", &Context::default()), 12, false);
+    absorbed(&here, &[one.clone(), two.clone()]);
+    // A comparison: each version by itself, and the past with the last of them. The disk refused the first.
+    let last = WriteJob { past: seen, beside: vec![one.version.dot], ..two };
+    assert_eq!(absorbed(&there, std::slice::from_ref(&last)), [WriteOutcome::Refused(Refused::Busy)]);
+    assert_eq!(read(&there).0, ["milk"]);
+    let first = WriteJob { past: Context::default(), ..one };
+    assert_eq!(absorbed(&there, &[first, last]), [WriteOutcome::Held, WriteOutcome::Held]);
+    assert_eq!(read(&there), read(&here));
+    assert_eq!(read(&there).0, ["eggs", "bread"]);
+}
