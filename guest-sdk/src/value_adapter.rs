@@ -87,9 +87,7 @@ impl Secrets {
     pub fn only(&self, names: &[&str]) -> Result<(), Refusal> {
         match self.0.iter().find(|(name, _)| !names.contains(&name.as_str())) {
             Some((name, _)) if names.is_empty() => Err(Refusal::Other(format!("it takes no secret, and got `{name}`"))),
-            Some((name, _)) => {
-                Err(Refusal::Other(format!("it has no secret `{name}`; it knows {}", names.join(", "))))
-            }
+            Some((name, _)) => Err(Refusal::Other(format!("it has no secret `{name}`; it knows {}", names.join(", ")))),
             None => Ok(()),
         }
     }
@@ -371,7 +369,8 @@ mod tests {
 
     #[test]
     fn a_row_that_cannot_be_read_is_empty_and_spoils_no_other() {
-        let rows = columns(&[(b"a", b"one12\x07a", b""), (b"b", b"x", b""), (b"c", b"yc", b""), (b"d", b"12\x07d", b"")]);
+        let rows =
+            columns(&[(b"a", b"one12\x07a", b""), (b"b", b"x", b""), (b"c", b"yc", b""), (b"d", b"12\x07d", b"")]);
         let unpacked = <Exported<Labels> as wit::Guest>::unpack(vec![7], rows);
         use wit::Outcome::{Damaged, Foreign, Whole};
         assert_eq!(unpacked.values, b"one");

@@ -3,7 +3,9 @@
 use crate::config::{Adapter, Config, Link, Storage, read_key};
 use anyhow::{Context as _, bail, ensure};
 use mks_logic::port::Adapt;
-use mks_sandbox::{AdapterConfig, AdapterSource, Compression, OpenedAdapter, Sandbox, StoragePlan, Tuning, ValueAdapter};
+use mks_sandbox::{
+    AdapterConfig, AdapterSource, Compression, OpenedAdapter, Sandbox, StoragePlan, Tuning, ValueAdapter,
+};
 use mks_store::{Adapters, Engine, Options, stack_of};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,14 +36,16 @@ pub fn store_directory(config: &Config) -> PathBuf {
 pub fn choose(config: &Config, sandbox: &Sandbox) -> anyhow::Result<Chosen> {
     let storage = &config.storage;
     let directory = store_directory(config);
-    let defaults =
-        Options { directory: directory.clone(), reserve_bytes: storage.reserve_bytes, ..Options::default() };
+    let defaults = Options { directory: directory.clone(), reserve_bytes: storage.reserve_bytes, ..Options::default() };
     let (last, others) = storage.adapter.0.split_last().context("storage.adapter names no adapter")?;
     let (mut values, mut names) = (Vec::new(), Vec::new());
     for link in others {
         let opened = ask(sandbox, link, storage)?;
         if let Some(StoragePlan { engine, .. }) = &opened.plan {
-            bail!("the storage adapter {} names the engine {engine}: it must be the last in storage.adapter", link.adapter);
+            bail!(
+                "the storage adapter {} names the engine {engine}: it must be the last in storage.adapter",
+                link.adapter
+            );
         }
         names.push(format!("{} {}", opened.info.name, opened.info.version));
         values.extend(opened.values);
@@ -59,7 +63,10 @@ pub fn choose(config: &Config, sandbox: &Sandbox) -> anyhow::Result<Chosen> {
         last.options.extend(storage.options.clone());
         let opened = ask(sandbox, &last, storage)?;
         let plan = opened.plan.with_context(|| {
-            format!("the storage adapter {} names no engine: name another one after it in storage.adapter", last.adapter)
+            format!(
+                "the storage adapter {} names no engine: name another one after it in storage.adapter",
+                last.adapter
+            )
         })?;
         names.push(format!("{} {}", opened.info.name, opened.info.version));
         values.extend(opened.values);
@@ -104,7 +111,10 @@ fn earlier(
     for link in &storage.earlier {
         let values = ask(sandbox, link, storage)?.values;
         let values = values.with_context(|| {
-            format!("the storage adapter {} sees no values and wrote none: remove it from storage.earlier", link.adapter)
+            format!(
+                "the storage adapter {} sees no values and wrote none: remove it from storage.earlier",
+                link.adapter
+            )
         })?;
         earlier.push(values);
     }

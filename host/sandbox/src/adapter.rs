@@ -158,9 +158,7 @@ pub(crate) fn open(
         wit::Sees::KeysAndValues => Some(true),
     };
     let values = match sees_keys {
-        Some(sees_keys) => {
-            Some(Arc::new(value_adapter::start(adapters, &info, &loaded, linked, sees_keys, config)?))
-        }
+        Some(sees_keys) => Some(Arc::new(value_adapter::start(adapters, &info, &loaded, linked, sees_keys, config)?)),
         None if !config.secrets.is_empty() => {
             let reason = "it takes no secrets".to_owned();
             return Err(SandboxError::Refused { adapter: info.name, reason });

@@ -103,7 +103,9 @@ fn a_value_in_another_ones_place_is_no_value() {
     fs::write(&marker, plain.join("\n").replace("format = 2", "format = 1")).expect("writable");
     let naked = open(&options(Engine::Fjall, directory.path())).expect("it opens");
     let rich = naked.get(Table::Records, b"b").expect("it is read").expect("it is there");
-    naked.apply(vec![Change::Put { table: Table::Records, key: "a".into(), value: rich }], Durability::Sync).expect("done");
+    naked
+        .apply(vec![Change::Put { table: Table::Records, key: "a".into(), value: rich }], Durability::Sync)
+        .expect("done");
     drop(naked);
     fs::write(&marker, text).expect("writable");
     let store = open_watched(&options(Engine::Fjall, directory.path()), &adapters, &mut |_| true).expect("it opens");

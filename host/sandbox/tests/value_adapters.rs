@@ -111,8 +111,10 @@ fn options_and_secrets_that_can_not_be_used_are_refused_in_words() {
     let unknown = AdapterConfig { options: options("level", "9"), ..AdapterConfig::default() };
     assert!(refused(&COMPRESS, &unknown).contains("no option `level`; it knows from"));
     assert!(refused(&COMPRESS, &with_key(1)).contains("takes no secret"));
-    assert!(refused(&AdapterSource::Builtin("fjall"), &AdapterConfig { memory_budget: 64 << 20, ..with_key(1) })
-        .contains("takes no secrets"));
+    assert!(
+        refused(&AdapterSource::Builtin("fjall"), &AdapterConfig { memory_budget: 64 << 20, ..with_key(1) })
+            .contains("takes no secrets")
+    );
     assert!(refused(&ENCRYPT, &AdapterConfig::default()).contains("mks keygen"));
     let short = AdapterConfig { secrets: vec![("key".into(), vec![1; 31])], ..AdapterConfig::default() };
     assert!(refused(&ENCRYPT, &short).contains("31 bytes"));
@@ -146,8 +148,7 @@ fn a_component_of_somebody_else_sees_values_too() {
 
 #[test]
 fn answers_of_the_wrong_shape_and_failures_are_errors_and_the_next_call_works() {
-    let with =
-        |change: &str| AS_IT_IS.replacen("\n    (i32.const 64)", &format!("\n    {change} (i32.const 64)"), 1);
+    let with = |change: &str| AS_IT_IS.replacen("\n    (i32.const 64)", &format!("\n    {change} (i32.const 64)"), 1);
     let fewer = with("(i32.store (i32.const 76) (i32.const 1))");
     let more = with("(i32.store (i32.const 72) (i32.const 40000)) (i32.store (i32.const 76) (i32.const 9))");
     let overlap = with("(i32.store (local.get $ends) (i32.const 7))");

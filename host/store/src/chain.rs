@@ -163,7 +163,7 @@ impl Chain {
         let mut values = Vec::with_capacity(entries.len());
         for ((_, bytes), stored) in entries.iter().zip(&stored) {
             let value = stored.as_ref().map(|stored| stored.join(&mut parts)).transpose()?.flatten();
-            values.push(value.unwrap_or_else(|| [&[UNREADABLE], *bytes].concat()));
+            values.push(value.unwrap_or_else(|| [&[UNREADABLE][..], *bytes].concat()));
         }
         Ok(values)
     }

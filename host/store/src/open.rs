@@ -55,8 +55,8 @@ pub enum OpenError {
         process: Option<u32>,
     },
     /// The directory was made by another engine, which this binary does not have: nobody can read it here.
-    #[error("{} holds data of the engine {found}, which is not part of this binary, so that {asked} can't take it over; \
-        start a binary that has both (`cargo build --release --features rocksdb`), or set the engine back to {found}",
+    #[error("{} holds data of {found}, an engine that is not part of this binary, so that {asked} can't take it over; \
+        start a binary that has both (`cargo build --release --features rocksdb`), or go back to {found}",
         directory.display())]
     WrongEngine {
         /// The directory.

@@ -118,7 +118,11 @@ fn value_samples(adapter: &ValueAdapter) -> [Sample; 4] {
         sample("adapter_packed", "Values that an adapter packed for the engine", packed),
         sample("adapter_unpacked", "Values that an adapter unpacked", unpacked),
         sample("adapter_damaged", "Values that were not what the adapter had packed", damaged),
-        sample("adapter_failures", "Calls of an adapter that failed; writes were refused, reads not answered", failures),
+        sample(
+            "adapter_failures",
+            "Calls of an adapter that failed; writes were refused, reads not answered",
+            failures,
+        ),
     ]
 }
 

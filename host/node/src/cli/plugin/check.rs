@@ -191,7 +191,10 @@ fn adapter_facts(sandbox: &Sandbox, file: &Path) -> Result<Vec<String>, Failure>
             return Err(anyhow!("it does not give back the values that it was given: a node would lose them").into());
         }
         let form = adapter.form();
-        facts.push(format!("sees values, leaves {} bytes of them as {packed}, in the form `{form}`", given.values.len()));
+        facts.push(format!(
+            "sees values, leaves {} bytes of them as {packed}, in the form `{form}`",
+            given.values.len()
+        ));
     }
     Ok(facts)
 }
