@@ -74,6 +74,10 @@ pub struct Config {
 }
 
 impl Config {
+    pub(crate) fn new(options: Vec<(String, String)>, memory_budget: u64) -> Self {
+        Self { options, memory_budget }
+    }
+
     /// Bytes of memory that the cache and the memtables may take together.
     #[must_use]
     pub fn memory_budget(&self) -> u64 {
@@ -211,8 +215,11 @@ pub trait StorageAdapter {
 /// # Errors
 /// Those of the adapter, and [`Refusal::UnknownOption`].
 pub fn open<A: StorageAdapter>(options: &[(&str, &str)], memory_budget: u64) -> Result<Plan, Refusal> {
-    let options = options.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    <Exported<A> as wit::Guest>::open(wit::Config { options, memory_budget })
+    <Exported<A> as wit::Guest>::open(wit::Config { options: owned(options), memory_budget })
+}
+
+pub(crate) fn owned(options: &[(&str, &str)]) -> Vec<(String, String)> {
+    options.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
 }
 
 /// Fits a [`StorageAdapter`] to the generated trait.
@@ -222,19 +229,29 @@ pub struct Exported<A>(PhantomData<A>);
 
 impl<A: StorageAdapter> wit::Guest for Exported<A> {
     fn describe() -> wit::Description {
-        let doc = |doc: &OptionDoc| wit::OptionDoc { name: doc.name.into(), help: doc.help.into() };
-        wit::Description {
-            info: Info { name: A::NAME.into(), version: A::VERSION.into() },
-            options: A::OPTIONS.iter().map(doc).collect(),
-        }
+        description(A::NAME, A::VERSION, A::OPTIONS)
     }
 
     fn open(config: wit::Config) -> Result<Plan, Refusal> {
-        let known = |name: &str| A::OPTIONS.iter().any(|option| option.name == name);
-        if let Some((unknown, _)) = config.options.iter().find(|(name, _)| !known(name)) {
-            return Err(Refusal::UnknownOption(unknown.clone()));
-        }
-        A::open(&Config { options: config.options, memory_budget: config.memory_budget })
+        check_names(&config.options, A::OPTIONS)?;
+        A::open(&Config::new(config.options, config.memory_budget))
+    }
+}
+
+pub(crate) fn description(name: &str, version: &str, options: &[OptionDoc]) -> wit::Description {
+    let doc = |doc: &OptionDoc| wit::OptionDoc { name: doc.name.into(), help: doc.help.into() };
+    wit::Description {
+        info: Info { name: name.into(), version: version.into() },
+        options: options.iter().map(doc).collect(),
+    }
+}
+
+/// Refuses an option that nobody has documented.
+pub(crate) fn check_names(given: &[(String, String)], known: &[OptionDoc]) -> Result<(), Refusal> {
+    let is_known = |name: &str| known.iter().any(|option| option.name == name);
+    match given.iter().find(|(name, _)| !is_known(name)) {
+        Some((unknown, _)) => Err(Refusal::UnknownOption(unknown.clone())),
+        None => Ok(()),
     }
 }
 

@@ -49,8 +49,19 @@ pub mod summaries {
 pub mod storage_adapter {
     wit_bindgen::generate!({
         path: ["../proto/plugin/common.wit", "../proto/plugin/storage-adapter.wit"],
-        world: "my-key-store:storage-adapter/storage-adapter@0.1.0",
+        world: "my-key-store:storage-adapter/storage-adapter@0.1.1",
         additional_derives: [PartialEq, Eq],
+        generate_all,
+        pub_export_macro: true,
+        export_macro_name: "export",
+    });
+}
+
+/// World `seeing`: beside `storage_adapter` it makes a `value-adapter`.
+pub mod seeing {
+    wit_bindgen::generate!({
+        path: ["../proto/plugin/common.wit", "../proto/plugin/storage-adapter.wit"],
+        world: "my-key-store:storage-adapter/seeing@0.1.1",
         generate_all,
         pub_export_macro: true,
         export_macro_name: "export",

@@ -31,6 +31,7 @@
 //! | is changed by operations | [`data_type::DataType`] | [`export_data_type!`] | `datatype.wit` |
 //! | the same, compared by summaries | [`data_type::Summary`] | [`export_delta_data_type!`] | `datatype.wit` |
 //! | configures an engine | [`adapter::StorageAdapter`] | [`export_storage_adapter!`] | `storage-adapter.wit` |
+//! | sees values on their way to an engine | [`value_adapter::ValueAdapter`] | [`export_value_adapter!`] | the same |
 //!
 //! The target is `wasm32-unknown-unknown`, whose standard library asks the host for nothing: a node refuses a plugin
 //! that imports a clock, random numbers or files. The export macros also install [an allocator](arena) that suits
@@ -43,6 +44,7 @@ pub mod data_type;
 pub mod resolver;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+pub mod value_adapter;
 pub mod values;
 
 pub use mks_laws::Random;

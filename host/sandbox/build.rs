@@ -22,7 +22,8 @@ const RESOLVERS: [(&str, &str); 4] = [
     ("keep-siblings", "keep-siblings"),
 ];
 /// The built-in storage adapters, the same way.
-const ADAPTERS: [(&str, &str); 2] = [("fjall-adapter", "fjall"), ("rocksdb-adapter", "rocksdb")];
+const ADAPTERS: [(&str, &str); 4] =
+    [("fjall-adapter", "fjall"), ("rocksdb-adapter", "rocksdb"), ("compress", "compress"), ("encrypt", "encrypt")];
 /// The built-in data types, the same way.
 const DATA_TYPES: [(&str, &str); 6] = [
     ("g-counter", "g-counter"),

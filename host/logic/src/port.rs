@@ -136,6 +136,102 @@ pub enum StoreError {
     Io(String),
 }
 
+/// Values as columns, the shape that crosses the sandbox wall cheaply. Row `i` of a column of bytes ends at `ends[i]`,
+/// and begins where row `i - 1` ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// What tells each value from all others of the store.
+    pub names: Vec<u8>,
+    /// One past the last byte of each name.
+    pub name_ends: Vec<u32>,
+    /// The values.
+    pub values: Vec<u8>,
+    /// One past the last byte of each value.
+    pub ends: Vec<u32>,
+}
+
+impl Rows {
+    /// Number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// True when there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Adds a row; the name comes in pieces.
+    pub fn push(&mut self, name: &[&[u8]], value: &[u8]) {
+        name.iter().for_each(|piece| self.names.extend_from_slice(piece));
+        self.name_ends.push(end(&self.names));
+        self.values.extend_from_slice(value);
+        self.ends.push(end(&self.values));
+    }
+
+    /// The values in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut start = 0;
+        self.ends.iter().map(move |end| {
+            let value = &self.values[start..*end as usize];
+            start = *end as usize;
+            value
+        })
+    }
+}
+
+/// Whoever builds rows bounds them far below this.
+fn end(column: &[u8]) -> u32 {
+    u32::try_from(column.len()).unwrap_or(u32::MAX)
+}
+
+/// What stands between values and an engine: what it makes of a value is what the engine keeps.
+///
+/// For the store and the sandbox, which know nothing of one another; the logic never sees one.
+pub trait Adapt: Send + Sync {
+    /// In which form it leaves values, with its own name: who says the same reads the same. One line.
+    fn form(&self) -> &str;
+
+    /// Puts what the engine shall keep in the place of each value.
+    ///
+    /// # Errors
+    /// The rows are of no use then.
+    fn pack(&self, rows: &mut Rows) -> Result<(), AdaptError>;
+
+    /// Puts the values in the place of what the engine has kept; those that are not whole become empty.
+    ///
+    /// # Errors
+    /// The rows are of no use then.
+    fn unpack(&self, rows: &mut Rows) -> Result<Vec<Unpacked>, AdaptError>;
+}
+
+/// What became of a value on its way back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unpacked {
+    /// It is what was packed.
+    Whole,
+    /// The bytes are not what was packed, or belong to another name.
+    Damaged,
+    /// It was packed under another key, or in another form.
+    Foreign,
+}
+
+/// An adapter gave no answer, or none that fits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the storage adapter {adapter} failed: {reason}")]
+pub struct AdaptError {
+    /// Which one.
+    pub adapter: String,
+    /// How.
+    pub reason: String,
+}
+
+/// First byte of what a store gives in the place of a value that its adapters can't unpack; the bytes of the engine
+/// follow. No stored form begins so: whoever decodes it finds a damaged record, as after any other damage.
+pub const UNREADABLE: u8 = 0;
+
 /// The content hash (BLAKE3) of a component, a resolver or a data type: replicas agree on code, not on names.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ResolverHash(pub [u8; 32]);

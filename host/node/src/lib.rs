@@ -1,5 +1,6 @@
 //! The shell around `mks-logic`: sockets, disks, clocks, processes. It acts, and decides nothing about data.
 
+pub mod adapters;
 pub mod bench;
 pub mod boot;
 pub mod cli;

@@ -1,16 +1,21 @@
-//! Storage adapters: components that turn the operator's options into a plan for a native engine.
+//! Storage adapters: components that turn the operator's options into a plan for a native engine, and say what they
+//! want to see of what passes.
 
-use crate::bindings::storage_adapter::{self as wit, StorageAdapter, StorageAdapterPre};
+use crate::bindings::storage_adapter::adapter as wit;
 use crate::builtin;
-use crate::engine::{Deadline, Engine, Guest, shorten};
+use crate::engine::{Guest, shorten};
 use crate::error::SandboxError;
 use crate::loader::{Interface as ContractInterface, Loaded, Loader, check_info};
+use crate::value_adapter::{self, Adapters, ValueAdapter};
 use mks_logic::port::ResolverHash as ContentHash;
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use wasmtime::Store;
+use wasmtime::component::InstancePre;
 
 /// The interface that makes a component a storage adapter.
-pub(crate) const INTERFACE: ContractInterface = ContractInterface("my-key-store:storage-adapter/adapter@0.1.0");
+pub(crate) const INTERFACE: ContractInterface = ContractInterface("my-key-store:storage-adapter/adapter@0.1.1");
 /// Memtables that are full at the same time, at most, by the contract.
 const MEMTABLES_FULL_MAX: u64 = 7;
 /// Threads that a plan may ask for.
@@ -19,7 +24,7 @@ const WORKERS: std::ops::RangeInclusive<u32> = 2..=64;
 /// Where an adapter comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdapterSource {
-    /// Part of this binary: `fjall` or `rocksdb`.
+    /// Part of this binary: `fjall`, `rocksdb`, `compress` or `encrypt`.
     Builtin(&'static str),
     /// A component file.
     Path(PathBuf),
@@ -64,6 +69,34 @@ pub enum Compression {
     Lz4,
 }
 
+/// What the operator wrote for an adapter.
+#[derive(Clone, Default)]
+pub struct AdapterConfig {
+    /// Names and values.
+    pub options: Vec<(String, String)>,
+    /// Contents of files, by the names that the config gives them. They are handed to the adapter and shown nowhere.
+    pub secrets: Vec<(String, Vec<u8>)>,
+    /// What cache and memtables may take, bytes.
+    pub memory_budget: u64,
+}
+
+impl fmt::Debug for AdapterConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdapterConfig").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// An adapter that has read its options.
+#[derive(Clone, Debug)]
+pub struct OpenedAdapter {
+    /// Who it is.
+    pub info: AdapterInfo,
+    /// The engine that it names, if it does.
+    pub plan: Option<StoragePlan>,
+    /// Itself, if it sees values.
+    pub values: Option<Arc<ValueAdapter>>,
+}
+
 /// What an adapter calls itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AdapterInfo {
@@ -74,55 +107,69 @@ pub struct AdapterInfo {
 }
 
 /// Who an adapter is, without asking it for a plan.
-pub(crate) fn info(
-    engine: &Engine,
-    loader: &Loader,
-    deadline: Deadline,
-    name: &str,
-    loaded: &Loaded,
-) -> Result<AdapterInfo, SandboxError> {
-    let (_, _, about) = describe(engine, loader, deadline, name, loaded)?;
+pub(crate) fn info(adapters: Adapters<'_>, name: &str, loaded: &Loaded) -> Result<AdapterInfo, SandboxError> {
+    let (_, _, about) = describe(adapters, name, &linked(adapters, name, loaded)?)?;
     Ok(AdapterInfo { name: about.info.name, version: about.info.version })
+}
+
+fn linked(adapters: Adapters<'_>, name: &str, loaded: &Loaded) -> Result<InstancePre<Guest>, SandboxError> {
+    let linked = adapters.loader.linker::<Guest>().instantiate_pre(&loaded.component);
+    linked.map_err(|error| adapters.loader.wrong_world(name, &loaded.component, INTERFACE, &error))
 }
 
 /// An instance of an adapter that has said who it is.
 fn describe(
-    engine: &Engine,
-    loader: &Loader,
-    deadline: Deadline,
+    Adapters { engine, loader, deadline, .. }: Adapters<'_>,
     name: &str,
-    loaded: &Loaded,
-) -> Result<(Store<Guest>, StorageAdapter, wit::Description), SandboxError> {
-    let wrong = |error: wasmtime::Error| loader.wrong_world(name, &loaded.component, INTERFACE, &error);
-    let linked = loader.linker::<Guest>().instantiate_pre(&loaded.component).map_err(wrong)?;
-    let component = StorageAdapterPre::new(linked).map_err(wrong)?;
+    linked: &InstancePre<Guest>,
+) -> Result<(Store<Guest>, wit::Guest, wit::Description), SandboxError> {
+    let indices = wit::GuestIndices::new(linked);
+    let indices = indices.map_err(|error| loader.wrong_world(name, linked.component(), INTERFACE, &error))?;
     let failed =
         |error: wasmtime::Error| SandboxError::Failed { component: name.to_owned(), reason: deadline.explain(&error) };
     let mut store = engine.store(deadline);
-    let exports = component.instantiate(&mut store).map_err(failed)?;
-    let about = exports.my_key_store_storage_adapter_adapter().call_describe(&mut store).map_err(failed)?;
+    let instance = linked.instantiate(&mut store).map_err(failed)?;
+    let adapter = indices.load(&mut store, &instance).map_err(failed)?;
+    let about = adapter.call_describe(&mut store).map_err(failed)?;
     check_info(name, &about.info.name, &about.info.version)?;
-    Ok((store, exports, about))
+    Ok((store, adapter, about))
 }
 
-/// Asks an adapter for its plan, in an instance of its own.
-pub(crate) fn plan(
-    engine: &Engine,
-    loader: &Loader,
-    deadline: Deadline,
+/// Asks an adapter what it wants, in an instance of its own.
+pub(crate) fn open(
+    adapters: Adapters<'_>,
     source: &AdapterSource,
-    options: &[(String, String)],
-    memory_budget: u64,
-) -> Result<StoragePlan, SandboxError> {
-    let (name, loaded) = load(loader, source)?;
-    let (mut store, exports, about) = describe(engine, loader, deadline, &name, &loaded)?;
+    config: &AdapterConfig,
+) -> Result<OpenedAdapter, SandboxError> {
+    let (name, loaded) = load(adapters.loader, source)?;
+    let linked = linked(adapters, &name, &loaded)?;
+    let (mut store, adapter, about) = describe(adapters, &name, &linked)?;
+    let deadline = adapters.deadline;
     let failed =
         |error: wasmtime::Error| SandboxError::Failed { component: name.clone(), reason: deadline.explain(&error) };
-    let options: Vec<_> = options.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let config = wit::Config { options: &options, memory_budget };
-    let plan = exports.my_key_store_storage_adapter_adapter().call_open(&mut store, config).map_err(failed)?;
+    let options: Vec<_> = config.options.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let asked = wit::Config { options: &options, memory_budget: config.memory_budget };
+    let plan = adapter.call_open(&mut store, asked).map_err(failed)?;
     let plan = plan.map_err(|refusal| refused(&about, refusal))?;
-    checked(about, plan, memory_budget, ContentHash(*loaded.hash.as_bytes()))
+    let info = AdapterInfo { name: about.info.name.clone(), version: about.info.version.clone() };
+    let sees_keys = match plan.sees {
+        wit::Sees::None => None,
+        wit::Sees::Values => Some(false),
+        wit::Sees::KeysAndValues => Some(true),
+    };
+    let values = match sees_keys {
+        Some(sees_keys) => Some(Arc::new(value_adapter::start(adapters, &info, &loaded, linked, sees_keys, config)?)),
+        None if !config.secrets.is_empty() => {
+            let reason = "it takes no secrets".to_owned();
+            return Err(SandboxError::Refused { adapter: info.name, reason });
+        }
+        None => None,
+    };
+    if values.is_some() && plan.engine.is_empty() {
+        return Ok(OpenedAdapter { info, plan: None, values });
+    }
+    let plan = checked(about, plan, config.memory_budget, ContentHash(*loaded.hash.as_bytes()))?;
+    Ok(OpenedAdapter { info, plan: Some(plan), values })
 }
 
 fn load(loader: &Loader, source: &AdapterSource) -> Result<(String, Loaded), SandboxError> {
@@ -173,14 +220,6 @@ fn checked(
     hash: ContentHash,
 ) -> Result<StoragePlan, SandboxError> {
     let adapter = about.info.name;
-    let sees = match plan.sees {
-        wit::Sees::None => None,
-        wit::Sees::Values => Some("the values"),
-        wit::Sees::KeysAndValues => Some("the keys and values"),
-    };
-    if let Some(sees) = sees {
-        return Err(SandboxError::Interception { adapter, sees });
-    }
     let tuning = Tuning {
         cache_bytes: plan.tuning.cache_bytes,
         memtable_bytes: plan.tuning.memtable_bytes,

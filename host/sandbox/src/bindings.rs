@@ -26,15 +26,13 @@ pub(crate) mod datatype {
     pub(crate) use exports::my_key_store::datatype::{crdt, crdt_delta};
 }
 
-/// World `storage-adapter`.
+/// World `value-adapter`, of which a plain storage adapter has a part.
 pub(crate) mod storage_adapter {
     wasmtime::component::bindgen!({
         path: ["../../proto/plugin/common.wit", "../../proto/plugin/storage-adapter.wit"],
-        world: "my-key-store:storage-adapter/storage-adapter@0.1.0",
+        world: "my-key-store:storage-adapter/value-adapter@0.1.1",
         ownership: Borrowing { duplicate_if_necessary: false },
     });
 
-    pub(crate) use exports::my_key_store::storage_adapter::adapter::{
-        Compression, Config, Description, Plan, Refusal, Sees,
-    };
+    pub(crate) use exports::my_key_store::storage_adapter::{adapter, values};
 }

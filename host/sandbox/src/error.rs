@@ -131,16 +131,18 @@ pub enum SandboxError {
         /// In its own words.
         reason: String,
     },
-    /// The adapter wants to stand in the data path.
+    /// The adapter wants to see values, and has no way to.
     #[error(
-        "the storage adapter {adapter} asks to see {sees} of every operation, and interception is not offered by this \
-         node yet: use an adapter that asks for none"
+        "the storage adapter {adapter} asks to see {sees} of every operation, and exports no {expected}: build it as a \
+         `value-adapter`, or let it ask for none"
     )]
     Interception {
         /// The adapter's name.
         adapter: String,
         /// What it asked for.
         sees: &'static str,
+        /// The interface that it lacks.
+        expected: &'static str,
     },
     /// The adapter's plan is none that a node may follow.
     #[error("the plan of the storage adapter {adapter} can't be followed: {reason}")]

@@ -1,5 +1,5 @@
 //! Where WebAssembly components run: resolvers, which settle conflicts, data types, which clients change by operations,
-//! and storage adapters, which configure engines.
+//! and storage adapters, which configure engines and may see the values on their way to one.
 //!
 //! **What is absent:** stores, networks, async. `wasmtime` is named in this crate and nowhere else in the workspace.
 //!
@@ -11,8 +11,9 @@
 //! - Native code is compiled here, never taken from elsewhere. It is cached by content and engine, and checked against
 //!   a fingerprint before it is used again.
 //!
-//! [`Sandbox`] is the way in; it implements [`mks_logic::port::Resolve`] and [`mks_logic::port::DataTypes`]. [`check`]
-//! holds a component against the laws that make replicas agree, and [`make`] turns a crate into a component.
+//! [`Sandbox`] is the way in; it implements [`mks_logic::port::Resolve`] and [`mks_logic::port::DataTypes`], and a
+//! [`ValueAdapter`] implements [`mks_logic::port::Adapt`]. [`check`] holds a component against the laws that make
+//! replicas agree, and [`make`] turns a crate into a component.
 
 mod adapter;
 mod bindings;
@@ -32,8 +33,9 @@ mod resolver;
 mod sandbox;
 mod siblings;
 mod toolchain;
+mod value_adapter;
 
-pub use adapter::{AdapterInfo, AdapterSource, Compression, StoragePlan, Tuning};
+pub use adapter::{AdapterConfig, AdapterInfo, AdapterSource, Compression, OpenedAdapter, StoragePlan, Tuning};
 pub use cache::CacheState;
 pub use components::Components;
 pub use counters::{ResolverCounters, SandboxCounters};
@@ -43,3 +45,4 @@ pub use options::SandboxOptions;
 pub use resolver::{Moment, Outcome, Resolver};
 pub use sandbox::{Plugin, Sandbox};
 pub use siblings::Values;
+pub use value_adapter::{ValueAdapter, ValueAdapterCounters};

@@ -10,8 +10,10 @@ pub struct SandboxOptions {
     /// A resolver that has not answered a batch after this is interrupted, milliseconds. Rounded up to the next tick of
     /// the clock, and one tick more. Time in which its thread was given no processor does not count.
     pub resolver_deadline_ms: u64,
-    /// The same for one call of a storage adapter.
+    /// The same for one call of a storage adapter, when the node starts.
     pub adapter_deadline_ms: u64,
+    /// The same for the values of one group commit, or of one page of a scan, about 1 MiB at most.
+    pub values_deadline_ms: u64,
     /// The same for one call of a data type.
     pub data_type_deadline_ms: u64,
     /// Most bytes of one state of a data type, of one operation and of one answer.
@@ -38,6 +40,7 @@ impl Default for SandboxOptions {
             directory: PathBuf::from("data/plugins"),
             resolver_deadline_ms: 20,
             adapter_deadline_ms: 2_000,
+            values_deadline_ms: 500,
             data_type_deadline_ms: 50,
             state_bytes_max: 4 << 20,
             data_types_max: 64,

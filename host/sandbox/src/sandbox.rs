@@ -1,6 +1,6 @@
 //! The sandbox itself: what the node holds.
 
-use crate::adapter::{self, AdapterInfo, AdapterSource, StoragePlan};
+use crate::adapter::{self, AdapterConfig, AdapterInfo, AdapterSource, OpenedAdapter, StoragePlan};
 use crate::builtin;
 use crate::cache::CacheState;
 use crate::counters::SandboxCounters;
@@ -11,6 +11,7 @@ use crate::loader::{Interface, Loader};
 use crate::options::SandboxOptions;
 use crate::resolver::{self, Bounds, Moment, Outcome, Resolver, Reuse};
 use crate::siblings::Values;
+use crate::value_adapter::Adapters;
 use bytes::Bytes;
 use mks_logic::id::Dot;
 use mks_logic::port::{
@@ -48,6 +49,7 @@ pub struct Sandbox {
     /// See [`Sandbox::merge`].
     merge_bytes_max: usize,
     adapter_deadline: Deadline,
+    values_deadline: Deadline,
     resolvers_max: usize,
     cache_state: CacheState,
     /// Fixed, so that the usual call takes no lock.
@@ -56,7 +58,7 @@ pub struct Sandbox {
     data_type_bounds: data_type::Bounds,
     data_types_max: usize,
     data_types: RwLock<BTreeMap<ResolverHash, Arc<DataType>>>,
-    /// Bounded by the adapters that a node opens: one.
+    /// Bounded by the adapters that a node opens.
     adapter_calls: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -89,6 +91,7 @@ impl Sandbox {
             bounds,
             merge_bytes_max: options.instance_bytes_max / MERGE_SHARE,
             adapter_deadline: Deadline::new(options.adapter_deadline_ms),
+            values_deadline: Deadline::new(options.values_deadline_ms),
             resolvers_max: options.resolvers_max,
             cache_state,
             builtin,
@@ -270,7 +273,7 @@ impl Sandbox {
             return Ok(Plugin::DataType(Box::new(data_type)));
         }
         if is(adapter::INTERFACE) {
-            let about = adapter::info(&self.engine, &self.loader, self.adapter_deadline, source, &loaded)?;
+            let about = adapter::info(self.adapters(), source, &loaded)?;
             return Ok(Plugin::Adapter(about));
         }
         if !is(resolver::INTERFACE) {
@@ -305,17 +308,33 @@ impl Sandbox {
     /// `options` are the operator's, names and values; `memory_budget` is what cache and memtables may take, bytes.
     ///
     /// # Errors
-    /// When the adapter can't be loaded, refuses the options, fails, or makes a plan that a node can't follow.
+    /// As [`Self::adapter`], and when it names no engine.
     pub fn plan(
         &self,
         source: &AdapterSource,
         options: &[(String, String)],
         memory_budget: u64,
     ) -> Result<StoragePlan, SandboxError> {
-        let plan = adapter::plan(&self.engine, &self.loader, self.adapter_deadline, source, options, memory_budget)?;
+        let config = AdapterConfig { options: options.to_vec(), secrets: Vec::new(), memory_budget };
+        let OpenedAdapter { info, plan, .. } = self.adapter(source, &config)?;
+        let reason = || "it names no engine, another one must come after it".to_owned();
+        plan.ok_or_else(|| SandboxError::BadPlan { adapter: info.name, reason: reason() })
+    }
+
+    /// Asks a storage adapter what it wants: to name an engine, to see values, or both.
+    ///
+    /// # Errors
+    /// When the adapter can't be loaded, refuses options or secrets, fails, or makes a plan that a node can't follow.
+    pub fn adapter(&self, source: &AdapterSource, config: &AdapterConfig) -> Result<OpenedAdapter, SandboxError> {
+        let opened = adapter::open(self.adapters(), source, config)?;
         let mut calls = self.adapter_calls.lock().unwrap_or_else(PoisonError::into_inner);
-        *calls.entry(plan.adapter.clone()).or_default() += 1;
-        Ok(plan)
+        *calls.entry(opened.info.name.clone()).or_default() += 1;
+        Ok(opened)
+    }
+
+    fn adapters(&self) -> Adapters<'_> {
+        let Self { engine, loader, adapter_deadline: deadline, values_deadline, .. } = self;
+        Adapters { engine, loader, deadline: *deadline, values_deadline: *values_deadline }
     }
 
     /// What was done since the sandbox was opened.

@@ -113,12 +113,12 @@ fn a_plan_made_by_hand_is_followed_when_it_can_be() {
 }
 
 #[test]
-fn interception_is_refused_and_said_to_be_missing() {
+fn who_asks_to_see_values_and_exports_no_way_to_is_refused() {
     let (home, sandbox) = sandbox();
     for (sees, words) in [(1, "the values"), (2, "the keys and values")] {
-        let error = from_file(&sandbox, &home, &adapter(&plan(sees, MIB, MIB, 2))).expect_err("not offered");
+        let error = from_file(&sandbox, &home, &adapter(&plan(sees, MIB, MIB, 2))).expect_err("it could see nothing");
         let text = error.to_string();
-        assert!(text.contains(words) && text.contains("interception is not offered"), "{text}");
+        assert!(text.contains(words) && text.contains("storage-adapter/values@0.1.1"), "{text}");
     }
 }
 

@@ -8,6 +8,8 @@ mod guests;
 mod hostile;
 mod modules;
 mod rules;
+mod stored;
+mod value_adapters;
 mod values;
 
 use mks_logic::id::{Dot, Incarnation, NodeId};

@@ -7,8 +7,11 @@ const COMMON: &str = include_str!("../../../proto/plugin/common.wit");
 /// The contracts of today.
 pub(crate) const RESOLVER: &str = include_str!("../../../proto/plugin/resolver.wit");
 pub(crate) const DATATYPE: &str = include_str!("../../../proto/plugin/datatype.wit");
-/// The contract that the first nodes spoke: what was built against it must load for ever.
+/// The contracts that the first nodes spoke: what was built against them must load for ever.
 pub(crate) const RESOLVER_0_1_0: &str = include_str!("../../../proto/past/resolver-0.1.0.wit");
+
+pub(crate) const STORAGE_ADAPTER: &str = include_str!("../../../proto/plugin/storage-adapter.wit");
+pub(crate) const STORAGE_ADAPTER_0_1_0: &str = include_str!("../../../proto/past/storage-adapter-0.1.0.wit");
 
 /// Hands out memory front to back, from 65536 on.
 const REALLOC: &str = r#"
@@ -107,4 +110,40 @@ pub(crate) fn data_type(body: &str) -> Vec<u8> {
         (func (export "my-key-store:datatype/crdt@0.1.0#sample") (param i64) (result i32) (i32.const 256))"#
     );
     component(DATATYPE, "datatype", "", &functions)
+}
+
+/// A storage adapter that plans the engine fjall and sees nothing.
+pub(crate) fn storage_adapter(contract: &str, version: &str) -> Vec<u8> {
+    component(contract, "storage-adapter", "", &plan(version, 0, 5))
+}
+
+/// The exports of a storage adapter, whose plan lies at 256 and whose engine has the first bytes of `fjall` as its name.
+fn plan(version: &str, sees: u8, engine_bytes: u8) -> String {
+    // Two workers, and nothing for cache and memtables.
+    format!(
+        r#"(data (i32.const 256) "\00\00\00\00\00\00\00\00\00\02\00\00\{engine_bytes:02x}\00\00\00\{sees:02x}")
+        (data (i32.const 308) "\02")
+        (data (i32.const 512) "fjall")
+        (func (export "my-key-store:storage-adapter/adapter@{version}#describe") (result i32) (i32.const 16))
+        (func (export "my-key-store:storage-adapter/adapter@{version}#open") (param i32 i32 i64) (result i32)
+            (i32.const 256))"#
+    )
+}
+
+/// An adapter that sees values and whose `pack` and `unpack` are bodies with `$values`, `$ends` and how many there are.
+pub(crate) fn value_adapter(pack: &str, unpack: &str) -> Vec<u8> {
+    let params = "(param i32 i32) (param i32 i32 i32 i32) (param $values i32) (param $values_bytes i32)
+        (param $ends i32) (param $rows i32) (param i32 i32) (result i32)";
+    // The answer of `start`, at 600: fine, no settings, the form at 640, no random bytes.
+    let functions = format!(
+        r#"{plan}
+        (data (i32.const 600) "\00\00\00\00\00\00\00\00\00\00\00\00\80\02\00\00\07\00\00\00\00\00\00\00")
+        (data (i32.const 640) "as-is/1")
+        (func (export "my-key-store:storage-adapter/values@0.1.1#start") (param i32 i32 i32 i32) (result i32)
+            (i32.const 600))
+        (func (export "my-key-store:storage-adapter/values@0.1.1#pack") {params} {pack})
+        (func (export "my-key-store:storage-adapter/values@0.1.1#unpack") {params} {unpack})"#,
+        plan = plan("0.1.1", 1, 0),
+    );
+    component(STORAGE_ADAPTER, "value-adapter", "", &functions)
 }

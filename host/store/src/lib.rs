@@ -8,11 +8,14 @@
 //! full disk is noticed before the engine does, waiting writers share one fsync, and writers are slowed down smoothly
 //! before the engine would stop them.
 //!
+//! Between the guard and the caller there may be adapters, which see the values on their way: see [`Adapters`].
+//!
 //! Rules for callers, the same for every engine:
 //! - A key has 1 to [`KEY_BYTES_MAX`] bytes and sorts before [`KEYS_END`]; a value has up to [`VALUE_BYTES_MAX`] bytes.
 //! - On fjall, one `DeleteRange` covers up to [`RANGE_DELETE_KEYS_MAX`] stored keys: it has no range tombstones, so
 //!   each key gets its own. A larger range is refused as a whole; delete it in parts.
 
+mod chain;
 mod effects;
 mod engine;
 mod files;
@@ -33,6 +36,6 @@ pub mod conformance;
 
 pub use effects::RANGE_DELETE_KEYS_MAX;
 pub use engine::{KEY_BYTES_MAX, KEYS_END, VALUE_BYTES_MAX};
-pub use open::{OpenError, open, open_watched};
+pub use open::{Adapters, OpenError, Stack, migrate, open, open_watched, stack_of};
 pub use options::{BUILT, Engine, Options};
-pub use swap::Swapping;
+pub use swap::{Migrated, Swapping, TableSum};

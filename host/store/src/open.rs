@@ -11,6 +11,7 @@
 //!     └── engine/     the engine's own files
 //! ```
 
+use crate::chain::{Adapted, Chain};
 use crate::engine::Engine as Native;
 use crate::files::{self, Lock, Locking};
 use crate::floor::Floor;
@@ -18,9 +19,10 @@ use crate::guard::{Disk, Guard};
 use crate::memory::Memory;
 use crate::options::{BUILT, Engine, Options};
 use crate::room::Room;
-use crate::swap::{self, Swapping};
-use mks_logic::port::{Store, StoreError};
+use crate::swap::{self, Migrated, Swapping};
+use mks_logic::port::{Adapt, Store, StoreError};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -28,6 +30,9 @@ use std::sync::Arc;
 
 /// Version of the layout above and of what the tables' keys mean to the engines.
 const FORMAT: u32 = 1;
+
+/// The same of a store behind adapters, whose values make no sense to those who don't know of any.
+const FORMAT_ADAPTED: u32 = 2;
 
 /// Why a store can't be opened. What it held is there as before; a birth, or a move to another engine, begins anew
 /// next time.
@@ -50,28 +55,43 @@ pub enum OpenError {
         process: Option<u32>,
     },
     /// The directory was made by another engine, which this binary does not have: nobody can read it here.
-    #[error("{} holds data of the engine {found}, which is not part of this binary, so that {asked} can't take it over; \
-        start a binary that has both (`cargo build --release --features rocksdb`), or set the engine back to {found}",
+    #[error("{} holds data of {found}, an engine that is not part of this binary, so that {asked} can't take it over; \
+        start a binary that has both (`cargo build --release --features rocksdb`), or go back to {found}",
         directory.display())]
     WrongEngine {
         /// The directory.
         directory: PathBuf,
-        /// The engine that made it.
-        found: Engine,
-        /// The engine that was asked for.
-        asked: Engine,
+        /// What made it.
+        found: Stack,
+        /// What was asked for.
+        asked: Stack,
+    },
+    /// The directory was written through an adapter, and none that was given reads the same.
+    #[error("{} holds what {found} wrote, and nothing that reads `{form}` is configured, so that {asked} can't take it \
+        over; name that adapter, with its secrets, in storage.earlier, and the next start copies the store, or set \
+        storage.adapter back to what it was",
+        directory.display())]
+    NoReader {
+        /// The directory.
+        directory: PathBuf,
+        /// What made it.
+        found: Stack,
+        /// What was asked for.
+        asked: Stack,
+        /// The form that nobody reads.
+        form: String,
     },
     /// There is no room for the copy by which a store gets another engine.
-    #[error("{} holds {needed} bytes of the engine {found}, and to copy them to {asked} that much must be free beside \
-        the reserve of {reserve} bytes, but {free} bytes are; make room, or set the engine back to {found}",
+    #[error("{} holds {needed} bytes of {found}, and to copy them to {asked} that much must be free beside the reserve \
+        of {reserve} bytes, but {free} bytes are; make room, or go back to {found}",
         directory.display())]
     NoRoomToSwap {
         /// The directory.
         directory: PathBuf,
-        /// The engine that made it.
-        found: Engine,
-        /// The engine that was asked for.
-        asked: Engine,
+        /// What made it.
+        found: Stack,
+        /// What was asked for.
+        asked: Stack,
         /// Bytes of the old engine.
         needed: u64,
         /// Bytes that stay free in any case.
@@ -79,19 +99,19 @@ pub enum OpenError {
         /// Bytes that are free.
         free: u64,
     },
-    /// Whoever watched the copy to another engine said stop.
-    #[error("{} was being copied from the engine {found} to {asked} when it was told to stop; {found} still has it all",
+    /// Whoever watched the copy said stop.
+    #[error("{} was being copied from {found} to {asked} when it was told to stop; {found} still has it all",
         directory.display())]
     SwapStopped {
         /// The directory.
         directory: PathBuf,
-        /// The engine that made it.
-        found: Engine,
-        /// The engine that was asked for.
-        asked: Engine,
+        /// What made it.
+        found: Stack,
+        /// What was asked for.
+        asked: Stack,
     },
     /// The directory was made by a later release.
-    #[error("{} has format {found}, this release knows up to {FORMAT}; start the newer release again",
+    #[error("{} has format {found}, this release knows up to {FORMAT_ADAPTED}; start the newer release again",
         directory.display())]
     FutureFormat {
         /// The directory.
@@ -117,6 +137,63 @@ pub enum OpenError {
     },
 }
 
+/// What stands between the values of a store and its engine.
+#[derive(Clone, Default)]
+pub struct Adapters {
+    /// The one nearest to the node first. Empty: values lie in the engine as they are.
+    pub chain: Vec<Arc<dyn Adapt>>,
+    /// Others, to read what an earlier chain wrote.
+    pub earlier: Vec<Arc<dyn Adapt>>,
+}
+
+impl Adapters {
+    /// What a store of this engine is made of behind them.
+    #[must_use]
+    pub fn stack(&self, engine: Engine) -> Stack {
+        Stack { engine, forms: self.chain.iter().map(|adapter| adapter.form().to_owned()).collect() }
+    }
+}
+
+impl fmt::Debug for Adapters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let forms = |adapters: &[Arc<dyn Adapt>]| adapters.iter().map(|a| a.form().to_owned()).collect::<Vec<_>>();
+        f.debug_struct("Adapters").field("chain", &forms(&self.chain)).field("earlier", &forms(&self.earlier)).finish()
+    }
+}
+
+/// What a store is made of: an engine, and the forms in which adapters leave values before they come to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stack {
+    /// The engine.
+    pub engine: Engine,
+    /// See [`Adapt::form`]; the one nearest to the node first.
+    pub forms: Vec<String>,
+}
+
+impl fmt::Display for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the engine {}", self.engine)?;
+        if self.forms.is_empty() { Ok(()) } else { write!(f, " behind {}", self.forms.join(", ")) }
+    }
+}
+
+/// What is to be opened.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) adapters: &'a Adapters,
+}
+
+impl Asked<'_> {
+    pub(crate) fn stack(&self) -> Stack {
+        self.adapters.stack(self.options.engine)
+    }
+
+    pub(crate) fn chain(&self) -> Chain {
+        Chain::new(self.adapters.chain.clone())
+    }
+}
+
 /// Opens the store in `options.directory`, and makes it when there is none. One that another engine made is copied to
 /// `options.engine` first.
 ///
@@ -126,42 +203,94 @@ pub enum OpenError {
 /// # Errors
 /// See [`OpenError`].
 pub fn open(options: &Options) -> Result<Arc<dyn Store>, OpenError> {
-    open_watched(options, &mut |_| true)
+    open_watched(options, &Adapters::default(), &mut |_| true)
 }
 
-/// As [`open`](open()), for stores that may need a copy: `watch` hears now and then how far it is, and says whether
-/// to go on.
+/// As [`open`](open()), behind adapters, and for stores that may need a copy: because another engine made them, or
+/// because the chain of adapters is another one. `watch` hears now and then how far it is, and says whether to go on.
 ///
 /// # Errors
 /// See [`OpenError`].
-pub fn open_watched(options: &Options, watch: &mut dyn FnMut(Swapping) -> bool) -> Result<Arc<dyn Store>, OpenError> {
+pub fn open_watched(
+    options: &Options,
+    adapters: &Adapters,
+    watch: &mut dyn FnMut(Swapping) -> bool,
+) -> Result<Arc<dyn Store>, OpenError> {
     if !BUILT.contains(&options.engine) {
         return Err(OpenError::NotBuilt(options.engine));
     }
+    let asked = Asked { options, adapters };
     if options.engine == Engine::Memory {
-        return Ok(Arc::new(Guard::new(Box::new(Memory::default()), None)));
+        return Ok(adapted(Guard::new(Box::new(Memory::default()), None), asked.chain()));
     }
     let home = Home { directory: &options.directory };
     files::make_directories(home.directory).map_err(|e| home.io(&e))?;
-    let lock = match Lock::take(&home.directory.join("lock")).map_err(|e| home.io(&e))? {
-        Locking::Ours(lock) => lock,
-        Locking::Theirs(process) => return Err(OpenError::Locked { directory: home.directory.to_owned(), process }),
-    };
-    swap::resume(&home, options.engine)?;
+    let lock = home.lock()?;
+    let Ready { engine, floor, .. } = ready(&home, asked, watch)?;
+    let room = Room::new(home.live(), options.reserve_bytes);
+    Ok(adapted(Guard::new(engine, Some(Disk { floor, room, _lock: lock })), asked.chain()))
+}
+
+/// Makes the copy that [`open_watched`] would make, and nothing else. None where what is there is what is asked for.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn migrate(
+    options: &Options,
+    adapters: &Adapters,
+    watch: &mut dyn FnMut(Swapping) -> bool,
+) -> Result<Option<Migrated>, OpenError> {
+    if !BUILT.contains(&options.engine) {
+        return Err(OpenError::NotBuilt(options.engine));
+    }
+    let home = Home { directory: &options.directory };
+    let _lock = home.lock()?;
+    ready(&home, Asked { options, adapters }, watch).map(|ready| ready.migrated)
+}
+
+/// A store whose engine runs.
+struct Ready {
+    engine: Box<dyn Native>,
+    floor: Floor,
+    migrated: Option<Migrated>,
+}
+
+/// From whatever a crash has left, or nothing, to the store that is asked for.
+fn ready(home: &Home<'_>, asked: Asked<'_>, watch: &mut dyn FnMut(Swapping) -> bool) -> Result<Ready, OpenError> {
+    swap::resume(home, &asked.stack())?;
     let live = home.live();
     if !home.has(&live)? {
-        home.build(options, |_| Ok(()))?;
+        home.build(asked, |_| Ok(()))?;
         home.rename(&home.building(), &live)?;
     }
-    let mut made = Marker::read(&home, &live)?;
-    if made.engine != options.engine {
-        swap::swap(&home, &made, options, watch)?;
-        made = Marker::read(&home, &live)?;
+    let mut made = Marker::read(home, &live)?;
+    let mut migrated = None;
+    if made.stack != asked.stack() {
+        migrated = Some(swap::swap(home, &made, asked, watch)?);
+        made = Marker::read(home, &live)?;
     }
-    let (engine, floor) = home.start(&live, &made, options).inspect_err(|_| swap::tell_of_old(&home))?;
-    swap::clear(&home)?;
-    let room = Room::new(live, options.reserve_bytes);
-    Ok(Arc::new(Guard::new(engine, Some(Disk { floor, room, _lock: lock }))))
+    let (engine, floor) = home.start(&live, &made, asked.options).inspect_err(|_| swap::tell_of_old(home))?;
+    swap::clear(home)?;
+    Ok(Ready { engine, floor, migrated })
+}
+
+fn adapted(store: Guard, chain: Chain) -> Arc<dyn Store> {
+    if chain.is_empty() { Arc::new(store) } else { Arc::new(Adapted::new(store, chain)) }
+}
+
+/// What made the store in a directory; none where there is no store yet.
+///
+/// # Errors
+/// When the directory can't be read, or makes no sense.
+pub fn stack_of(directory: &Path) -> Result<Option<Stack>, OpenError> {
+    let home = Home { directory };
+    // After a crash in the middle of a swap only the one that was replaced is certain to be whole.
+    for store in [home.live(), home.replaced()] {
+        if home.has(&store)? {
+            return Marker::read(&home, &store).map(|marker| Some(marker.stack));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether an engine finds its files or makes them.
@@ -200,6 +329,13 @@ impl Home<'_> {
         self.directory.join("replaced")
     }
 
+    fn lock(&self) -> Result<Lock, OpenError> {
+        match Lock::take(&self.directory.join("lock")).map_err(|e| self.io(&e))? {
+            Locking::Ours(lock) => Ok(lock),
+            Locking::Theirs(process) => Err(OpenError::Locked { directory: self.directory.to_owned(), process }),
+        }
+    }
+
     pub(crate) fn has(&self, path: &Path) -> Result<bool, OpenError> {
         path.try_exists().map_err(|e| self.io(&e))
     }
@@ -233,7 +369,7 @@ impl Home<'_> {
         made: &Marker,
         options: &Options,
     ) -> Result<(Box<dyn Native>, Floor), OpenError> {
-        let tuned = Options { engine: made.engine, memtable_bytes: made.memtable_bytes, ..options.clone() };
+        let tuned = Options { engine: made.stack.engine, memtable_bytes: made.memtable_bytes, ..options.clone() };
         let engine = start(&tuned, &store.join("engine"), Birth::Old).map_err(|e| self.store(e))?;
         let floor = Floor::open(&store.join(Floor::FILE)).map_err(|e| self.io(&e))?;
         floor.check(&*engine).map_err(|e| self.store(e))?;
@@ -244,7 +380,7 @@ impl Home<'_> {
     /// that is killed while it makes its files may never open them again; here the half-made ones are swept away.
     pub(crate) fn build<T>(
         &self,
-        options: &Options,
+        asked: Asked<'_>,
         fill: impl FnOnce(&dyn Native) -> Result<T, OpenError>,
     ) -> Result<T, OpenError> {
         let building = self.building();
@@ -255,9 +391,9 @@ impl Home<'_> {
             fs::create_dir(&building)
         };
         fresh().map_err(|e| self.io(&e))?;
-        let marker = Marker { engine: options.engine, memtable_bytes: options.memtable() };
+        let marker = Marker { stack: asked.stack(), memtable_bytes: asked.options.memtable() };
         marker.write(&building).map_err(|e| self.io(&e))?;
-        let engine = start(options, &building.join("engine"), Birth::New).map_err(|e| self.store(e))?;
+        let engine = start(asked.options, &building.join("engine"), Birth::New).map_err(|e| self.store(e))?;
         let filled = fill(&*engine)?;
         drop(engine);
         files::sync_tree(&building).map_err(|e| self.io(&e))?;
@@ -268,7 +404,7 @@ impl Home<'_> {
 /// The file that says what made the directory: `name = value` lines.
 #[derive(Debug)]
 pub(crate) struct Marker {
-    pub(crate) engine: Engine,
+    pub(crate) stack: Stack,
     memtable_bytes: u64,
 }
 
@@ -277,8 +413,13 @@ impl Marker {
 
     fn write(&self, directory: &Path) -> io::Result<()> {
         let mut file = File::create_new(directory.join(Self::FILE))?;
-        let Self { engine, memtable_bytes } = self;
-        write!(file, "format = {FORMAT}\nengine = {engine}\nmemtable_bytes = {memtable_bytes}\n")
+        let Self { stack: Stack { engine, forms }, memtable_bytes } = self;
+        let format = if forms.is_empty() { FORMAT } else { FORMAT_ADAPTED };
+        let mut text = format!("format = {format}\nengine = {engine}\nmemtable_bytes = {memtable_bytes}\n");
+        for (i, form) in forms.iter().enumerate() {
+            text += &format!("adapter_{} = {form}\n", i + 1);
+        }
+        file.write_all(text.as_bytes())
     }
 
     pub(crate) fn read(home: &Home<'_>, store: &Path) -> Result<Self, OpenError> {
@@ -292,15 +433,17 @@ impl Marker {
         let number = |name| lines.get(name).and_then(|value| value.parse::<u64>().ok());
         let unreadable = || home.corrupt(format!("its marker file makes no sense: {text:?}"));
         let found = number("format").and_then(|format| u32::try_from(format).ok()).ok_or_else(unreadable)?;
-        if found > FORMAT {
+        if found > FORMAT_ADAPTED {
             return Err(OpenError::FutureFormat { directory: home.directory.to_owned(), found });
         }
+        let form = |i| lines.get(format!("adapter_{i}").as_str()).map(|form| (*form).to_owned());
+        let forms: Vec<String> = (1..).map_while(form).collect();
         match (lines.get("engine"), number("memtable_bytes")) {
-            (Some(engine), Some(memtable_bytes)) if found == FORMAT => {
+            (Some(engine), Some(memtable_bytes)) if (found == FORMAT_ADAPTED) != forms.is_empty() && found > 0 => {
                 // `memory` makes no directories.
                 let known = engine.parse::<Engine>().ok().filter(|engine| *engine != Engine::Memory);
                 let strange = || home.corrupt(format!("its marker file names an engine {engine:?}"));
-                Ok(Self { engine: known.ok_or_else(strange)?, memtable_bytes })
+                Ok(Self { stack: Stack { engine: known.ok_or_else(strange)?, forms }, memtable_bytes })
             }
             _ => Err(unreadable()),
         }

@@ -22,7 +22,7 @@ pub struct NodeSetup {
     pub seeds: Vec<u64>,
     /// Nodes that must have joined before the ring is made; counts where `bootstrap` is set.
     pub expect: u32,
-    /// Name or path of the storage adapter.
+    /// Name or path of the storage adapter, or a list of them as TOML.
     pub adapter: String,
     /// More TOML, for sections that the harness does not write itself.
     pub more: String,
@@ -169,11 +169,13 @@ impl Cluster {
             .iter()
             .map(|&id| format!("\"{}:{}\"", self.host(id as u8), node.peer_address().port()))
             .collect();
+        let is_list = setup.adapter.starts_with('[');
+        let adapter = if is_list { setup.adapter.clone() } else { format!("{:?}", setup.adapter) };
         format!(
             "[node]\nid = {}\ndata_dir = {:?}\n\
              [listen]\nclient = \"{}\"\npeer = \"{}\"\nhttp = \"{}\"\n\
              [cluster]\nkey_file = {:?}\nbootstrap = {}\njoin = [{}]\nexpect = {}\n\
-             [storage]\nadapter = {:?}\n{}",
+             [storage]\nadapter = {}\n{}",
             node.id(),
             node.data_dir(),
             node.client_address(),
@@ -183,7 +185,7 @@ impl Cluster {
             setup.bootstrap,
             seeds.join(", "),
             setup.expect,
-            setup.adapter,
+            adapter,
             setup.more,
         )
     }

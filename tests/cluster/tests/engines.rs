@@ -77,7 +77,7 @@ async fn assert_swapped(cluster: &mut Cluster, id: u64, setup: &NodeSetup, engin
     let store = cluster.node(id).client().status().await.unwrap().store.unwrap();
     assert_eq!(store.engine, engine, "{store:?}");
     let log = cluster.node(id).log();
-    assert!(log.contains("the store has its new engine"), "{log}");
+    assert!(log.contains("the copy has taken the place of the store"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

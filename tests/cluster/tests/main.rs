@@ -3,6 +3,7 @@
 //! Tests need a runtime with more than one thread: the harness blocks while processes start and end.
 #![allow(clippy::unwrap_used, reason = "a test that fails here shows the error and the logs of its nodes")]
 
+mod adapters;
 mod bad_input;
 mod causal;
 mod cli;

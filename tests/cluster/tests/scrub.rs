@@ -10,12 +10,12 @@ use mks_tests_cluster::{Client, Cluster, Node, NodeSetup, get_request, key, metr
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-const KEYS: usize = 300;
+pub(crate) const KEYS: usize = 300;
 
 /// Nothing but a scrub mends anything, and none comes by itself.
-const QUIET: &str = "[limits]\nrepairs_max = 0\nsync_period_ms = 86400000\nscrub_bytes_per_second = 0";
+pub(crate) const QUIET: &str = "[limits]\nrepairs_max = 0\nsync_period_ms = 86400000\nscrub_bytes_per_second = 0";
 
-fn name(i: usize) -> String {
+pub(crate) fn name(i: usize) -> String {
     format!("kept-{i:04}")
 }
 
@@ -30,7 +30,7 @@ fn cluster(limits: &str) -> Cluster {
 }
 
 /// Every owner holds every key.
-async fn fill(cluster: &Cluster) {
+pub(crate) async fn fill(cluster: &Cluster) {
     let client = cluster.node(1).client();
     for i in 0..KEYS {
         client.put(&name(i), &format!("value of {i:04}")).await.expect("all owners are there");
@@ -49,7 +49,7 @@ async fn own(client: &Client, i: usize) -> Option<String> {
     client.get_with(request).await.ok().flatten()
 }
 
-async fn held(client: &Client) -> usize {
+pub(crate) async fn held(client: &Client) -> usize {
     let mut held = 0;
     for i in 0..KEYS {
         held += usize::from(own(client, i).await == Some(format!("value of {i:04}")));
@@ -64,7 +64,7 @@ fn store(node: &mut Node) -> Arc<dyn Store> {
 }
 
 /// The stored form of a key's record, and the key that it lies under.
-fn stored(store: &dyn Store, i: usize) -> (Bytes, Vec<u8>) {
+pub(crate) fn stored(store: &dyn Store, i: usize) -> (Bytes, Vec<u8>) {
     let (name, mut found) = (name(i), None);
     store
         .scan(Table::Records, &[], None, &mut |key, value| {
@@ -77,19 +77,19 @@ fn stored(store: &dyn Store, i: usize) -> (Bytes, Vec<u8>) {
     found.expect("every node holds every key")
 }
 
-fn put(store: &dyn Store, key: Bytes, value: Vec<u8>) {
+pub(crate) fn put(store: &dyn Store, key: Bytes, value: Vec<u8>) {
     let change = Change::Put { table: Table::Records, key, value: value.into() };
     store.apply(vec![change], Durability::Sync).expect("it can be written");
 }
 
 /// What `mks scrub` says, as scripts see it.
-fn scrub(node: &Node) -> serde_json::Value {
+pub(crate) fn scrub(node: &Node) -> serde_json::Value {
     let output = mks(&["--addr", &node.client_address().to_string(), "--json", "scrub"]);
     assert_eq!(output.status, 0, "{output:?}");
     serde_json::from_slice(&output.stdout).expect("JSON for scripts")
 }
 
-fn status(node: &Node) -> serde_json::Value {
+pub(crate) fn status(node: &Node) -> serde_json::Value {
     let output = mks(&["--addr", &node.client_address().to_string(), "--json", "status"]);
     serde_json::from_slice(&output.stdout).expect("JSON for scripts")
 }

@@ -33,6 +33,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use storage::Opened;
+pub(crate) use storage::lock;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -60,7 +61,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(signals(stop.clone()));
-    let _lock = storage::lock(&config.node.data_dir)?;
+    let _lock = lock(&config.node.data_dir)?;
     let key = *config.cluster_key()?.bytes();
     let metrics = Metrics::new();
     let (sandbox, plugins) = storage::sandbox(&config, &metrics)?;

@@ -1,14 +1,15 @@
 //! The sandbox, and the store behind the adapter that the config names.
 
 use super::OPENING_SAID;
-use crate::config::{Adapter, Config};
+use crate::adapters::{self, Chosen};
+use crate::config::Config;
 use crate::metrics::{Metrics, Sample, SampleKind};
 use crate::plugins::Plugins;
 use anyhow::Context as _;
 use mks_logic::id::NodeId;
 use mks_logic::port::Store;
-use mks_sandbox::{AdapterSource, Compression, Sandbox, SandboxOptions, StoragePlan, Tuning};
-use mks_store::{Engine, OpenError, Options, Swapping};
+use mks_sandbox::{Sandbox, SandboxOptions, ValueAdapter, ValueAdapterCounters};
+use mks_store::{OpenError, Swapping};
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,12 +21,12 @@ use tokio::task::spawn_blocking;
 #[derive(Clone)]
 pub(super) struct Opened {
     pub(super) store: Arc<dyn Store>,
-    /// Name and version of the adapter, or that there is none.
+    /// Names and versions of the adapters, or that there is none.
     pub(super) adapter: String,
 }
 
 /// Takes the data directory for this process alone. The lock ends with the process, however it ends.
-pub(super) fn lock(data_dir: &Path) -> anyhow::Result<File> {
+pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<File> {
     fs::create_dir_all(data_dir).with_context(|| format!("can't make the data directory {}", data_dir.display()))?;
     let path = data_dir.join("lock");
     let file = File::create(&path).with_context(|| format!("can't open {}", path.display()))?;
@@ -51,47 +52,19 @@ pub(super) fn sandbox(config: &Config, metrics: &Metrics) -> anyhow::Result<(Arc
     Ok((sandbox, plugins))
 }
 
-/// Asks the adapter for its plan and opens the engine that it names, on a thread of its own: the store of another
-/// engine is copied first. `None` when the node is stopped meanwhile.
+/// Asks the adapters for their plan and opens the engine that they name, on a thread of its own: the store of another
+/// engine or chain is copied first. `None` when the node is stopped meanwhile.
 pub(super) async fn open(
     config: &Config,
     sandbox: &Sandbox,
     metrics: &Metrics,
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<Option<Opened>> {
-    let storage = &config.storage;
-    let defaults = Options {
-        directory: config.node.data_dir.join("store"),
-        reserve_bytes: storage.reserve_bytes,
-        ..Options::default()
-    };
-    let source = match &storage.adapter {
-        Adapter::Memory => None,
-        Adapter::Fjall => Some(AdapterSource::Builtin("fjall")),
-        Adapter::Rocksdb => Some(AdapterSource::Builtin("rocksdb")),
-        Adapter::Component(path) => Some(AdapterSource::Path(path.clone())),
-    };
-    let (options, adapter) = match source {
-        None => {
-            anyhow::ensure!(
-                !defaults.directory.exists(),
-                "{} holds data, and the adapter memory would start without them: name the adapter that they were \
-                 written with, or give this node another data directory",
-                defaults.directory.display()
-            );
-            (Options { engine: Engine::Memory, ..defaults }, "none".to_owned())
-        }
-        Some(source) => {
-            let given: Vec<_> = storage.options.clone().into_iter().collect();
-            let plan = sandbox
-                .plan(&source, &given, storage.memory_bytes)
-                .with_context(|| format!("the storage adapter {} gave no plan", storage.adapter))?;
-            let name = format!("{} {}", plan.adapter, plan.version);
-            (planned(defaults, &plan, config.node.id)?, name)
-        }
-    };
+    let chosen = adapters::choose(config, sandbox)?;
+    let Chosen { mut options, adapters, values, name } = chosen;
+    options.memtable_bytes = staggered(options.memtable_bytes, config.node.id);
     let (engine, directory) = (options.engine, options.directory.clone());
-    let opened = spawn_blocking(move || mks_store::open_watched(&options, &mut progress(stopped)));
+    let opened = spawn_blocking(move || mks_store::open_watched(&options, &adapters, &mut progress(stopped)));
     let store = match opened.await.context("the thread that opens the store died")? {
         Err(stop @ OpenError::SwapStopped { .. }) => {
             tracing::info!("{stop}");
@@ -102,34 +75,23 @@ pub(super) async fn open(
             .with_context(|| format!("can't open the {engine} store in {}", directory.display()))?,
     };
     metrics.register_store(Arc::clone(&store));
-    Ok(Some(Opened { store, adapter }))
+    if !values.is_empty() {
+        metrics.register(Box::new(move || values.iter().flat_map(|adapter| value_samples(adapter)).collect()));
+    }
+    Ok(Some(Opened { store, adapter: name }))
 }
 
-/// Says now and then how far a copy to another engine is, until the node is stopped.
+/// Says now and then how far a copy is, until the node is stopped.
 fn progress(stopped: watch::Receiver<bool>) -> impl FnMut(Swapping) -> bool {
     let mut said = Instant::now();
     move |Swapping { from, to, checking, entries, about }| {
         if said.elapsed() > OPENING_SAID {
             said = Instant::now();
-            let doing = if checking { "reading back what was copied" } else { "copying everything" };
-            tracing::info!(%from, %to, entries, about, "{doing}, so that the store gets its new engine");
+            let doing = if checking { "reading back what was copied" } else { "copying the store" };
+            tracing::info!(%from, %to, entries, about, "{doing}");
         }
         !*stopped.borrow()
     }
-}
-
-/// The plan's choices over the config's defaults.
-fn planned(defaults: Options, plan: &StoragePlan, node: NodeId) -> anyhow::Result<Options> {
-    let Tuning { cache_bytes, memtable_bytes, separate_values_from, compression, workers } = plan.tuning;
-    Ok(Options {
-        engine: plan.engine.parse().map_err(anyhow::Error::msg).context("the storage adapter's plan")?,
-        cache_bytes,
-        memtable_bytes: staggered(memtable_bytes, node),
-        value_separation_bytes: separate_values_from.unwrap_or(0),
-        compression: compression == Compression::Lz4,
-        workers,
-        ..defaults
-    })
 }
 
 /// 65 to 100 % of a size, another share for each node.
@@ -140,6 +102,28 @@ fn staggered(bytes: u64, node: NodeId) -> u64 {
     // Multiples of the golden ratio's fraction spread evenly, however many nodes there are.
     let share = (node.0 as f64 * 0.618_033_988_749_895).fract();
     (bytes as f64 * (1.0 - 0.35 * share)) as u64
+}
+
+/// What an adapter that sees values has done.
+fn value_samples(adapter: &ValueAdapter) -> [Sample; 4] {
+    let ValueAdapterCounters { packed, unpacked, damaged, failures, .. } = adapter.counters();
+    let sample = |name: &'static str, help: &'static str, value: u64| Sample {
+        name: name.into(),
+        help: help.into(),
+        kind: SampleKind::Counter,
+        labels: vec![("adapter", adapter.name().to_owned())],
+        value: value as f64,
+    };
+    [
+        sample("adapter_packed", "Values that an adapter packed for the engine", packed),
+        sample("adapter_unpacked", "Values that an adapter unpacked", unpacked),
+        sample("adapter_damaged", "Values that were not what the adapter had packed", damaged),
+        sample(
+            "adapter_failures",
+            "Calls of an adapter that failed; writes were refused, reads not answered",
+            failures,
+        ),
+    ]
 }
 
 /// What the sandbox has done: the proof that conflicts are settled in it, and that stores are opened through it.

@@ -1,4 +1,4 @@
-//! `keygen`: a key file for a new cluster.
+//! `keygen`: a key file, for a new cluster or for what a node encrypts.
 
 use super::client::Failure;
 use super::output::Output;
@@ -26,6 +26,6 @@ pub(super) fn keygen(args: &KeygenArgs, output: &Output) -> Result<(), Failure> 
         false => format!("can't write {}", path.display()),
     })?;
     output.result(&json!({ "key_file": path }), |_| {
-        format!("{} is the key of a new cluster; give every node a copy (cluster.key_file, --key-file)", path.display())
+        format!("{} is a new key; that of a cluster goes to every node (cluster.key_file, --key-file)", path.display())
     })
 }

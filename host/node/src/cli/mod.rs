@@ -15,6 +15,7 @@ mod repair;
 mod scrub;
 mod seals;
 mod start;
+mod storage;
 mod typed;
 mod units;
 
@@ -110,6 +111,9 @@ enum Command {
     /// Make, build and check plugins on this machine, and install them on a cluster
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// The data of a node that is stopped
+    #[command(subcommand)]
+    Storage(storage::StorageCommand),
     /// Make a key file for a new cluster
     Keygen(key::KeygenArgs),
     /// The configuration file
@@ -141,6 +145,7 @@ fn run(common: &Common, command: Command, output: &Output) -> Result<(), Failure
         Command::Start(args) => return start::start(&args),
         Command::Config(command) => return start::config(&command, output),
         Command::Keygen(args) => return key::keygen(&args, output),
+        Command::Storage(command) => return storage::storage(&command, output),
         Command::Plugin(plugin::PluginCommand::Local(command)) => return plugin::local(&command, output),
         Command::BenchFloorNode(args) => return Ok(bench::floor_node(&args)?),
         _ => {}
@@ -170,6 +175,7 @@ fn run(common: &Common, command: Command, output: &Output) -> Result<(), Failure
             Command::Start(_)
             | Command::Config(_)
             | Command::Keygen(_)
+            | Command::Storage(_)
             | Command::Plugin(_)
             | Command::BenchFloorNode(_) => Ok(()),
         }

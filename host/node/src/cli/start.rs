@@ -54,7 +54,7 @@ pub(super) struct StartArgs {
     /// File with the cluster's key
     #[arg(long, value_name = "FILE")]
     key_file: Option<String>,
-    /// Storage adapter: fjall, rocksdb, memory, or a component file
+    /// Storage adapter: fjall, rocksdb, memory, or a component file; several with commas, the last one names the engine
     #[arg(long, value_name = "NAME|FILE")]
     adapter: Option<String>,
     /// For whom log lines are
@@ -213,9 +213,15 @@ mod tests {
         assert_eq!(config.listen.advertise.as_deref(), Some("h"));
         assert_eq!(config.cluster.join, ["a:1", "b:2", "c:3"]);
         assert_eq!((config.cluster.expect, config.cluster.key_file), (3, Some("k".into())));
-        assert_eq!(config.storage.adapter, crate::config::Adapter::Memory);
+        assert_eq!(config.storage.adapter.to_string(), "memory");
         assert_eq!(config.storage.options["level"], "3");
         assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Json, "debug"));
         assert_eq!(config.limits.disk_jobs_max, 99);
+    }
+
+    #[test]
+    fn several_adapters_are_one_flag() {
+        let config = load("mks --id 1 --data-dir d --bootstrap --adapter compress,fjall");
+        assert_eq!(config.storage.adapter.to_string(), "compress, fjall");
     }
 }

@@ -1,8 +1,7 @@
 //! Settings that are fine each and wrong together, or out of any sensible range.
 
-use super::{Adapter, Config};
+use super::{Config, adapter};
 use mks_logic::limits::Limits;
-use std::path::Path;
 
 /// A complaint: the settings that it is about (the first one says where to look), and what to do.
 pub(super) type Complaint = (&'static [&'static str], String);
@@ -103,17 +102,8 @@ impl Config {
 
     fn check_storage(&self, out: &mut Vec<Complaint>) {
         let storage = &self.storage;
-        match &storage.adapter {
-            Adapter::Rocksdb if !cfg!(feature = "rocksdb") => out.push((
-                &["storage.adapter"],
-                "is \"rocksdb\", which this binary was built without; use \"fjall\", or build with \
-                 `--features rocksdb` (`./dev up --adapter rocksdb` does)"
-                    .into(),
-            )),
-            Adapter::Component(path) if !Path::is_file(path) => {
-                out.push((&["storage.adapter"], format!("names {}, and there is no such file", path.display())));
-            }
-            _ => {}
+        for (fields, reason) in adapter::complaints(storage) {
+            out.push((fields, reason));
         }
         in_range(out, &["storage.memory_bytes"], storage.memory_bytes, STORAGE_BYTES_FLOOR, 1 << 40);
         in_range(out, &["storage.reserve_bytes"], storage.reserve_bytes, 0, 1 << 40);

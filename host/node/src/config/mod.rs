@@ -3,11 +3,13 @@
 //! A setting that is unknown, of the wrong type or at odds with another refuses to start, with file, line and reason:
 //! a typo must never become a default. `docs/mks.example.toml` shows every setting; a test keeps it complete.
 
+mod adapter;
 mod check;
 mod secret;
 mod source;
 
-pub use secret::{ClusterKey, KeyError};
+pub use adapter::{Adapter, AdapterChain, Link};
+pub use secret::{ClusterKey, KeyError, read_key};
 pub use source::{ConfigError, Flag, Problem, Sources};
 
 use mks_logic::cluster::Addresses;
@@ -186,60 +188,27 @@ impl Default for Cluster {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Storage {
-    /// The component in front of the engine. Another engine than before: the next start copies the store to it.
-    pub adapter: Adapter,
+    /// The components in front of the engine. Another engine than before, or another form of values: the next start
+    /// copies the store.
+    pub adapter: AdapterChain,
+    /// Adapters that wrote what is there and are no part of the chain any more: what the copy reads with.
+    pub earlier: Vec<Link>,
     /// What the engine may use for its block cache and write buffers together, bytes. The adapter divides it.
     pub memory_bytes: u64,
     /// Free space that must stay on the disk, bytes. Below it writes are refused, reads go on.
     pub reserve_bytes: u64,
-    /// Handed to the adapter as they are; which ones exist is its business.
+    /// Handed to the last adapter of the chain as they are; which ones exist is its business.
     pub options: BTreeMap<String, String>,
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { adapter: Adapter::Fjall, memory_bytes: 256 << 20, reserve_bytes: 256 << 20, options: BTreeMap::new() }
-    }
-}
-
-/// Which storage adapter opens the store.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub enum Adapter {
-    /// The built-in one for fjall.
-    Fjall,
-    /// The built-in one for RocksDB; not in every binary.
-    Rocksdb,
-    /// No disk at all: for tests and caches. No adapter stands in front of it.
-    Memory,
-    /// A component file.
-    Component(PathBuf),
-}
-
-impl TryFrom<String> for Adapter {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        match name.as_str() {
-            "fjall" => Ok(Self::Fjall),
-            "rocksdb" => Ok(Self::Rocksdb),
-            "memory" => Ok(Self::Memory),
-            path if path.contains('/') || path.ends_with(".wasm") => Ok(Self::Component(path.into())),
-            _ => Err(format!(
-                "there is no adapter named {name:?}; use fjall, rocksdb, memory, or the path of a component file \
-                 (./my-adapter.wasm)"
-            )),
-        }
-    }
-}
-
-impl std::fmt::Display for Adapter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Fjall => f.write_str("fjall"),
-            Self::Rocksdb => f.write_str("rocksdb"),
-            Self::Memory => f.write_str("memory"),
-            Self::Component(path) => path.display().fmt(f),
+        Self {
+            adapter: AdapterChain::default(),
+            earlier: Vec::new(),
+            memory_bytes: 256 << 20,
+            reserve_bytes: 256 << 20,
+            options: BTreeMap::new(),
         }
     }
 }

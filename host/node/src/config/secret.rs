@@ -1,4 +1,5 @@
-//! The cluster key: 32 bytes that every member has and nobody else.
+//! The cluster key: 32 bytes that every member has and nobody else. Secrets of storage adapters lie in files like its
+//! own.
 
 use super::Config;
 use base64::Engine as _;
@@ -26,7 +27,7 @@ impl fmt::Debug for ClusterKey {
     }
 }
 
-/// Why there is no cluster key.
+/// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// Neither in the config nor in the data directory.
@@ -36,7 +37,7 @@ pub enum KeyError {
     )]
     Missing,
     /// Others could read it.
-    #[error("the cluster key file {0} is open to others (mode {mode:03o}); run: chmod 600 {0}", .path.display())]
+    #[error("the key file {0} is open to others (mode {mode:03o}); run: chmod 600 {0}", .path.display())]
     Open {
         /// Which file.
         path: PathBuf,
@@ -44,7 +45,7 @@ pub enum KeyError {
         mode: u32,
     },
     /// Not 32 bytes in a form we know. The text itself is not repeated: it may be a secret.
-    #[error("the cluster key file {} holds {problem}", .path.display())]
+    #[error("the key file {} holds {problem}", .path.display())]
     Malformed {
         /// Which file.
         path: PathBuf,
@@ -52,7 +53,7 @@ pub enum KeyError {
         problem: String,
     },
     /// The file system said no.
-    #[error("the cluster key file {}: {error}", .path.display())]
+    #[error("the key file {}: {error}", .path.display())]
     Io {
         /// Which file.
         path: PathBuf,
@@ -79,21 +80,12 @@ impl ClusterKey {
         &self.0
     }
 
-    /// Reads a key file: 64 hex digits or base64, white space around it.
+    /// Reads its file: see [`read_key`].
     ///
     /// # Errors
-    /// Also when others than its owner may read or write the file; its group counts as others.
+    /// As of [`read_key`].
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let io = |error| KeyError::Io { path: path.to_owned(), error };
-        let file = std::fs::File::open(path).map_err(io)?;
-        let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
-        // Group read is how Kubernetes mounts a secret for a process that is not root; writing is never needed.
-        if mode & 0o037 != 0 {
-            return Err(KeyError::Open { path: path.to_owned(), mode });
-        }
-        let mut text = String::new();
-        file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).map_err(io)?;
-        Self::try_from(text).map_err(|problem| KeyError::Malformed { path: path.to_owned(), problem })
+        read_key(path).map(Self)
     }
 
     /// Writes a new key file that only its owner may read.
@@ -112,13 +104,33 @@ impl TryFrom<String> for ClusterKey {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let text = text.trim();
-        let bytes = unhex(text).or_else(|| STANDARD.decode(text).ok());
-        let bytes = bytes.ok_or("something that is neither 64 hex digits nor base64; a cluster key is 32 bytes")?;
-        let length = bytes.len();
-        let bytes = bytes.try_into().map_err(|_| format!("{length} bytes; a cluster key is 32 bytes"))?;
-        Ok(Self(bytes))
+        parse(&text).map(Self)
     }
+}
+
+/// Reads a key file: 64 hex digits or base64, white space around it.
+///
+/// # Errors
+/// Also when others than its owner may read or write the file; its group counts as others.
+pub fn read_key(path: &Path) -> Result<[u8; 32], KeyError> {
+    let io = |error| KeyError::Io { path: path.to_owned(), error };
+    let file = std::fs::File::open(path).map_err(io)?;
+    let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
+    // Group read is how Kubernetes mounts a secret for a process that is not root; writing is never needed.
+    if mode & 0o037 != 0 {
+        return Err(KeyError::Open { path: path.to_owned(), mode });
+    }
+    let mut text = String::new();
+    file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).map_err(io)?;
+    parse(&text).map_err(|problem| KeyError::Malformed { path: path.to_owned(), problem })
+}
+
+fn parse(text: &str) -> Result<[u8; 32], String> {
+    let text = text.trim();
+    let bytes = unhex(text).or_else(|| STANDARD.decode(text).ok());
+    let bytes = bytes.ok_or("something that is neither 64 hex digits nor base64; a key is 32 bytes")?;
+    let length = bytes.len();
+    bytes.try_into().map_err(|_| format!("{length} bytes; a key is 32 bytes"))
 }
 
 /// Hex of a whole key. Other lengths are left to base64, which may mean them.

@@ -1,6 +1,7 @@
 //! The promises of a store, kept by each engine of this binary.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may end the test")]
 
+mod adapters;
 mod conformance;
 mod crash;
 mod damage;

@@ -5,8 +5,9 @@ use crate::cli::client::Failure;
 use crate::cli::output::Output;
 use anyhow::{Context as _, anyhow};
 use clap::Args;
+use mks_logic::port::{Adapt as _, Rows, Unpacked};
 use mks_sandbox::check::{self, Broken, Figure, Figures, Passed};
-use mks_sandbox::{AdapterSource, Moment, Plugin, Sandbox};
+use mks_sandbox::{AdapterConfig, AdapterSource, Moment, Plugin, Sandbox, SandboxError};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -163,12 +164,39 @@ fn facts(sandbox: &Sandbox, plugin: &Plugin, file: &Path) -> Result<Vec<String>,
         }
         Plugin::DataType(data_type) if data_type.has_summaries() => vec!["states are compared by summaries".to_owned()],
         Plugin::DataType(_) => Vec::new(),
-        Plugin::Adapter(_) => {
-            let plan = sandbox.plan(&AdapterSource::Path(file.to_owned()), &[], MEMORY_BUDGET);
-            let plan = plan.map_err(anyhow::Error::from).context("without options and with 256 MiB of memory")?;
-            vec![format!("without options it plans the engine {} with {:?}", plan.engine, plan.tuning)]
-        }
+        Plugin::Adapter(_) => adapter_facts(sandbox, file)?,
     })
+}
+
+/// What an adapter wants when the operator says nothing, and whether it gives back the values that it sees.
+fn adapter_facts(sandbox: &Sandbox, file: &Path) -> Result<Vec<String>, Failure> {
+    let config = AdapterConfig { memory_budget: MEMORY_BUDGET, ..AdapterConfig::default() };
+    let opened = match sandbox.adapter(&AdapterSource::Path(file.to_owned()), &config) {
+        Err(refused @ SandboxError::Refused { .. }) => return Ok(vec![format!("without options, {refused}")]),
+        opened => opened.map_err(anyhow::Error::from).context("without options and with 256 MiB of memory")?,
+    };
+    let mut facts = Vec::new();
+    if let Some(plan) = &opened.plan {
+        facts.push(format!("without options it plans the engine {} with {:?}", plan.engine, plan.tuning));
+    }
+    if let Some(adapter) = &opened.values {
+        let mut rows = Rows::default();
+        let values = [0, 1, 100, 1_024, 1 << 20].map(|bytes: usize| (0..bytes).map(|i| (i * i / 7) as u8).collect());
+        values.iter().for_each(|value: &Vec<u8>| rows.push(&[b"name of ", &value.len().to_be_bytes()], value));
+        let given = rows.clone();
+        adapter.pack(&mut rows).map_err(anyhow::Error::from)?;
+        let packed = rows.values.len();
+        let outcomes = adapter.unpack(&mut rows).map_err(anyhow::Error::from)?;
+        if rows != given || outcomes.iter().any(|outcome| *outcome != Unpacked::Whole) {
+            return Err(anyhow!("it does not give back the values that it was given: a node would lose them").into());
+        }
+        let form = adapter.form();
+        facts.push(format!(
+            "sees values, leaves {} bytes of them as {packed}, in the form `{form}`",
+            given.values.len()
+        ));
+    }
+    Ok(facts)
 }
 
 struct Report {

@@ -37,6 +37,8 @@ enum World {
     Datatype,
     /// Configures a storage engine
     StorageAdapter,
+    /// Sees values on their way to a storage engine
+    ValueAdapter,
 }
 
 /// Languages that have a template.
@@ -66,6 +68,7 @@ const SDK: &[(&str, &str)] = sdk![
     "guest-sdk/src/lib.rs",
     "guest-sdk/src/resolver.rs",
     "guest-sdk/src/testing.rs",
+    "guest-sdk/src/value_adapter.rs",
     "guest-sdk/src/values.rs",
     "guest-sdk/laws/Cargo.toml",
     "guest-sdk/laws/src/data_type.rs",
@@ -129,6 +132,7 @@ fn files(name: &str, world: World) -> Vec<(String, String)> {
         World::ValueResolver => include_str!("../../../templates/value-resolver.rs.txt"),
         World::Datatype => include_str!("../../../templates/datatype.rs.txt"),
         World::StorageAdapter => include_str!("../../../templates/storage-adapter.rs.txt"),
+        World::ValueAdapter => include_str!("../../../templates/value-adapter.rs.txt"),
     };
     let mut files = vec![
         ("Cargo.toml".to_owned(), MANIFEST.replace("{name}", name)),
