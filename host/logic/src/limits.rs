@@ -84,6 +84,8 @@ pub struct Limits {
     /// Pause before a part of a move that failed, or an entry of the epoch log that nobody hears of, is tried again,
     /// milliseconds.
     pub move_retry_ms: u64,
+    /// Whether this node says that it is drained of epochs: where all do, tombstones are purged.
+    pub seals: bool,
 }
 
 impl Default for Limits {
@@ -127,6 +129,7 @@ impl Default for Limits {
             hint_retry_ms: 1_000,
             needs_sync_max: 4_096,
             move_retry_ms: 1_000,
+            seals: false,
         }
     }
 }

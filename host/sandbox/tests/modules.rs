@@ -117,7 +117,7 @@ pub(crate) fn storage_adapter(contract: &str, version: &str) -> Vec<u8> {
     component(contract, "storage-adapter", "", &plan(version, 0, 5))
 }
 
-/// The exports of a storage adapter, whose plan lies at 256 and whose engine has the first bytes of `fjall` as its name.
+/// The exports of a storage adapter. Its plan lies at 256, and its engine's name are the first bytes of `fjall`.
 fn plan(version: &str, sees: u8, engine_bytes: u8) -> String {
     // Two workers, and nothing for cache and memtables.
     format!(

@@ -419,11 +419,12 @@ impl Read for View<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     proptest! {
         #[test]
-        fn no_bytes_of_an_engine_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60), kind in 0..4_u8) {
+        fn no_bytes_of_an_engine_make_it_panic(bytes in vec(any::<u8>(), 0..60), kind in 0..4_u8) {
             let bytes = [&[kind][..], &bytes].concat();
             if let Some(stored) = Stored::read(&bytes) {
                 prop_assert_eq!(stored.parts.len(), parts_of(stored.bytes));
@@ -433,7 +434,7 @@ mod tests {
 
         #[test]
         fn what_is_joined_is_read_in_the_same_parts(
-            rest in 0..PART_BYTES, parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..30), 1..9),
+            rest in 0..PART_BYTES, parts in vec(vec(any::<u8>(), 0..30), 1..9),
         ) {
             let bytes = (parts.len() - 1) * PART_BYTES + rest.max(1);
             let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();

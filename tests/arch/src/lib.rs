@@ -99,7 +99,10 @@ fn dependencies(room: &str) -> BTreeSet<String> {
         if line.starts_with('[') {
             let table = line.trim_matches(['[', ']']);
             inside = table.ends_with("dependencies") && !table.ends_with("dev-dependencies");
-        } else if inside && let Some((name, _)) = line.split_once(['=', '.']) {
+        } else if inside
+            && !line.starts_with('#')
+            && let Some((name, _)) = line.split_once(['=', '.'])
+        {
             names.insert(name.trim().to_owned());
         }
     }

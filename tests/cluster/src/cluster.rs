@@ -114,6 +114,18 @@ impl Cluster {
         Self::with(&vec!["fjall"; count as usize])
     }
 
+    /// As [`Cluster::of`], with more lines in each config.
+    #[must_use]
+    pub fn configured(count: u32, config: &str) -> Self {
+        let mut cluster = Self::empty();
+        for id in 1..=u64::from(count) {
+            let setup = if id == 1 { NodeSetup::founder(count) } else { NodeSetup::joiner(&[1]) };
+            cluster.add(id, &setup.with(config)).start();
+        }
+        cluster.wait_ready();
+        cluster
+    }
+
     /// As [`Cluster::of`], with a storage adapter for each node.
     #[must_use]
     pub fn with(adapters: &[&str]) -> Self {

@@ -6,7 +6,7 @@ use mks_logic::record::Record;
 use mks_logic::version::value_digest;
 use mks_proto::v1::{GetRequest, ReadOptions};
 use mks_store::{Options, open};
-use mks_tests_cluster::{Client, Cluster, Node, NodeSetup, get_request, key, metric, mks};
+use mks_tests_cluster::{Client, Cluster, Node, get_request, key, metric, mks};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -17,16 +17,6 @@ pub(crate) const QUIET: &str = "[limits]\nrepairs_max = 0\nsync_period_ms = 8640
 
 pub(crate) fn name(i: usize) -> String {
     format!("kept-{i:04}")
-}
-
-fn cluster(limits: &str) -> Cluster {
-    let mut cluster = Cluster::empty();
-    for id in 1..=3 {
-        let first = if id == 1 { NodeSetup::founder(3) } else { NodeSetup::joiner(&[1]) };
-        cluster.add(id, &first.with(limits)).start();
-    }
-    cluster.wait_ready();
-    cluster
 }
 
 /// Every owner holds every key.
@@ -96,7 +86,7 @@ pub(crate) fn status(node: &Node) -> serde_json::Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_a_disk_damaged_is_named_and_mended_by_the_other_owners() {
-    let mut cluster = cluster(QUIET);
+    let mut cluster = Cluster::configured(3, QUIET);
     fill(&cluster).await;
     cluster.node_mut(2).terminate();
     let store = store(cluster.node_mut(2));
@@ -140,7 +130,8 @@ async fn a_record_that_a_disk_damaged_is_named_and_mended_by_the_other_owners() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_that_a_disk_lost_or_exchanged_are_found_by_the_scrub_s_own_rhythm() {
-    let mut cluster = cluster("[limits]\nrepairs_max = 0\nsync_period_ms = 86400000\nscrub_period_ms = 2000");
+    let mut cluster =
+        Cluster::configured(3, "[limits]\nrepairs_max = 0\nsync_period_ms = 86400000\nscrub_period_ms = 2000");
     fill(&cluster).await;
     cluster.node_mut(3).terminate();
     let store = store(cluster.node_mut(3));

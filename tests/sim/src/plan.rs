@@ -121,6 +121,7 @@ fn limits(dice: &mut Dice) -> Limits {
         deadline_default_ms: DEADLINE_MS,
         deadline_max_ms: DEADLINE_MS,
         sync_period_ms: 4_000,
+        seals: true,
         sync_quiet_ms: 200,
         sync_answer_ms: 500,
         scrub_period_ms: 1_500,
@@ -262,7 +263,12 @@ impl Plan {
             think_us: 600 * MS,
             load_us: 60_000 * MS,
             epoch_us: 900_000 * MS,
-            limits: Limits { deadline_default_ms: DEADLINE_MS, deadline_max_ms: DEADLINE_MS, ..Limits::default() },
+            limits: Limits {
+                deadline_default_ms: DEADLINE_MS,
+                deadline_max_ms: DEADLINE_MS,
+                seals: true,
+                ..Limits::default()
+            },
             ..Self::draw(seed)
         }
     }

@@ -28,6 +28,8 @@ const ENTERED_KEPT: usize = 4;
 /// Why a node does not say that it is drained of the epoch before the previous one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Undrained {
+    /// It is not to seal anything: see [`crate::limits::Limits::seals`].
+    Off,
     /// It can speak of none: as this process it began two epochs ago at most.
     Young,
     /// It coordinates writes of that epoch, or of one before.
@@ -291,6 +293,7 @@ impl Node {
         let drain = if let Drain::Idle(at) = seals.drain { Some(at) } else { None };
         let drain =
             drain.filter(|_| self.drain_target().is_some_and(|epoch| seals.granted.is_some_and(|g| g <= epoch)));
+        let drain = drain.filter(|_| self.limits.seals);
         let says = matches!(seals.drain, Drain::Done(_)) || !seals.held.is_empty() || self.is_rid();
         let ask = says.then_some(seals.ask_at);
         let due = seals.due.first().map(|(at, _)| *at).filter(|_| self.sync_has_room() && self.knows_purged());
@@ -359,6 +362,10 @@ impl Node {
     /// Looks whether anything of the epoch before the previous one is under way here, or kept.
     fn drain(&mut self, step: &mut Step<'_>) {
         let Some(epoch) = self.drain_target() else { return };
+        if !self.limits.seals {
+            self.seals.why = Undrained::Off;
+            return;
+        }
         let again = step.now.mono_us + self.limits.move_retry_ms * 1_000 / SOON;
         if self.seals.granted.is_none_or(|granted| granted > epoch) {
             self.seals.why = Undrained::Young;

@@ -1,7 +1,7 @@
 //! `storage migrate`: a stopped node's data, copied to another engine or behind other adapters.
 //!
-//! A node does the same by itself when its config names another chain. This is for operators who want to see it done, and
-//! its outcome, before the node starts.
+//! A node does the same by itself when its config names another chain. This is for operators who want to see it done,
+//! and its outcome, before the node starts.
 
 use super::client::Failure;
 use super::output::{Output, progress, table};

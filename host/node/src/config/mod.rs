@@ -296,6 +296,7 @@ struct LimitFields {
     hint_retry_ms: u64,
     needs_sync_max: usize,
     move_retry_ms: u64,
+    seals: bool,
 }
 
 /// `[gossip]`: the fields of [`GossipSettings`], as above.

@@ -21,6 +21,9 @@ pub fn seal_waits(handle: &Handle, state: &State) -> Vec<String> {
     let away = |node: NodeId| view.peers.iter().any(|peer| peer.node == node && !peer.alive);
     let names = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|node| named(node, &away)).collect::<Vec<_>>();
     let (closed, mut waits) = (state.closed().epoch, Vec::new());
+    if view.sealing.and_then(|sealing| sealing.undrained).is_some_and(|(_, why)| why == Undrained::Off) {
+        return vec!["limits.seals is off here, so tombstones stay on all disks".to_owned()];
+    }
     // Nobody can say more than that.
     if state.ring.is_some() && closed.0 + 2 < state.epoch.0 {
         let why = view.sealing.and_then(|sealing| sealing.undrained);
@@ -65,6 +68,7 @@ pub fn seal_waits(handle: &Handle, state: &State) -> Vec<String> {
 
 fn reason(epoch: Epoch, why: Undrained) -> String {
     match why {
+        Undrained::Off => "limits.seals is off here".to_owned(),
         Undrained::Young => format!("it started after epoch {epoch} had begun, and can speak of later ones only"),
         Undrained::Writes => format!("writes of epoch {epoch} are under way"),
         Undrained::Hints(owner) => format!("it keeps writes of epoch {epoch} or before for {owner}"),

@@ -12,7 +12,7 @@ use crate::replica::absorb;
 use crate::testing::{PARTITION_BITS, Rules, job, key, request, version};
 
 fn limits() -> Limits {
-    Limits { sync_period_ms: 1 << 40, scrub_period_ms: 1 << 40, ..Limits::default() }
+    Limits { sync_period_ms: 1 << 40, scrub_period_ms: 1 << 40, seals: true, ..Limits::default() }
 }
 
 /// Epochs end, and time passes for what follows.
