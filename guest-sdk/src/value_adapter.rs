@@ -346,9 +346,12 @@ mod tests {
         }
     }
 
-    fn columns(rows: &[(&[u8], &[u8], &[u8])]) -> wit::Rows {
-        let ends = |of: fn(&(&[u8], &[u8], &[u8])) -> usize| {
-            rows.iter().scan(0, |end, row| Some(*end + of(row)).inspect(|next| *end = *next)).map(|end| end as u32)
+    /// Name, value and random bytes.
+    type Parts<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+    fn columns(rows: &[Parts<'_>]) -> wit::Rows {
+        let ends = |of: fn(&Parts<'_>) -> usize| {
+            rows.iter().scan(0, move |end, row| Some(*end + of(row)).inspect(|next| *end = *next)).map(|end| end as u32)
         };
         wit::Rows {
             names: rows.iter().flat_map(|row| row.0.to_vec()).collect(),

@@ -7,7 +7,6 @@ use crate::handle::{Call, ChangeView, OperatorCall, PeerView, PumpView, RepairCa
 use crate::metrics::{Kind, Metrics};
 use crate::peer::{Link, LinkParts};
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use mks_logic::cluster::{Entry, State};
 use mks_logic::event::{
     Effect, HintCount, HintOutcome, Input, JobId, MoveOutcome, Reply, ScrubOutcome, SealOutcome, Ticket, Told,

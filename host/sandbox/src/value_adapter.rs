@@ -11,7 +11,7 @@ use crate::engine::{Deadline, Guest, SharedEngine, shorten};
 use crate::error::SandboxError;
 use crate::loader::{Interface, Loaded, Loader};
 use crossbeam_queue::ArrayQueue;
-use mks_logic::port::{Adapt, AdaptError, ResolverHash as ContentHash, Rows, Unpacked};
+use mks_logic::port::{Adapt, AdaptError, Rows, Unpacked};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
 use std::fmt;

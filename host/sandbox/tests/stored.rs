@@ -2,7 +2,7 @@
 //! them.
 
 use crate::sandbox;
-use mks_logic::port::{Adapt, Change, Durability, Read, Store, Table, UNREADABLE};
+use mks_logic::port::{Adapt, Change, Durability, Store, Table, UNREADABLE};
 use mks_sandbox::{AdapterConfig, AdapterSource, Sandbox};
 use mks_store::{Adapters, BUILT, Engine, Options, conformance, open, open_watched};
 use std::cell::RefCell;

@@ -139,10 +139,10 @@ mod tests {
         }
 
         #[test]
-        fn a_bit_that_turned_anywhere_is_noticed(value in bytes(300), at in any::<prop::sample::Index>(), bit in 0..8) {
+        fn a_bit_that_turned_anywhere_is_noticed(value in bytes(300), at in any::<prop::sample::Index>(), bit in 0..8_u8) {
             let mut packed = opened(1).pack(b"name", &value, &NONCE);
             let at = at.index(packed.len());
-            packed[at] ^= 1 << bit;
+            packed[at] ^= 1_u8 << bit;
             let of_another_key = (1..=ID_BYTES).contains(&at);
             let expected = if of_another_key { Unreadable::Foreign } else { Unreadable::Damaged };
             prop_assert_eq!(opened(1).unpack(b"name", &packed), Err(expected));

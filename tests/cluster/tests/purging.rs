@@ -146,7 +146,7 @@ async fn a_node_that_was_down_holds_up_the_seal_says_so_and_brings_nothing_back(
     for id in 1..=3 {
         let options = ReadOptions { r: Some(1), deadline_ms: Some(2_000), ..ReadOptions::default() };
         for i in 0..KEYS {
-            let request = GetRequest { options: Some(options.clone()), ..get_request(key("", name(i))) };
+            let request = GetRequest { options: Some(options), ..get_request(key("", name(i))) };
             assert_eq!(cluster.node(id).client().get_with(request).await.unwrap(), None, "{} on node {id}", name(i));
         }
     }

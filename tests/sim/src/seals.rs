@@ -27,8 +27,8 @@ impl Site {
     #[must_use]
     pub fn unsealed(&self) -> Option<String> {
         let (state, goal) = (&self.log.state, self.seal_goal?);
-        let partitions = (0..1 << PARTITION_BITS).map(PartitionId);
-        for partition in partitions.filter(|partition| state.sealed(*partition).epoch < goal) {
+        let mut partitions = (0..1 << PARTITION_BITS).map(PartitionId);
+        if let Some(partition) = partitions.find(|partition| state.sealed(*partition).epoch < goal) {
             let (sealed, closed, waits) = (state.sealed(partition), state.closed(), state.awaits(partition));
             let nodes = self.present().map(|machine| (machine.id, machine.node.as_ref().map(Node::sealing)));
             let nodes: Vec<_> = nodes.collect();

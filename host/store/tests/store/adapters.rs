@@ -195,8 +195,8 @@ fn long_values_come_in_parts_and_no_call_is_large() {
         let key = |n: usize| Bytes::from(vec![n as u8 + 1]);
         let batch = (0..lengths.len()).map(|n| Change::Put { table: Table::Records, key: key(n), value: value(n) });
         store.apply(batch.collect(), Durability::Sync).unwrap();
-        for n in 0..lengths.len() {
-            assert_eq!(store.get(Table::Records, &key(n)).unwrap(), Some(value(n)), "{} bytes", lengths[n]);
+        for (n, bytes) in lengths.iter().enumerate() {
+            assert_eq!(store.get(Table::Records, &key(n)).unwrap(), Some(value(n)), "{bytes} bytes");
         }
         let found = pairs(&*store, Table::Records);
         assert_eq!(found.iter().map(|(_, value)| value.len()).collect::<Vec<_>>(), lengths);
@@ -290,9 +290,8 @@ fn another_chain_gets_a_copy_and_the_way_back_is_the_same() {
         let before = contents(&*store);
         drop(store);
         let (one, two) = (Mask::new(1), Mask::new(2));
-        let stacks: [(&[&Arc<Mask>], &[&Arc<Mask>]); 4] =
-            [(&[&one], &[]), (&[&two, &one], &[]), (&[&two], &[&one]), (&[], &[&two])];
-        for (chain, earlier) in stacks {
+        let stacks = [(vec![&one], vec![]), (vec![&two, &one], vec![]), (vec![&two], vec![&one]), (vec![], vec![&two])];
+        for (chain, earlier) in &stacks {
             let adapters = Adapters { earlier: behind(earlier).chain, ..behind(chain) };
             let mut told = None;
             let options = small(engine, directory.path());

@@ -14,7 +14,6 @@ use mks_logic::member::GossipSettings;
 use mks_logic::message::{Message, Tag};
 use mks_logic::mint::Mints;
 use mks_logic::node::{Node, NodeOptions};
-use mks_logic::port::DataTypes;
 use mks_logic::purge;
 use mks_logic::replica::{self, Ports};
 use mks_logic::sync;

@@ -165,7 +165,7 @@ fn owners_keep_what_a_resolver_merges_for_readers_and_do_not_ask_it() {
     let merged = merge(&Rules::Fail, policy, [disk.record(&cart())]);
     assert_eq!(merged.versions().len(), 2);
     let more: Vec<WriteJob> = (20..20 + SIBLINGS_MAX as u64).map(|at| blind(at, "more")).collect();
-    let outcomes: Vec<WriteOutcome> = more.iter().flat_map(|job| absorbed(&disk, &[job.clone()])).collect();
+    let outcomes: Vec<WriteOutcome> = more.iter().flat_map(|job| absorbed(&disk, std::slice::from_ref(job))).collect();
     let refused = WriteOutcome::Refused(Refused::TooManySiblings);
     assert!(outcomes.ends_with(&[refused.clone(), refused]), "{outcomes:?}");
 }
