@@ -119,6 +119,7 @@ mod tests {
     use super::*;
     use mks_guest_sdk::value_adapter::Opened;
     use proptest::prelude::*;
+    use proptest::sample::Index;
 
     const NONCE: [u8; NONCE_BYTES] = [3; NONCE_BYTES];
 
@@ -139,7 +140,7 @@ mod tests {
         }
 
         #[test]
-        fn a_bit_that_turned_anywhere_is_noticed(value in bytes(300), at in any::<prop::sample::Index>(), bit in 0..8_u8) {
+        fn a_bit_that_turned_anywhere_is_noticed(value in bytes(300), at in any::<Index>(), bit in 0..8_u8) {
             let mut packed = opened(1).pack(b"name", &value, &NONCE);
             let at = at.index(packed.len());
             packed[at] ^= 1_u8 << bit;

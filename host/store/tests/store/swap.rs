@@ -169,7 +169,7 @@ fn without_room_for_a_copy_nothing_is_begun() {
         let full = Options { reserve_bytes: u64::MAX >> 1, ..small(to, directory.path()) };
         let refused = refused(open(&full));
         assert!(matches!(refused, OpenError::NoRoomToSwap { needed: 1.., .. }), "{refused}");
-        assert!(refused.to_string().contains(&format!("set the engine back to {from}")), "{refused}");
+        assert!(refused.to_string().contains(&format!("go back to the engine {from}")), "{refused}");
         assert_eq!(names(directory.path()), ["live", "lock"]);
         assert_whole(&*open(&small(from, directory.path())).unwrap(), from);
     }
