@@ -195,7 +195,6 @@ impl World {
         }
         self.site.log.entries.push(entry);
         self.lead();
-        self.rid_early();
         let holds = matches!(self.site.log.entries.last(), Some(Entry::Hold { .. }));
         if was != step(&self.site.log.state) || accepted && holds {
             self.deafen();

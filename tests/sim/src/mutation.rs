@@ -95,16 +95,8 @@ mutations! {
     MergeNothing, "merge-nothing";
     /// A node that lost a partition keeps what it holds of it.
     NothingDropped, "nothing-dropped";
-    /// A partition is sealed although one of its owners has not confirmed it.
-    SealShort, "seal-short";
     /// An owner purges what is closed before all have confirmed it.
     PurgeEarly, "purge-early";
-    /// An owner takes late copies of closed epochs.
-    ClosedTaken, "closed-taken";
-    /// A purge goes by the epoch alone.
-    EpochAlone, "epoch-alone";
-    /// Nobody waits for what nodes hold of partitions that moved away from them.
-    RidEarly, "rid-early";
     /// A node says that it is drained of an epoch while it keeps hints of it.
     DrainedWithHints, "drained-with-hints";
 }

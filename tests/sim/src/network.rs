@@ -176,7 +176,6 @@ impl World {
                     range.epoch = epoch;
                 }
             }
-            (Some(Mutation::ClosedTaken), Message::Write { .. }) => self.take_closed(to, &message),
             (Some(Mutation::WriteWithoutPast), Message::Write { past, .. }) => *past = Context::default(),
             _ => {}
         }

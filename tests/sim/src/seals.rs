@@ -7,14 +7,11 @@ use crate::plan::{MS, part};
 use crate::site::{Phase, Site};
 use crate::world::{Event, Local, Timed, World};
 use mks_logic::cluster::Entry;
-use mks_logic::context::Context;
-use mks_logic::event::{Input, JobId, Purge, SealJob, SealOutcome, SealWork, WriteJob};
-use mks_logic::id::{Epoch, NodeId, PartitionId};
-use mks_logic::message::Message;
+use mks_logic::event::{Input, Purge, SealJob, SealOutcome, SealWork};
+use mks_logic::id::{NodeId, PartitionId};
 use mks_logic::node::Node;
 use mks_logic::note::tombstone;
 use mks_logic::outline::Outline;
-use mks_logic::port::Durability;
 use mks_logic::purge;
 use mks_logic::time::Hlc;
 use std::cmp::Reverse;
@@ -90,10 +87,6 @@ impl World {
         let mutation = self.site.plan.mutation;
         let outcome = match (mutation, &mut job.work) {
             (Some(Mutation::DrainedWithHints), SealWork::Drain { .. }) => SealOutcome::Drained { least: None },
-            (Some(Mutation::EpochAlone), SealWork::Purge(purge)) => {
-                purge.seal.clock = Hlc(u64::MAX);
-                self.seal_work(id, &job.work)
-            }
             (_, work) => self.seal_work(id, work),
         };
         let delay = self.dice.between(20, MS) * self.machine(id).slow;
@@ -137,55 +130,5 @@ impl World {
             }
         }
         outcome
-    }
-
-    /// Says for all others what one owner says.
-    pub(crate) fn confirm_for_others(&mut self, entry: &Entry) {
-        let Entry::Confirm { closed, changes, partitions, .. } = entry else { return };
-        if self.site.plan.mutation != Some(Mutation::SealShort) {
-            return;
-        }
-        for node in (1..=self.site.plan.machines()).map(NodeId) {
-            let (closed, changes, partitions) = (*closed, *changes, partitions.clone());
-            self.propose(Entry::Confirm { node, closed, changes, partitions });
-        }
-    }
-
-    /// Says for nodes that others wait for that they are rid of what they held.
-    pub(crate) fn rid_early(&mut self) {
-        let state = &self.site.log.state;
-        if self.site.plan.mutation != Some(Mutation::RidEarly) || state.change.is_some() {
-            return;
-        }
-        let (changes, partitions) = (state.changes, (0..1 << PARTITION_BITS).map(PartitionId));
-        let nodes: std::collections::BTreeSet<NodeId> = partitions.flat_map(|p| state.leftovers(p)).collect();
-        for node in nodes {
-            self.propose(Entry::Rid { node, changes });
-        }
-    }
-
-    /// An owner takes a copy whose epoch is closed there, whatever its node says.
-    pub(crate) fn take_closed(&mut self, to: NodeId, message: &Message) {
-        let Message::Write { key, version, .. } = message else { return };
-        let machine = self.machine(to);
-        let Some(keyspace) = machine.state.keyspaces.get(&key.keyspace) else { return };
-        if machine.node.is_none() || version.epoch > machine.state.closed().epoch || version.epoch == Epoch(0) {
-            return;
-        }
-        let (policy, key, version) = (keyspace.policy(), key.clone(), version.clone());
-        machine.waiting.push(WriteJob {
-            job: JobId(u64::MAX),
-            key,
-            version,
-            past: Context::default(),
-            mint: None,
-            fresh: false,
-            durability: Durability::Sync,
-            policy,
-            replaces: false,
-            beside: Vec::new(),
-            apply: None,
-        });
-        self.commit_soon(to);
     }
 }

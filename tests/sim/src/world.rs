@@ -505,7 +505,6 @@ impl World {
         if self.dice.chance(10) {
             return;
         }
-        self.confirm_for_others(&entry);
         self.propose(entry);
     }
 
