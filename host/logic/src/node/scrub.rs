@@ -531,7 +531,7 @@ impl Node {
                 continue;
             }
             if !left.iter().all(|owner| self.is_linked(*owner)) {
-                self.scrub.later(now + answer, key);
+                self.scrub.later(now + self.limits.hint_retry_ms * 1_000, key);
                 continue;
             }
             let (tag, epoch) = (self.tag(), self.state.epoch);
@@ -544,7 +544,7 @@ impl Node {
 
     fn fetch_failed(&mut self, step: &Step<'_>, tag: Tag) {
         if let Some(fetch) = self.scrub.fetches.remove(&tag) {
-            self.scrub.later(step.now.mono_us + self.limits.sync_answer_ms * 1_000, fetch.key);
+            self.scrub.later(step.now.mono_us + self.limits.hint_retry_ms * 1_000, fetch.key);
         }
     }
 
