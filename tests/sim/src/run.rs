@@ -178,6 +178,7 @@ fn liveness(world: &mut World) {
                 world.ask(node, (request(workload.look(key.clone())), Vec::new()));
             }
         }
+        world.advance((DEADLINE_MS + 200) * MS);
     }
 }
 
