@@ -273,6 +273,11 @@ pub enum Applied {
 }
 
 impl State {
+    /// All partitions; none while the cluster forms.
+    pub fn partitions(&self) -> impl Iterator<Item = PartitionId> + use<> {
+        (0..self.ring.as_ref().map_or(0, Ring::partitions)).map(|partition| PartitionId(partition as u16))
+    }
+
     /// The owners of `partition` for a keyspace with `n` of them; empty while the cluster forms.
     #[must_use]
     pub fn owners(&self, partition: PartitionId, n: u8) -> &[NodeId] {

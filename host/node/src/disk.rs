@@ -303,17 +303,22 @@ fn commit(parts: &DiskParts, group: &[WriteJob]) -> bool {
     if !scrub::met(parts, group.iter().zip(&outcomes).filter(|(_, o)| damaged(o)).map(|(job, _)| &job.key)) {
         return false;
     }
-    let broken = outcomes.contains(&WriteOutcome::Refused(Refused::Store)).then(|| fatal(&*parts.store)).flatten();
-    let done = group.iter().map(|job| job.job).zip(outcomes).collect();
-    if parts.events.blocking_send(Event::Written(done)).is_err() {
+    let failed = outcomes.contains(&WriteOutcome::Refused(Refused::Store));
+    tell(parts, Event::Written(group.iter().map(|job| job.job).zip(outcomes).collect()), failed)
+}
+
+/// Says what came of work, and where the store `failed` in it, whether it has given up for good. False when there is
+/// nobody to tell, or nothing to go on with.
+fn tell(parts: &DiskParts, event: Event, failed: bool) -> bool {
+    let broken = failed.then(|| fatal(&*parts.store)).flatten();
+    if parts.events.blocking_send(event).is_err() {
         return false;
     }
-    if let Some(reason) = broken {
+    broken.is_none_or(|reason| {
         // Nobody reads the queue any more once this is said: the node stops.
         drop(parts.events.blocking_send(Event::StoreBroken(reason)));
-        return false;
-    }
-    true
+        false
+    })
 }
 
 /// The same for work on the hints. What the store can't do is the logic's business, unless it can't go on.
@@ -323,41 +328,21 @@ fn settle_hints(parts: &DiskParts, jobs: &[HintJob]) -> bool {
     }
     let outcomes = hint::work(&*parts.store, jobs);
     let failed = outcomes.contains(&HintOutcome::Refused(Refused::Store));
-    let broken = failed.then(|| fatal(&*parts.store)).flatten();
-    let done = jobs.iter().map(|job| job.job).zip(outcomes).collect();
-    if parts.events.blocking_send(Event::Hinted(done)).is_err() {
-        return false;
-    }
-    broken.is_none_or(|reason| {
-        drop(parts.events.blocking_send(Event::StoreBroken(reason)));
-        false
-    })
+    tell(parts, Event::Hinted(jobs.iter().map(|job| job.job).zip(outcomes).collect()), failed)
 }
 
 /// The same for partitions that move.
 fn move_job(parts: &DiskParts, MoveJob { job, work }: MoveJob) -> bool {
     let outcome = moves::work(parts.ports(), &work);
-    let broken = (outcome == MoveOutcome::Failed).then(|| fatal(&*parts.store)).flatten();
-    if parts.events.blocking_send(Event::Moved(job, outcome)).is_err() {
-        return false;
-    }
-    broken.is_none_or(|reason| {
-        drop(parts.events.blocking_send(Event::StoreBroken(reason)));
-        false
-    })
+    let failed = outcome == MoveOutcome::Failed;
+    tell(parts, Event::Moved(job, outcome), failed)
 }
 
 /// The same for seals.
 fn seal_job(parts: &DiskParts, SealJob { job, work }: SealJob) -> bool {
     let outcome = purge::work(parts.ports(), &work);
-    let broken = (outcome == SealOutcome::Failed).then(|| fatal(&*parts.store)).flatten();
-    if parts.events.blocking_send(Event::Sealed(job, outcome)).is_err() {
-        return false;
-    }
-    broken.is_none_or(|reason| {
-        drop(parts.events.blocking_send(Event::StoreBroken(reason)));
-        false
-    })
+    let failed = outcome == SealOutcome::Failed;
+    tell(parts, Event::Sealed(job, outcome), failed)
 }
 
 /// The reason, if the store has given up for good.

@@ -8,7 +8,7 @@ use crate::plugins::Local;
 use mks_logic::cluster::Quarantine;
 use mks_logic::port::Role;
 
-pub use seals::{partitions, seal_waits};
+pub use seals::seal_waits;
 pub use waits::waits;
 
 /// Why clients are not served yet; `None` when they are.

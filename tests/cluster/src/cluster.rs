@@ -114,6 +114,20 @@ impl Cluster {
         Self::with(&vec!["fjall"; count as usize])
     }
 
+    /// What an operator waits for before he stops the next node: this one is back in the eyes of another.
+    ///
+    /// # Panics
+    /// When it is not within [`PATIENCE`].
+    pub async fn wait_back(&self, id: u64) {
+        self.eventually("the node is back", async |cluster| {
+            let other = 1 + id % 3;
+            let members = cluster.node(other).client().members().await;
+            members.is_ok_and(|members| members.iter().all(|m| m.node == other || (m.alive && m.linked)))
+        })
+        .await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+
     /// As [`Cluster::of`], with more lines in each config.
     #[must_use]
     pub fn configured(count: u32, config: &str) -> Self {

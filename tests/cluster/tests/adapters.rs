@@ -118,18 +118,6 @@ fn begin_migration(node: &Node, to: &str) {
     begun.wait().unwrap();
 }
 
-/// What an operator waits for: the node is back in the eyes of all others.
-async fn wait_back(cluster: &Cluster, id: u64) {
-    cluster
-        .eventually("the node is back", async |cluster| {
-            let other = 1 + id % 3;
-            let members = cluster.node(other).client().members().await;
-            members.is_ok_and(|members| members.iter().all(|m| m.node == other || (m.alive && m.linked)))
-        })
-        .await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_under_load_gets_compression_and_encryption_node_by_node_and_loses_nothing() {
     let mut cluster = Cluster::of(3);
@@ -163,7 +151,7 @@ async fn a_cluster_under_load_gets_compression_and_encryption_node_by_node_and_l
         cluster.node_mut(id).start();
         cluster.node_mut(id).wait_ready();
         assert!(!cluster.node(id).log().contains("the store is copied"), "it was copied before");
-        wait_back(&cluster, id).await;
+        cluster.wait_back(id).await;
     }
     // And one of them back again, by its config alone.
     let earlier = format!("earlier = [\"compress\", {}]", encrypt(&cluster.path("storage-3.key")));
@@ -172,7 +160,7 @@ async fn a_cluster_under_load_gets_compression_and_encryption_node_by_node_and_l
     cluster.node_mut(3).start();
     cluster.node_mut(3).wait_ready();
     assert!(cluster.node(3).log().contains("the copy has taken the place of the store"));
-    wait_back(&cluster, 3).await;
+    cluster.wait_back(3).await;
     let report = load.stop().await;
     assert!(report.failures.is_empty(), "{} requests failed: {:#?}", report.failures.len(), report.failures);
     assert!(report.answered > 100, "only {} answers: that proves nothing", report.answered);

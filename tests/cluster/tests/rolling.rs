@@ -17,15 +17,7 @@ async fn restart_all(cluster: &mut Cluster) -> Vec<(u64, Instant, Instant)> {
         cluster.node_mut(id).start();
         cluster.node_mut(id).wait_ready();
         away.push((id, stopped, Instant::now()));
-        // What an operator waits for: the node is back in the eyes of all others.
-        cluster
-            .eventually("the node is back", async |cluster| {
-                let other = 1 + id % 3;
-                let members = cluster.node(other).client().members().await;
-                members.is_ok_and(|members| members.iter().all(|m| m.node == other || (m.alive && m.linked)))
-            })
-            .await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.wait_back(id).await;
     }
     away
 }

@@ -7,7 +7,7 @@
 
 use super::{Refusal, Standing, State};
 use crate::id::{Epoch, Incarnation, NodeId, PartitionId};
-use crate::ring::{RING_WIDTH_MAX, Ring};
+use crate::ring::RING_WIDTH_MAX;
 use crate::time::Hlc;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -241,11 +241,7 @@ impl State {
     /// A change has begun: what was confirmed of partitions that move counts for nothing, and whoever owns them now, or
     /// is to own them, may be left with something.
     pub(super) fn unconfirm_moving(&mut self) {
-        let partitions = self.ring.as_ref().map_or(0, Ring::partitions);
-        for partition in (0..partitions).map(|p| PartitionId(p as u16)) {
-            if !self.is_moving(partition) {
-                continue;
-            }
+        for partition in self.partitions().filter(|partition| self.is_moving(*partition)).collect::<Vec<_>>() {
             let next = self.change.as_ref().map_or(&[][..], |change| change.next.owners(partition, RING_WIDTH_MAX));
             let all: BTreeSet<NodeId> = self.owners(partition, RING_WIDTH_MAX).iter().chain(next).copied().collect();
             self.seals.confirmed.remove(&partition);

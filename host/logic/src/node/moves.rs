@@ -221,14 +221,12 @@ impl Node {
             waits.is_some_and(|waits| waits.contains(&self.me))
         };
         self.moves.ins.retain(|partition, _| gains(partition));
-        let partitions = state.ring.as_ref().map_or(0, |ring| ring.partitions());
-        let all = || (0..partitions).map(|p| PartitionId(p as u16));
-        for partition in all().filter(gains) {
+        for partition in state.partitions().filter(gains) {
             let fresh = || In { progress: Progress::new(now), compared: BTreeSet::new() };
             self.moves.ins.entry(partition).or_insert_with(fresh);
         }
         let mine: BTreeMap<PartitionId, u8> =
-            all().filter_map(|p| state.copies_at(self.me, p).map(|copies| (p, copies))).collect();
+            state.partitions().filter_map(|p| state.copies_at(self.me, p).map(|copies| (p, copies))).collect();
         let less = |(partition, copies): (&PartitionId, &u8)| mine.get(partition).is_none_or(|now| now > copies);
         if self.moves.mine.iter().any(less) {
             self.moves.lost = JobId(self.serial);

@@ -255,8 +255,7 @@ impl Node {
     /// The ring or the keyspaces may have changed: which partitions are looked at.
     pub(super) fn scrub_cluster(&mut self, step: &Step<'_>) {
         let widest = self.state.keyspaces.values().map(|keyspace| keyspace.n).max().unwrap_or(0);
-        let all = (0..self.state.ring.as_ref().map_or(0, |ring| ring.partitions())).map(|p| PartitionId(p as u16));
-        let mine: BTreeSet<_> = all.filter(|p| self.state.holds(self.me, *p, widest)).collect();
+        let mine: BTreeSet<_> = self.state.partitions().filter(|p| self.state.holds(self.me, *p, widest)).collect();
         let state = &self.state;
         for (partition, distrust) in &mut self.scrub.distrusted {
             // Whoever is no owner any more is not compared with: then with those who are.

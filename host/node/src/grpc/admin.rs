@@ -208,7 +208,7 @@ impl AdminService {
         let sealing = self.handle.view.load().sealing;
         SealStatus {
             closed: state.closed().epoch.0,
-            sealed: status::partitions(state).map(|partition| state.sealed(partition).epoch.0).collect(),
+            sealed: state.partitions().map(|partition| state.sealed(partition).epoch.0).collect(),
             waits: status::seal_waits(&self.handle, state),
             purging: sealing.map_or(0, |sealing| sealing.purging),
             purged: sealing.map_or(0, |sealing| sealing.purged),

@@ -3,31 +3,23 @@
 use super::waits::named;
 use crate::handle::Handle;
 use mks_logic::cluster::{Awaited, State};
-use mks_logic::id::{Epoch, NodeId, PartitionId};
+use mks_logic::id::{Epoch, NodeId};
 use mks_logic::node::Undrained;
-use mks_logic::ring::Ring;
 use std::collections::BTreeMap;
-
-/// All partitions.
-pub fn partitions(state: &State) -> impl Iterator<Item = PartitionId> + use<> {
-    let partitions = state.ring.as_ref().map_or(0, Ring::partitions);
-    (0..partitions).filter_map(|partition| u16::try_from(partition).ok().map(PartitionId))
-}
 
 /// What the next seals wait for, for people; empty when everything is sealed that can be.
 #[must_use]
 pub fn seal_waits(handle: &Handle, state: &State) -> Vec<String> {
     let view = handle.view.load();
     let away = |node: NodeId| view.peers.iter().any(|peer| peer.node == node && !peer.alive);
-    let names = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|node| named(node, &away)).collect::<Vec<_>>();
     let (closed, mut waits) = (state.closed().epoch, Vec::new());
-    if view.sealing.and_then(|sealing| sealing.undrained).is_some_and(|(_, why)| why == Undrained::Off) {
+    let undrained = view.sealing.and_then(|sealing| sealing.undrained);
+    if undrained.is_some_and(|(_, why)| why == Undrained::Off) {
         return vec!["limits.seals is off here, so tombstones stay on all disks".to_owned()];
     }
     // Nobody can say more than that.
     if state.ring.is_some() && closed.0 + 2 < state.epoch.0 {
-        let why = view.sealing.and_then(|sealing| sealing.undrained);
-        let name = |node: NodeId| match why {
+        let name = |node: NodeId| match undrained {
             Some((epoch, why)) if node == handle.node => format!("{} ({})", node, reason(epoch, why)),
             _ => named(node, &away),
         };
@@ -39,7 +31,7 @@ pub fn seal_waits(handle: &Handle, state: &State) -> Vec<String> {
         ));
     }
     let (mut moving, mut left, mut open) = (0u32, BTreeMap::new(), BTreeMap::new());
-    for partition in partitions(state).filter(|partition| state.sealed(*partition).epoch < closed) {
+    for partition in state.partitions().filter(|partition| state.sealed(*partition).epoch < closed) {
         let (counts, nodes): (&mut BTreeMap<NodeId, u32>, _) = match state.awaits(partition) {
             Awaited::Change => {
                 moving += 1;
@@ -55,12 +47,12 @@ pub fn seal_waits(handle: &Handle, state: &State) -> Vec<String> {
         waits.push(format!("{moving} partitions are not sealed before the change that moves them has ended"));
     }
     for (node, count) in left {
-        let node = names(&mut std::iter::once(node)).join("");
+        let node = named(node, &away);
         waits
             .push(format!("{count} partitions wait until {node} has handed over what it held of them before a change"));
     }
     for (node, count) in open {
-        let node = names(&mut std::iter::once(node)).join("");
+        let node = named(node, &away);
         waits.push(format!("{count} partitions wait for {node}, which has not compared them up to epoch {closed}"));
     }
     waits

@@ -8,7 +8,6 @@ use crate::exchange::SyncRefused;
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::node::sync::{Mover, Pair};
 use crate::node::{Node, Step};
-use crate::ring::Ring;
 use crate::sync::End;
 use crate::time::MonoUs;
 use alloc::collections::BTreeSet;
@@ -53,11 +52,8 @@ impl Node {
         for partition in self.seals.confirming.iter().filter_map(stale).collect::<Vec<_>>() {
             self.unconfirm(partition);
         }
-        let partitions = self.state.ring.as_ref().map_or(0, Ring::partitions);
-        let all = (0..partitions).map(|p| PartitionId(p as u16));
-        let fresh: Vec<PartitionId> =
-            all.filter(|p| !self.seals.confirming.contains_key(p)).filter(|p| self.waits_for_me(*p)).collect();
-        for partition in fresh {
+        let new = |p: &PartitionId| !self.seals.confirming.contains_key(p) && self.waits_for_me(*p);
+        for partition in self.state.partitions().filter(new).collect::<Vec<_>>() {
             self.seals.confirming.insert(partition, Confirming::default());
             self.seals.due.insert((now, partition));
         }
