@@ -7,7 +7,7 @@
 //! refused where there is no room, and otherwise stays until an owner of the key holds it.
 
 use super::linger::After;
-use super::{Cause, Kind, Node, Op, Step};
+use super::{Cause, Kind, Node, Op, SOON, Step};
 use crate::event::{Effect, Hint, HintCount, HintId, HintJob, HintOutcome, HintWork, JobId};
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::message::{Message, Refused, Tag, WriteOutcome};
@@ -59,8 +59,6 @@ pub struct NeedsSync {
 
 /// No fewer go out to an owner that is busy, so that those that it never takes do not keep back the rest.
 const WINDOW_MIN: usize = 8;
-/// An owner that is busy, and took something all the same, is asked again after this part of a usual pause.
-const SOON: u64 = 8;
 
 /// What goes on with one owner's hints.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -519,6 +517,7 @@ impl Node {
         let (busy, settled) = (core::mem::take(&mut debt.busy), core::mem::take(&mut debt.settled));
         if core::mem::take(&mut debt.pause) {
             debt.after = None;
+            // It is busy, and took something all the same.
             let part = if busy && !settled.is_empty() { SOON } else { 1 };
             debt.at += self.limits.hint_retry_ms * 1_000 / part;
         }

@@ -150,6 +150,10 @@ struct Peer {
     heard: Option<i64>,
 }
 
+/// What can't be done now, but will be soon, is tried again after this part of a usual pause: because another node is
+/// busy, say, or in another epoch.
+const SOON: u64 = 8;
+
 impl Peer {
     /// Its clock minus ours now, milliseconds, were it to go on as it did: a leap of ours shows at once.
     fn clock_offset_now(&self, now: Now) -> Option<i64> {

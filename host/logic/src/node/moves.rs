@@ -5,7 +5,7 @@
 mod tests;
 
 use super::sync::{Mover, Pair};
-use super::{JobFor, Node, Step};
+use super::{JobFor, Node, SOON, Step};
 use crate::cluster::{Entry, Standing};
 use crate::event::{Effect, JobId, MoveJob, MoveOutcome, MoveWork};
 use crate::exchange::SyncRefused;
@@ -16,10 +16,6 @@ use crate::time::MonoUs;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
-
-/// What could not be asked because the other node is in another epoch, or busy, is asked again after this part of a
-/// usual pause.
-const SOON: u64 = 8;
 
 /// How far one partition is.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ mod confirm;
 #[cfg(test)]
 mod tests;
 
-use super::{JobFor, Kind, Node, Op, Step};
+use super::{JobFor, Kind, Node, Op, SOON, Step};
 use crate::cluster::{Entry, Keyspace, Mark};
 use crate::event::{Effect, JobId, Purge, SealJob, SealOutcome, SealWork};
 use crate::id::{Epoch, NodeId, PartitionId};
@@ -18,8 +18,6 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use confirm::Confirming;
 
-/// What can't be done now, but will be soon, is tried again after this part of a usual pause.
-const SOON: u64 = 8;
 /// See [`Seals::purge_at`].
 const UNDER_WAY: MonoUs = MonoUs::MAX;
 /// Epochs whose beginning is remembered.

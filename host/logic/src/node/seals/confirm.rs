@@ -1,13 +1,13 @@
 //! What an owner does before it confirms a partition: it compares it with each other owner that has heard of the
 //! closing as well, all epochs in one go, and makes what it holds then survive a power cut.
 
-use super::{For, SOON};
+use super::For;
 use crate::cluster::{CONFIRM_MAX, Entry};
 use crate::event::SealWork;
 use crate::exchange::SyncRefused;
 use crate::id::{Epoch, NodeId, PartitionId};
 use crate::node::sync::{Mover, Pair};
-use crate::node::{Node, Step};
+use crate::node::{Node, SOON, Step};
 use crate::sync::End;
 use crate::time::MonoUs;
 use alloc::collections::BTreeSet;
