@@ -217,7 +217,9 @@ impl Node {
         let (key, version, past) = (op.key.clone(), op.version.clone(), op.past.clone());
         // Our own disk still does what it was asked, unless it refused.
         let still = op.unanswered().any(|o| o == self.me);
-        let owed: Vec<NodeId> = op.owed().filter(|o| *o != self.me || !still).collect();
+        // Who has left is owed nothing: what is removed of his hints is all that there will be.
+        let takes = |o: &NodeId| self.state.members.contains_key(o) && (*o != self.me || !still);
+        let owed: Vec<NodeId> = op.owed().filter(takes).collect();
         for owner in owed {
             let id = self.hint_id(owner, &key, &version);
             let hint = Hint { id, key: key.clone(), version: version.clone(), past: past.clone(), counted: false };
@@ -354,9 +356,6 @@ impl Node {
     fn forgotten(&mut self, step: &mut Step<'_>, owner: NodeId) {
         if self.state.members.contains_key(&owner) {
             self.rest(step, owner);
-        } else if self.hints.debts.get(&owner).is_some_and(|debt| debt.changing > 0) {
-            // What came meanwhile would lie there for ever, and nobody would know.
-            self.hint_job(step, For::Forget(owner), HintWork::Forget { owner });
         } else if let Some(debt) = self.hints.debts.remove(&owner) {
             self.hints.bytes -= debt.owed.bytes;
             self.figures.hints_dropped[HintDropped::Removed as usize] += debt.owed.count;

@@ -1,5 +1,5 @@
 //! What was purged comes back nowhere: when a tombstone goes, no member holds anything that it had superseded, nor gets
-//! it later. And once the trouble is over, where every partition is sealed, no tombstone is left that its seal covers.
+//! it later. And once the trouble is over, every partition is sealed, and no tombstone is left that its seal covers.
 
 use super::{Invariant, Verdict};
 use crate::log::PARTITION_BITS;
@@ -61,8 +61,10 @@ impl Invariant for Seals {
         if site.seal_goal.is_none() {
             return Ok(());
         }
-        // Not claimed yet: that all is sealed in time. Hints for a node that left can hold a seal up for long.
-        if site.unsealed().is_some() || site.plan.workload.is_causal() {
+        if let Some(waits) = site.unsealed() {
+            return Err(waits);
+        }
+        if site.plan.workload.is_causal() {
             return Ok(());
         }
         for key in &site.keys {

@@ -254,13 +254,16 @@ fn what_was_owed_before_a_restart_is_still_owed() {
 }
 
 #[test]
-fn hints_of_a_removed_member_are_removed() {
+fn hints_of_a_removed_member_are_removed_and_no_more_are_kept() {
     let mut keeper = Keeper::owing(Limits::default(), &["1", "2"]);
     let mut state = formed(3, (3, 2, 2));
     state.members.remove(&N3);
     let out = keeper.solo.learn(&state);
     keeper.work(out);
     assert_eq!((keeper.owed(), keeper.disk.hints().len(), keeper.dropped(HintDropped::Removed)), (0, 0, 2));
+    // A write that began when it was an owner.
+    keeper.put("3");
+    assert_eq!((keeper.owed(), keeper.disk.hints().len()), (0, 0));
 }
 
 #[test]
