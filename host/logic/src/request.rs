@@ -34,6 +34,24 @@ pub struct Request {
     pub node_confirms: Option<u8>,
 }
 
+impl Request {
+    /// An operation with everything else left to the keyspace and the node.
+    #[must_use]
+    pub const fn new(operation: Operation) -> Self {
+        Self {
+            operation,
+            quorum: None,
+            durability: None,
+            deadline_ms: None,
+            ttl_ms: None,
+            request_id: None,
+            context: None,
+            sloppy: false,
+            node_confirms: None,
+        }
+    }
+}
+
 /// The operations.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {

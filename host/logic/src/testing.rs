@@ -396,17 +396,7 @@ pub(crate) fn job(key: &Key, version: Version) -> WriteJob {
 
 /// A request with everything left to the keyspace and the node.
 pub(crate) fn request(operation: Operation) -> Request {
-    Request {
-        operation,
-        quorum: None,
-        durability: None,
-        deadline_ms: None,
-        ttl_ms: None,
-        request_id: None,
-        context: None,
-        sloppy: false,
-        node_confirms: None,
-    }
+    Request::new(operation)
 }
 
 /// A formed cluster of the nodes 1 to `nodes`, with all keyspaces, `n` copies and quorums of `r` and `w`.

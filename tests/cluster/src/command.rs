@@ -1,6 +1,7 @@
 //! Programs that people use: the `mks` command line, curl, python.
 
 use crate::node::mks_binary;
+use serde_json::Value;
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,20 @@ fn run_for(seconds: &str, program: &OsStr, arguments: &[&str], input: &[u8]) -> 
 #[must_use]
 pub fn mks(arguments: &[&str]) -> Output {
     run(mks_binary(), arguments, b"")
+}
+
+/// Runs `mks --addr ADDRESSES ARGUMENTS`.
+#[must_use]
+pub fn mks_at(addresses: &str, arguments: &[&str]) -> Output {
+    mks(&[&["--addr", addresses], arguments].concat())
+}
+
+/// The same with `--json`, for commands that must succeed.
+#[must_use]
+pub fn mks_json(addresses: &str, arguments: &[&str]) -> Value {
+    let output = mks_at(addresses, &[&["--json"], arguments].concat());
+    assert_eq!(output.status, 0, "{arguments:?}: {output:?}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {output:?}"))
 }
 
 /// The same for a command that compiles or installs something first.

@@ -22,7 +22,7 @@ mod text;
 pub use causal::{Carts, CausalHistory, CausalRead, CausalStory, CausalWrite, Siblings};
 pub use client::{Client, Failure, get_request, key, put_request};
 pub use cluster::{Cluster, NodeSetup};
-pub use command::{Output, curl, mks, mks_patiently, python_venv, run, skipped};
+pub use command::{Output, curl, mks, mks_at, mks_json, mks_patiently, python_venv, run, skipped};
 pub use history::{Contest, History, Holdings, Read, Story, Write};
 pub use hosts::Hosts;
 pub use load::{Load, Report};

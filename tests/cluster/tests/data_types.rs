@@ -3,7 +3,7 @@
 use mks_proto::v1::{
     ApplyRequest, ApplyResponse, DeleteRequest, KeyspaceDefinition, ReadOptions, ViewRequest, WriteOptions,
 };
-use mks_tests_cluster::{Client, Cluster, Failure, Output, get_request, key, mks, put_request};
+use mks_tests_cluster::{Client, Cluster, Failure, get_request, key, mks_at, put_request};
 use serde_json::Value;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tonic::Code;
@@ -195,10 +195,6 @@ async fn what_does_not_fit_the_type_is_an_error_that_says_what_to_do() {
     let both = KeyspaceDefinition { resolver: Some("lww".into()), ..wrong("x", "max") };
     assert_eq!(client.create_keyspace_with(both).await.unwrap_err().reason(), "INVALID");
     assert_eq!(view(client, "max", "").await.unwrap(), "3", "nothing has changed");
-}
-
-fn mks_at(addresses: &str, words: &[&str]) -> Output {
-    mks(&[&["--addr", addresses], words].concat())
 }
 
 fn json(addresses: &str, words: &[&str]) -> Value {

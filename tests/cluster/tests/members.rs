@@ -1,24 +1,12 @@
 //! Who belongs to the cluster: what operators see and ask, and directories that must not come back.
 
-use mks_tests_cluster::{Cluster, NodeSetup, Output, mks};
+use mks_tests_cluster::{Cluster, NodeSetup, mks_at, mks_json};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
 const REFUSED: i32 = 1;
 const USAGE: i32 = 2;
-
-/// Runs `mks --addr ADDRESSES ARGUMENTS`.
-fn at(addresses: &str, arguments: &[&str]) -> Output {
-    mks(&[&["--addr", addresses], arguments].concat())
-}
-
-/// The same with `--json`, for commands that must succeed.
-fn json_at(addresses: &str, arguments: &[&str]) -> Value {
-    let output = at(addresses, &[&["--json"], arguments].concat());
-    assert_eq!(output.status, 0, "{arguments:?}: {output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
 
 fn copy(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-r").arg(from).arg(to).status();
@@ -63,19 +51,19 @@ async fn operators_see_who_is_there_what_changed_and_what_a_change_would_move() 
     cluster.add(4, &NodeSetup::joiner(&[1])).start();
     cluster.wait_ready();
     let addresses = cluster.node(1).client_address().to_string();
-    let members = json_at(&addresses, &["node", "list"]);
+    let members = mks_json(&addresses, &["node", "list"]);
     let standings: Vec<_> = members.as_array().unwrap().iter().map(|m| m["standing"].as_str().unwrap()).collect();
     assert_eq!(standings, ["up", "up", "up", "joining"]);
-    let warnings = json_at(&addresses, &["status"])["warnings"].to_string();
+    let warnings = mks_json(&addresses, &["status"])["warnings"].to_string();
     assert!(warnings.contains("n4 owns nothing"), "{warnings}");
 
-    let epochs = json_at(&addresses, &["epoch"]);
+    let epochs = mks_json(&addresses, &["epoch"]);
     let events = epochs["events"].as_array().unwrap();
     let joined = events.iter().find(|event| event["what"] == "n4 joined the roster").expect("it is in the history");
     assert_eq!(joined["who"], "n4");
     assert!(joined["at_ms"].as_u64() > Some(1_700_000_000_000), "{joined}");
-    assert!(at(&addresses, &["keyspace", "create", "ours"]).status == 0);
-    let epochs = at(&addresses, &["epoch"]).text();
+    assert!(mks_at(&addresses, &["keyspace", "create", "ours"]).status == 0);
+    let epochs = mks_at(&addresses, &["epoch"]).text();
     assert!(epochs.contains("keyspace \"ours\" was made") && epochs.contains('@'), "it names who asked:\n{epochs}");
 
     cluster
@@ -84,11 +72,11 @@ async fn operators_see_who_is_there_what_changed_and_what_a_change_would_move() 
             members.is_ok_and(|members| members.len() == 4 && members.iter().all(|member| member.alive))
         })
         .await;
-    let plan = json_at(&addresses, &["node", "accept", "4", "--plan"]);
+    let plan = mks_json(&addresses, &["node", "accept", "4", "--plan"]);
     assert_eq!((plan["partitions"].as_u64(), plan["moved"].as_u64()), (Some(192), Some(192)), "{plan}");
     assert_eq!(plan["loads"].as_array().unwrap().len(), 4);
-    assert!(at(&addresses, &["node", "accept", "4", "--plan"]).text().contains("will own"));
-    assert_eq!(at(&addresses, &["node", "accept", "4", "--plan", "--wait"]).status, USAGE, "nothing to wait for");
+    assert!(mks_at(&addresses, &["node", "accept", "4", "--plan"]).text().contains("will own"));
+    assert_eq!(mks_at(&addresses, &["node", "accept", "4", "--plan", "--wait"]).status, USAGE, "nothing to wait for");
     for (arguments, word) in [
         (vec!["node", "leave", "1"], "n = 3 copies"),
         (vec!["node", "leave", "9"], "no member n9"),
@@ -100,16 +88,16 @@ async fn operators_see_who_is_there_what_changed_and_what_a_change_would_move() 
         (vec!["node", "weight", "9", "50"], "no member n9"),
     ] {
         for how in [&["--plan"][..], &[]] {
-            let output = at(&addresses, &[&arguments[..], how].concat());
+            let output = mks_at(&addresses, &[&arguments[..], how].concat());
             assert_eq!(output.status, REFUSED, "{arguments:?}: {output:?}");
             assert!(output.stderr.contains(word), "{arguments:?}: {}", output.stderr);
         }
     }
-    let (seen, now) = (plan["epoch"].as_u64().unwrap(), json_at(&addresses, &["epoch"])["epoch"].as_u64().unwrap());
+    let (seen, now) = (plan["epoch"].as_u64().unwrap(), mks_json(&addresses, &["epoch"])["epoch"].as_u64().unwrap());
     assert_eq!(seen, now, "a plan changes nothing");
-    assert!(at(&addresses, &["keyspace", "create", "since"]).status == 0);
-    let stale = at(&addresses, &["node", "accept", "4", "--planned-in", &seen.to_string()]);
+    assert!(mks_at(&addresses, &["keyspace", "create", "since"]).status == 0);
+    let stale = mks_at(&addresses, &["node", "accept", "4", "--planned-in", &seen.to_string()]);
     assert!(stale.status == REFUSED && stale.stderr.contains("STALE_PLAN"), "{stale:?}");
-    let moves = json_at(&addresses, &["moves"]);
+    let moves = mks_json(&addresses, &["moves"]);
     assert_eq!((&moves["asked"], &moves["over"]), (&0.into(), &true.into()), "nothing of all that was taken");
 }

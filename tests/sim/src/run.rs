@@ -11,7 +11,7 @@ use crate::world::World;
 use bytes::Bytes;
 use mks_logic::event::Input;
 use mks_logic::id::NodeId;
-use mks_logic::request::{Operation, Request};
+use mks_logic::request::Request;
 
 /// Most runs that one search for a smaller failing run may take.
 const SHRINK_RUNS_MAX: usize = 200;
@@ -152,15 +152,15 @@ fn liveness(world: &mut World) {
             // them.
             world.advance(20 * MS);
             let value = Bytes::copy_from_slice(&world.clients.value().to_be_bytes());
-            world.ask(node, (request(workload.look(key.clone())), Vec::new()));
+            world.ask(node, (Request::new(workload.look(key.clone())), Vec::new()));
             world.advance(20 * MS);
             // In a causal keyspace, with what the run itself has just seen.
             let Known { context, saw } = world.clients.known(i);
-            let put = Request { context, ..request(workload.write(key.clone(), value)) };
+            let put = Request { context, ..Request::new(workload.write(key.clone(), value)) };
             let saw = if workload.is_typed() { Vec::new() } else { vec![saw] };
             world.ask(node, (put, saw));
             world.advance(20 * MS);
-            world.ask(node, (request(workload.look(key.clone())), Vec::new()));
+            world.ask(node, (Request::new(workload.look(key.clone())), Vec::new()));
         }
     }
     world.advance((DEADLINE_MS + 200) * MS);
@@ -175,7 +175,7 @@ fn liveness(world: &mut World) {
         world.site.last_looks_us = world.site.now_us;
         for (key, node) in keys.iter().flat_map(|key| nodes.iter().map(move |node| (key, *node))) {
             if world.violation.is_none() {
-                world.ask(node, (request(workload.look(key.clone())), Vec::new()));
+                world.ask(node, (Request::new(workload.look(key.clone())), Vec::new()));
             }
         }
         world.advance((DEADLINE_MS + 200) * MS);
@@ -195,20 +195,6 @@ fn sealing(world: &mut World) {
     let until = world.site.now_us + SEALS_MS_MAX * MS;
     while world.site.unsealed().is_some() && world.violation.is_none() && world.site.now_us < until {
         world.advance(100 * MS);
-    }
-}
-
-fn request(operation: Operation) -> Request {
-    Request {
-        operation,
-        quorum: None,
-        durability: None,
-        deadline_ms: None,
-        ttl_ms: None,
-        request_id: None,
-        context: None,
-        sloppy: false,
-        node_confirms: None,
     }
 }
 

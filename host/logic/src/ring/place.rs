@@ -275,68 +275,95 @@ impl<'a> HandOver<'a> {
 
     /// Settles what found no direct taker. True: everything is settled.
     fn chains(&mut self) -> bool {
-        for slot in 0..self.table.len() as u32 {
-            if self.table[slot as usize] == OPEN && !self.chain(Start::Open(slot)) {
-                return false;
+        let mut open: Vec<u32> = (0u32..).zip(&self.table).filter(|&(_, &n)| n == OPEN).map(|(slot, _)| slot).collect();
+        loop {
+            open.retain(|&slot| self.table[slot as usize] == OPEN);
+            let nodes = 0..self.layout.nodes.len() as u32;
+            let over: Vec<u32> = nodes.filter(|&node| self.load(node) > self.quota(node)).collect();
+            if open.is_empty() && over.is_empty() {
+                return self.under.is_empty();
             }
+            let Some(chain) = self.chain(&open, &over) else { return false };
+            self.repeat(&chain, &open);
         }
-        for node in 0..self.layout.nodes.len() as u32 {
-            while self.load(node) > self.quota(node) {
-                if !self.chain(Start::Over(node)) {
-                    return false;
-                }
-            }
-        }
-        self.under.is_empty()
     }
 
-    /// Finds the cheapest chain in which each node takes a slot of the one before it, up to a node that has too few.
+    /// Finds the cheapest chain in which each node takes a slot of the one before it, from an open slot or a node that
+    /// has too many up to one that has too few, and lets them. `None`: there is none, or the search took too long.
     ///
     /// A step costs one when the taker must fetch data that the giver had: slots that move anyway, and nodes that
     /// come back to what they held, are free. So this is a search with costs 0 and 1.
-    fn chain(&mut self, start: Start) -> bool {
+    fn chain(&mut self, open: &[u32], over: &[u32]) -> Option<Vec<Step>> {
         let mut search = Search::new(self.layout.nodes.len());
-        match start {
-            Start::Open(slot) => self.reach(slot, 0, &mut search),
-            Start::Over(node) => search.push(node, 0, None),
-        }
+        over.iter().for_each(|&node| search.push(node, 0, None));
+        open.iter().for_each(|&slot| self.reach(slot, 0, &mut search));
         while let Some(node) = search.next() {
             let cost = search.cost[node as usize];
-            if search.found.is_some_and(|found| search.cost[found as usize] <= cost.max(1)) {
+            if search.found.is_some_and(|found| search.cost[found as usize] <= cost) {
                 break;
             }
             for i in 0..self.held[node as usize].len() {
                 let slot = self.held[node as usize][i];
                 if self.checks > CHAIN_CHECKS_MAX {
-                    return false;
+                    return None;
                 }
                 if !self.on_path(node, slot, &search) {
                     self.reach(slot, cost, &mut search);
                 }
             }
         }
-        let Some(mut node) = search.found else { return false };
+        let mut node = search.found?;
         let mut steps = Vec::new();
-        while let Some(slot) = search.taken[node as usize] {
-            steps.push((slot, node));
-            node = self.table[slot as usize];
-            if node == OPEN {
-                break;
+        while let Some(slot) = (node != OPEN).then(|| search.taken[node as usize]).flatten() {
+            let from = self.table[slot as usize];
+            steps.push((slot, Step { from, to: node, costs: self.costs(slot, node) }));
+            node = from;
+        }
+        for (slot, step) in &steps {
+            self.give(*slot, step.to);
+        }
+        Some(steps.into_iter().map(|(_, step)| step).collect())
+    }
+
+    /// Lets other slots go along a chain that was the cheapest, for as long as all of its steps find one at the same
+    /// cost: chains do not become cheaper by those that went before them, and a search for each takes too long where
+    /// thousands of partitions move.
+    fn repeat(&mut self, chain: &[Step], open: &[u32]) {
+        let slots_of = |from: u32| if from == OPEN { open.to_vec() } else { self.held[from as usize].clone() };
+        let mut slots: Vec<_> = chain.iter().map(|step| slots_of(step.from).into_iter()).collect();
+        let (Some(last), Some(first)) = (chain.first(), chain.last()) else { return };
+        while self.load(last.to) < self.quota(last.to)
+            && (first.from == OPEN || self.load(first.from) > self.quota(first.from))
+        {
+            let mut taken: Vec<(u32, u32)> = Vec::new();
+            for (step, slots) in chain.iter().zip(&mut slots) {
+                let partition = |slot: u32| slot as usize / self.layout.width;
+                let fits = |&slot: &u32| {
+                    self.table[slot as usize] == step.from
+                        && taken.iter().all(|&(other, _)| partition(other) != partition(slot))
+                        && self.costs(slot, step.to) == step.costs
+                        && self.may(slot, step.to)
+                };
+                let Some(slot) = slots.find(fits) else { return };
+                taken.push((slot, step.to));
+            }
+            for (slot, node) in taken {
+                self.give(slot, node);
             }
         }
-        for (slot, node) in steps {
-            self.give(slot, node);
-        }
-        true
+    }
+
+    /// Whether `node` must fetch the partition of `slot` where who has it now need not.
+    fn costs(&self, slot: u32, node: u32) -> bool {
+        let giver = self.table[slot as usize];
+        (giver == OPEN || self.had(slot, giver)) && !self.had(slot, node)
     }
 
     /// Notes all nodes that may take `slot` and were not reached at that cost before.
     fn reach(&mut self, slot: u32, cost: u32, search: &mut Search) {
         self.checks += search.cost.len() as u64;
-        let giver = self.table[slot as usize];
-        let was_here = giver == OPEN || self.had(slot, giver);
         for node in 0..search.cost.len() as u32 {
-            let cost = cost + u32::from(was_here && !self.had(slot, node));
+            let cost = cost + u32::from(self.costs(slot, node));
             if cost < search.cost[node as usize] && self.may(slot, node) {
                 search.push(node, cost, Some(slot));
                 let found = search.found.map_or(u32::MAX, |found| search.cost[found as usize]);
@@ -410,13 +437,11 @@ impl Search {
     }
 }
 
-/// Where a chain begins.
-#[derive(Clone, Copy)]
-enum Start {
-    /// A slot without owner.
-    Open(u32),
-    /// A node with too many slots.
-    Over(u32),
+/// One step of a chain: from whom (or [`OPEN`]), to whom, and whether the taker must fetch what the giver has.
+struct Step {
+    from: u32,
+    to: u32,
+    costs: bool,
 }
 
 /// Opens the slots of owners that the rule for zones does not allow any more: after a change of zones or of width.

@@ -76,15 +76,5 @@ fn version(node: u64, counter: u64, value: Option<&'static [u8]>) -> Version {
 /// A request as a client's, with some of what it may choose.
 #[cfg(feature = "node")]
 fn request_of(operation: Operation) -> Request {
-    Request {
-        operation,
-        quorum: Some(2),
-        durability: None,
-        deadline_ms: Some(800),
-        ttl_ms: None,
-        request_id: Some(9),
-        context: None,
-        sloppy: false,
-        node_confirms: None,
-    }
+    Request { quorum: Some(2), deadline_ms: Some(800), request_id: Some(9), ..Request::new(operation) }
 }

@@ -352,17 +352,6 @@ mod tests {
             Operation::Delete { key: some_key() },
             Operation::Batch { items: vec![item(Some("v")), item(Some("")), item(None)] },
         ];
-        let plain = |operation| Request {
-            operation,
-            quorum: None,
-            durability: None,
-            deadline_ms: None,
-            ttl_ms: None,
-            request_id: None,
-            context: None,
-            sloppy: false,
-            node_confirms: None,
-        };
         let chosen = |durability, number: u8| Request {
             quorum: Some(number),
             durability: Some(durability),
@@ -372,9 +361,9 @@ mod tests {
             context: Some(if number == 0 { Context::default() } else { some_context() }),
             sloppy: number > 0,
             node_confirms: Some(number),
-            ..plain(Operation::Delete { key: some_key() })
+            ..Request::new(Operation::Delete { key: some_key() })
         };
-        let mut requests: Vec<_> = operations.map(plain).into();
+        let mut requests: Vec<_> = operations.map(Request::new).into();
         // Zero is a choice, and not the same as none.
         requests.extend([chosen(Durability::Os, 0), chosen(Durability::Sync, u8::MAX)]);
         requests
