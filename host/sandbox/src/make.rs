@@ -13,8 +13,8 @@ use wit_component::ComponentEncoder;
 /// What of jco's options makes a component that asks the node for nothing.
 const JCO: [&str; 5] = ["--backend", "quickjs", "--backend-qjs-stub-wasi", "--backend-qjs-disable-async", "--out"];
 
-/// Makes a component of the plugin in `directory`: a library crate in Rust, JavaScript beside a package.json, or C beside
-/// its contracts. What the tools say goes to stderr.
+/// Makes a component of the plugin in `directory`: a library crate in Rust, JavaScript beside a package.json, or C
+/// beside its contracts. What the tools say goes to stderr.
 ///
 /// # Errors
 /// When tools are missing, the plugin does not compile, or what it exports is no world of ours.

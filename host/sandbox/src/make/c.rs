@@ -19,8 +19,9 @@ const LIBRARY: [(&str, &str); 3] = [
     ("stdlib.h", include_str!("../../../../guest-sdk/c/stdlib.h")),
     ("string.h", include_str!("../../../../guest-sdk/c/string.h")),
 ];
-/// WebAssembly without a system, small and fast. The stack comes first, so that one that is too deep traps and overwrites
-/// nothing; the memory is large enough from the start that a short call never has to grow it, which would double its time.
+/// WebAssembly without a system, small and fast. The stack comes first, so that one that is too deep traps and
+/// overwrites nothing; the memory is large enough from the start that a short call never has to grow it, which takes
+/// longer than the call itself.
 const FLAGS: [&str; 16] = [
     "--target=wasm32-unknown-unknown",
     "-std=c11",
