@@ -135,14 +135,15 @@ need_rocksdb() {
   [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 }
 
-# Tests cut the power of a FUSE file system and the cables between network namespaces, and talk to nodes with a generated
-# Python client.
+# Tests cut the power of a FUSE file system and the cables between network namespaces, talk to nodes with a generated
+# Python client, and build a plugin in C.
 need_test_tools() {
   local tool missing=()
   have fusermount3 || missing+=(fuse3)
   have ip || [ -x /usr/sbin/ip ] || missing+=(iproute2)
   have nft || [ -x /usr/sbin/nft ] || missing+=(nftables)
-  for tool in python3 shellcheck; do have "$tool" || missing+=("$tool"); done
+  for tool in python3 shellcheck clang; do have "$tool" || missing+=("$tool"); done
+  have wasm-ld || missing+=(lld)
   python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 }

@@ -1,5 +1,9 @@
 //! From a plugin's sources to a component, as `mks plugin build` does it.
 
+mod c;
+
+pub use c::bindings as c_bindings;
+
 use crate::toolchain;
 use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
@@ -9,27 +13,26 @@ use wit_component::ComponentEncoder;
 /// What of jco's options makes a component that asks the node for nothing.
 const JCO: [&str; 5] = ["--backend", "quickjs", "--backend-qjs-stub-wasi", "--backend-qjs-disable-async", "--out"];
 
-/// Makes a component of the plugin in `directory`: a library crate in Rust, or JavaScript beside a package.json. What
-/// the tools say goes to stderr.
+/// Makes a component of the plugin in `directory`: a library crate in Rust, JavaScript beside a package.json, or C
+/// beside its contracts. What the tools say goes to stderr.
 ///
 /// # Errors
 /// When tools are missing, the plugin does not compile, or what it exports is no world of ours.
 pub fn component(directory: &Path) -> Result<Vec<u8>> {
     let shown = directory.display();
     let is_there = |file: &str| directory.join(file).is_file();
-    let is_javascript = is_there("package.json") && is_there("plugin.js");
-    if !is_there("Cargo.toml") && !is_javascript {
-        bail!(
-            "{shown} has neither a Cargo.toml nor a package.json: name a plugin's directory, or `mks plugin new` one"
-        );
+    let canonical = || directory.canonicalize().with_context(|| format!("can't use {shown}"));
+    if is_there("package.json") && is_there("plugin.js") {
+        javascript(&canonical()?)
+    } else if is_there("Cargo.toml") {
+        let module = module(&canonical()?)?;
+        let bytes = std::fs::read(&module).with_context(|| format!("can't read {}", module.display()))?;
+        encode(&bytes)
+    } else if is_there("plugin.c") {
+        encode(&c::module(&canonical()?)?)
+    } else {
+        bail!("{shown} has no Cargo.toml, package.json or plugin.c: name a plugin's directory, or `mks plugin new` one")
     }
-    let directory = directory.canonicalize().with_context(|| format!("can't use {shown}"))?;
-    if is_javascript {
-        return javascript(&directory);
-    }
-    let module = module(&directory)?;
-    let bytes = std::fs::read(&module).with_context(|| format!("can't read {}", module.display()))?;
-    encode(&bytes)
 }
 
 /// A component with the QuickJS engine in it, by jco, which npm installs into the plugin's directory the first time.

@@ -46,7 +46,7 @@ const NAMES: [Banned; 9] = [
 const MARKS: [&str; 3] = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
 
 /// Kinds of files that people wrote.
-const WRITTEN: [&str; 8] = ["rs", "toml", "md", "proto", "wit", "py", "js", "sh"];
+const WRITTEN: [&str; 10] = ["rs", "toml", "md", "proto", "wit", "py", "js", "sh", "c", "h"];
 
 fn is_one_of(path: &Path, kinds: &[&str]) -> bool {
     path.extension().is_some_and(|kind| kinds.iter().any(|known| kind == *known))
@@ -130,7 +130,7 @@ fn lines_fit_a_screen() {
     let mut files = Vec::new();
     written(&root(), &mut files);
     let mut found = Vec::new();
-    for file in files.iter().filter(|file| is_one_of(file, &["rs", "proto", "wit"])) {
+    for file in files.iter().filter(|file| is_one_of(file, &["rs", "proto", "wit", "c", "h"])) {
         for (number, line) in read(file).lines().enumerate() {
             if line.chars().count() > LINE_COLUMNS_MAX && !line.contains('"') {
                 found.push(format!("{}:{}", shown(file), number + 1));

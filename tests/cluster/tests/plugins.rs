@@ -112,15 +112,55 @@ fn a_resolver_in_javascript_is_built_and_checked_too() {
 }
 
 #[test]
+fn a_resolver_in_c_is_built_and_checked_too_and_the_same_source_is_the_same_component() {
+    let home = tempfile::tempdir().unwrap();
+    let mut hashes = Vec::new();
+    for directory in ["first", "second"] {
+        let place = home.path().join(directory).to_string_lossy().into_owned();
+        let made = mks(&["plugin", "new", "biggest-c", "--lang", "c", "--directory", &place]);
+        assert_eq!(made.status, 0, "{made:?}");
+        match build(&place) {
+            Ok(built) => hashes.push(built["hash"].clone()),
+            Err(reason) => return skipped("a_resolver_in_c_is_built_and_checked_too", &reason),
+        }
+    }
+    assert_eq!(hashes[0], hashes[1]);
+
+    let folder = home.path().join("first");
+    let component = folder.join("biggest-c.wasm").to_string_lossy().into_owned();
+    let checked = mks(&["plugin", "check", &component, "--cases", "500", "--json"]);
+    let report = json(&checked);
+    assert_eq!((checked.status, &report["laws"]["kept"]), (0, &true.into()), "{report}");
+    let imports = report["imports"].as_array().unwrap();
+    assert!(imports.iter().all(|import| import.as_str().unwrap().starts_with("my-key-store:common/")), "{imports:?}");
+
+    let source = folder.join("plugin.c");
+    let text = std::fs::read_to_string(&source).unwrap();
+    for (good, bad, said) in [
+        ("size_t start = 0;", "size_t start = 0; puts(\"hi\");", "'puts'"),
+        ("void exports_resolve_describe(", "void described(", "undefined symbol: exports_resolve_describe"),
+        ("#include \"resolver.h\"", "#include \"cart.h\"", "#include \"value_resolver.h\""),
+    ] {
+        assert!(text.contains(good));
+        std::fs::write(&source, text.replace(good, bad)).unwrap();
+        let refused = mks_patiently(&["plugin", "build", &folder.to_string_lossy()]);
+        assert_eq!(refused.status, 1, "{refused:?}");
+        assert!(refused.stderr.contains(said), "{refused:?}");
+    }
+}
+
+#[test]
 fn what_is_no_component_and_what_is_there_already_are_refused_with_what_to_do() {
     let home = tempfile::tempdir().unwrap();
     let path = |name: &str| home.path().join(name).to_string_lossy().into_owned();
     std::fs::write(home.path().join("text.wasm"), "no component").unwrap();
-    let refusals: [(&[&str], i32, &str); 5] = [
+    let refusals: [(&[&str], i32, &str); 7] = [
         (&["plugin", "check", &path("text.wasm")], 1, "no valid WebAssembly component"),
         (&["plugin", "check", &path("nothing.wasm")], 1, "can't be read"),
         (&["plugin", "new", "Big_One"], 2, "use 1 to 64 of a-z"),
         (&["plugin", "new", "big", "--directory", &path("")], 1, "choose another name"),
+        (&["plugin", "new", "big", "--lang", "python"], 2, "--lang c"),
+        (&["plugin", "new", "big", "--lang", "c", "--world", "datatype"], 2, "--world resolver only"),
         (&["plugin", "build", &path("")], 1, "mks plugin new"),
     ];
     for (arguments, status, said) in refusals {

@@ -7,6 +7,7 @@ use crate::cli::client::Failure;
 use crate::cli::output::Output;
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
+use mks_sandbox::make;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +49,10 @@ enum Lang {
     Rust,
     /// The world `resolver`; 1.6 MB, for the engine comes along
     Js,
+    /// The world `resolver`; 4 KB, and no C library
+    C,
+    /// None: its components are too large for a node, and it says by how much
+    Python,
 }
 
 /// A file of the repository, at the same place below `sdk` in a new crate.
@@ -88,6 +93,10 @@ const WORKSPACE: &str = include_str!("../../../../../Cargo.toml");
 /// What of the workspace's `[workspace.dependencies]` the SDK uses.
 const DEPENDENCY: &str = "wit-bindgen";
 
+/// Why there is no template for Python; measured with componentize-py 0.25 and its `--stub-wasi`.
+const NO_PYTHON: &str = "plugins in Python are too large for a node: componentize-py makes 18 MB of a small resolver, as \
+    the interpreter comes along (6 MB of code, 11 MB of its memory), and a node takes 4 MiB. Use --lang c, js or rust";
+
 const MANIFEST: &str = include_str!("../../../templates/Cargo.toml.txt");
 const IGNORED: &str = "/target\n/sdk/target\n*.wasm\n";
 
@@ -100,13 +109,19 @@ pub(super) fn new(args: &NewArgs, output: &Output) -> Result<(), Failure> {
     let files = match (args.lang, args.world) {
         (Lang::Rust, world) => files(&args.name, world),
         (Lang::Js, World::Resolver) => javascript(&args.name),
-        (Lang::Js, _) => {
-            let what =
-                "there is a JavaScript template for --world resolver only; the contracts of the others are in its wit/";
+        (Lang::C, World::Resolver) => c(&args.name),
+        (Lang::Python, _) => return Err(Failure::Usage(NO_PYTHON.to_owned())),
+        (Lang::Js | Lang::C, _) => {
+            let what = "that language has a template for --world resolver only; the contracts of the other worlds are in \
+                        the sdk/proto/plugin of a plugin in Rust";
             return Err(Failure::Usage(what.to_owned()));
         }
     };
     write(&directory, &files)?;
+    if matches!(args.lang, Lang::C) {
+        // An editor wants the headers before the first build.
+        make::c_bindings(&directory)?;
+    }
     let shown = directory.display().to_string();
     let result = json!({ "directory": directory, "files": files.iter().map(|(path, _)| path).collect::<Vec<_>>() });
     output.result(&result, |_| {
@@ -144,17 +159,32 @@ fn files(name: &str, world: World) -> Vec<(String, String)> {
     files
 }
 
-/// The same for JavaScript: the source, what npm installs, and the contracts as jco looks for them.
+/// The same for JavaScript: the source, what npm installs, and the contracts.
 fn javascript(name: &str) -> Vec<(String, String)> {
-    let contract = |file: &str| SDK.iter().find(|(path, _)| path.ends_with(file)).map(|(_, text)| (*text).to_owned());
-    let contracts = [("wit/resolver.wit", "/resolver.wit"), ("wit/deps/common/common.wit", "/common.wit")];
     let mut files = vec![
         ("plugin.js".to_owned(), include_str!("../../../templates/resolver.js.txt").replace("{name}", name)),
         ("package.json".to_owned(), include_str!("../../../templates/package.json.txt").replace("{name}", name)),
         (".gitignore".to_owned(), "/node_modules\n*.wasm\n".to_owned()),
     ];
-    files.extend(contracts.iter().filter_map(|(path, file)| Some(((*path).to_owned(), contract(file)?))));
+    files.extend(contracts());
     files
+}
+
+/// The same for C: the source and the contracts, of which bindings are made.
+fn c(name: &str) -> Vec<(String, String)> {
+    let mut files = vec![
+        ("plugin.c".to_owned(), include_str!("../../../templates/resolver.c.txt").replace("{name}", name)),
+        (".gitignore".to_owned(), "/gen\n*.wasm\n".to_owned()),
+    ];
+    files.extend(contracts());
+    files
+}
+
+/// The contracts of resolvers, as tools of other languages look for them.
+fn contracts() -> impl Iterator<Item = (String, String)> {
+    let contract = |file: &str| SDK.iter().find(|(path, _)| path.ends_with(file)).map(|(_, text)| (*text).to_owned());
+    let contracts = [("wit/resolver.wit", "/resolver.wit"), ("wit/deps/common/common.wit", "/common.wit")];
+    contracts.into_iter().filter_map(move |(path, file)| Some((path.to_owned(), contract(file)?)))
 }
 
 /// The workspace of the SDK alone: the package's table, and what its crates depend on.
@@ -252,6 +282,20 @@ mod tests {
         assert!(text("wit/deps/common/common.wit").contains("package my-key-store:common"));
         let manifest: serde_json::Value = serde_json::from_str(text("package.json")).expect("JSON");
         assert_eq!((&manifest["name"], &manifest["config"]["world"]), (&json!("biggest"), &json!("resolver")));
+    }
+
+    #[test]
+    fn a_plugin_in_c_has_its_source_and_headers_of_its_world() {
+        let home = tempfile::tempdir().expect("a directory");
+        write(home.path(), &c("biggest")).expect("a new one");
+        make::c_bindings(home.path()).expect("bindings");
+        let text = |path: &str| std::fs::read_to_string(home.path().join(path)).expect("there");
+        assert!(text("plugin.c").contains("resolver_string_dup(&info->name, \"biggest\")"));
+        let header = text("gen/resolver.h");
+        for function in ["void exports_resolve_describe(", "void exports_resolve_by_metadata("] {
+            assert!(header.contains(function) && text("plugin.c").contains(function), "{function}: {header}");
+        }
+        assert!(text("gen/stdlib.h").contains("malloc") && home.path().join("gen/resolver_component_type.o").is_file());
     }
 
     #[test]
