@@ -5,7 +5,7 @@
 
 use crate::id::{Epoch, Incarnation, KeyspaceId, NodeId, PartitionId};
 use crate::port::{Durability, ResolverHash, Role};
-use crate::ring::{CANDIDATES_MAX, Candidate, PARTITION_BITS_MAX, RING_WIDTH_MAX, Ring};
+use crate::ring::{CANDIDATES_MAX, Candidate, RING_WIDTH_MAX, Ring};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
@@ -13,6 +13,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
+mod birth;
 mod change;
 mod history;
 mod parts;
@@ -29,7 +30,7 @@ pub use change::{Change, REMOVED_MAX, Removed, Standing, Tables, Wish};
 use history::Signed;
 pub use history::{Event, HISTORY_MAX};
 pub use parts::{Addresses, Keyspace, Member};
-use parts::{check_name, check_zone, plain_name};
+use parts::{check_zone, plain_name};
 pub use plan::{Load, Plan};
 pub use plugins::{PLUGINS_MAX, Plugin, Quarantine, REASON_BYTES_MAX, VERSION_BYTES_MAX};
 pub use refusal::Refusal;
@@ -392,93 +393,6 @@ impl State {
             // Taken apart before, and never one in another.
             Entry::Signed { .. } => Err(Refusal::Invalid("an entry is signed once".to_string())),
         }
-    }
-
-    fn found(
-        &mut self,
-        cluster: u128,
-        partition_bits: u8,
-        expect: u32,
-        resolver: &str,
-        resolver_hash: ResolverHash,
-    ) -> Result<Applied, Refusal> {
-        if self.cluster != 0 {
-            return Err(Refusal::Order(format!("the cluster {:032x} is founded already", self.cluster)));
-        }
-        if cluster == 0 {
-            return Err(Refusal::Invalid("the name of a cluster is not zero".to_string()));
-        }
-        if partition_bits == 0 || partition_bits > PARTITION_BITS_MAX {
-            return Err(Refusal::Invalid(format!(
-                "a cluster has 2^1 to 2^{PARTITION_BITS_MAX} partitions, not 2^{partition_bits}"
-            )));
-        }
-        if expect == 0 || expect as usize > MEMBERS_MAX {
-            return Err(Refusal::Invalid(format!("a cluster starts with 1 to {MEMBERS_MAX} nodes, not {expect}")));
-        }
-        check_name("resolver", resolver)?;
-        *self = Self {
-            cluster,
-            epoch: Epoch(1),
-            partition_bits,
-            expect,
-            keyspace_next: 1,
-            default_resolver: resolver.to_string(),
-            default_resolver_hash: Some(resolver_hash),
-            ..Self::default()
-        };
-        Ok(Applied::Done)
-    }
-
-    fn open(&mut self, node: NodeId, mut member: Member) -> Result<Applied, Refusal> {
-        member.check(node)?;
-        for (&other, there) in self.members.iter().filter(|&(&other, _)| other != node) {
-            if let Some(address) = member.addresses.shared_with(&there.addresses) {
-                return Err(Refusal::Invalid(format!(
-                    "{node} says it listens on {address}, and so does {other}; give each node addresses of its own"
-                )));
-            }
-        }
-        if self.removed.contains_key(&node) {
-            return Err(Refusal::Removed { node });
-        }
-        let forming = self.ring.is_none();
-        let Some(known) = self.members.get_mut(&node) else {
-            if self.members.len() >= MEMBERS_MAX {
-                return Err(Refusal::Invalid(format!("the cluster has {MEMBERS_MAX} nodes, which is the most it can")));
-            }
-            member.incarnation = Incarnation(1);
-            self.members.insert(node, member);
-            self.advance();
-            return Ok(Applied::Opened(Incarnation(1)));
-        };
-        if known.directory != member.directory {
-            return Err(Refusal::IdTaken { node });
-        }
-        let superseded = self.superseded.entry(node).or_default();
-        if superseded.contains(&member.opening) {
-            return Err(Refusal::Superseded { node });
-        }
-        member.incarnation = known.incarnation;
-        if known.opening != member.opening {
-            if member.opened > 0 && member.opened <= known.opened {
-                return Err(Refusal::RolledBack { node, opened: member.opened, known: known.opened });
-            }
-            member.incarnation.0 += 1;
-            if superseded.len() == SUPERSEDED_MAX {
-                superseded.remove(0);
-            }
-            superseded.push(known.opening);
-        }
-        let granted = member.incarnation;
-        member.standing = known.standing;
-        member.opened = member.opened.max(known.opened);
-        if !forming {
-            // What the cluster agreed on is changed by a wish, not by one node's config.
-            (member.zone, member.weight) = (core::mem::take(&mut known.zone), known.weight);
-        }
-        *known = member;
-        Ok(Applied::Opened(granted))
     }
 
     fn form(&mut self, ring: &Ring) -> Result<Applied, Refusal> {
