@@ -22,6 +22,7 @@ mod plan;
 mod plugins;
 mod refusal;
 mod seals;
+mod shadows;
 #[cfg(test)]
 mod tests;
 mod voters;
@@ -35,6 +36,7 @@ pub use plan::{Load, Plan};
 pub use plugins::{PLUGINS_MAX, Plugin, Quarantine, REASON_BYTES_MAX, VERSION_BYTES_MAX};
 pub use refusal::Refusal;
 pub use seals::{Awaited, CONFIRM_MAX, Mark, Seals};
+pub use shadows::{Shadow, Shadows};
 pub use voters::VOTERS_MAX;
 
 /// Most members of one cluster.
@@ -93,6 +95,8 @@ pub struct State {
     pub plugins: BTreeMap<ResolverHash, Plugin>,
     /// Up to where everything is over.
     pub seals: Seals,
+    /// Plugins that are asked beside the resolver of a keyspace, and decide nothing: [`Self::shadowed`].
+    pub shadows: BTreeMap<KeyspaceId, ResolverHash>,
 }
 
 /// One entry of the epoch log.
@@ -260,6 +264,16 @@ pub enum Entry {
         /// [`State::changes`] as it was when it looked.
         changes: u64,
     },
+    /// A plugin is asked beside the resolver of a keyspace, and decides nothing; or it is not any more. The one before
+    /// it goes.
+    ShadowPlugin {
+        /// Its code.
+        plugin: ResolverHash,
+        /// The keyspace, by its name.
+        keyspace: String,
+        /// False: no more.
+        on: bool,
+    },
 }
 
 /// What an entry did, for whoever proposed it.
@@ -389,6 +403,7 @@ impl State {
             Entry::Confirm { node, closed, changes, partitions } => {
                 self.confirm(*node, *closed, *changes, partitions).map(|()| Applied::Done)
             }
+            Entry::ShadowPlugin { plugin, keyspace, on } => self.shadow_plugin(*plugin, keyspace, *on),
             Entry::Rid { node, changes } => self.rid(*node, *changes).map(|()| Applied::Done),
             // Taken apart before, and never one in another.
             Entry::Signed { .. } => Err(Refusal::Invalid("an entry is signed once".to_string())),
@@ -492,6 +507,7 @@ impl State {
         }
         self.check_resolver(keyspace, Some(known.resolver_hash))?;
         self.keyspaces.insert(id, self.judged(keyspace));
+        self.fit_shadow(id);
         self.advance();
         Ok(Applied::Keyspace(id))
     }
