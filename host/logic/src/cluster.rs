@@ -5,7 +5,7 @@
 
 use crate::id::{Epoch, Incarnation, KeyspaceId, NodeId, PartitionId};
 use crate::port::{Durability, ResolverHash, Role};
-use crate::ring::{CANDIDATES_MAX, Candidate, PARTITION_BITS_MAX, RING_WIDTH_MAX, Ring};
+use crate::ring::{CANDIDATES_MAX, Candidate, RING_WIDTH_MAX, Ring};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
@@ -13,6 +13,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
+mod birth;
 mod change;
 mod history;
 mod parts;
@@ -21,6 +22,7 @@ mod plan;
 mod plugins;
 mod refusal;
 mod seals;
+mod shadows;
 #[cfg(test)]
 mod tests;
 mod voters;
@@ -29,11 +31,12 @@ pub use change::{Change, REMOVED_MAX, Removed, Standing, Tables, Wish};
 use history::Signed;
 pub use history::{Event, HISTORY_MAX};
 pub use parts::{Addresses, Keyspace, Member};
-use parts::{check_name, check_zone, plain_name};
+use parts::{check_zone, plain_name};
 pub use plan::{Load, Plan};
 pub use plugins::{PLUGINS_MAX, Plugin, Quarantine, REASON_BYTES_MAX, VERSION_BYTES_MAX};
 pub use refusal::Refusal;
 pub use seals::{Awaited, CONFIRM_MAX, Mark, Seals};
+pub use shadows::{Shadow, Shadows};
 pub use voters::VOTERS_MAX;
 
 /// Most members of one cluster.
@@ -92,6 +95,8 @@ pub struct State {
     pub plugins: BTreeMap<ResolverHash, Plugin>,
     /// Up to where everything is over.
     pub seals: Seals,
+    /// Plugins that are asked beside the resolver of a keyspace, and decide nothing: [`Self::shadowed`].
+    pub shadows: BTreeMap<KeyspaceId, ResolverHash>,
 }
 
 /// One entry of the epoch log.
@@ -259,6 +264,16 @@ pub enum Entry {
         /// [`State::changes`] as it was when it looked.
         changes: u64,
     },
+    /// A plugin is asked beside the resolver of a keyspace, and decides nothing; or it is not any more. The one before
+    /// it goes.
+    ShadowPlugin {
+        /// Its code.
+        plugin: ResolverHash,
+        /// The keyspace, by its name.
+        keyspace: String,
+        /// False: no more.
+        on: bool,
+    },
 }
 
 /// What an entry did, for whoever proposed it.
@@ -388,97 +403,11 @@ impl State {
             Entry::Confirm { node, closed, changes, partitions } => {
                 self.confirm(*node, *closed, *changes, partitions).map(|()| Applied::Done)
             }
+            Entry::ShadowPlugin { plugin, keyspace, on } => self.shadow_plugin(*plugin, keyspace, *on),
             Entry::Rid { node, changes } => self.rid(*node, *changes).map(|()| Applied::Done),
             // Taken apart before, and never one in another.
             Entry::Signed { .. } => Err(Refusal::Invalid("an entry is signed once".to_string())),
         }
-    }
-
-    fn found(
-        &mut self,
-        cluster: u128,
-        partition_bits: u8,
-        expect: u32,
-        resolver: &str,
-        resolver_hash: ResolverHash,
-    ) -> Result<Applied, Refusal> {
-        if self.cluster != 0 {
-            return Err(Refusal::Order(format!("the cluster {:032x} is founded already", self.cluster)));
-        }
-        if cluster == 0 {
-            return Err(Refusal::Invalid("the name of a cluster is not zero".to_string()));
-        }
-        if partition_bits == 0 || partition_bits > PARTITION_BITS_MAX {
-            return Err(Refusal::Invalid(format!(
-                "a cluster has 2^1 to 2^{PARTITION_BITS_MAX} partitions, not 2^{partition_bits}"
-            )));
-        }
-        if expect == 0 || expect as usize > MEMBERS_MAX {
-            return Err(Refusal::Invalid(format!("a cluster starts with 1 to {MEMBERS_MAX} nodes, not {expect}")));
-        }
-        check_name("resolver", resolver)?;
-        *self = Self {
-            cluster,
-            epoch: Epoch(1),
-            partition_bits,
-            expect,
-            keyspace_next: 1,
-            default_resolver: resolver.to_string(),
-            default_resolver_hash: Some(resolver_hash),
-            ..Self::default()
-        };
-        Ok(Applied::Done)
-    }
-
-    fn open(&mut self, node: NodeId, mut member: Member) -> Result<Applied, Refusal> {
-        member.check(node)?;
-        for (&other, there) in self.members.iter().filter(|&(&other, _)| other != node) {
-            if let Some(address) = member.addresses.shared_with(&there.addresses) {
-                return Err(Refusal::Invalid(format!(
-                    "{node} says it listens on {address}, and so does {other}; give each node addresses of its own"
-                )));
-            }
-        }
-        if self.removed.contains_key(&node) {
-            return Err(Refusal::Removed { node });
-        }
-        let forming = self.ring.is_none();
-        let Some(known) = self.members.get_mut(&node) else {
-            if self.members.len() >= MEMBERS_MAX {
-                return Err(Refusal::Invalid(format!("the cluster has {MEMBERS_MAX} nodes, which is the most it can")));
-            }
-            member.incarnation = Incarnation(1);
-            self.members.insert(node, member);
-            self.advance();
-            return Ok(Applied::Opened(Incarnation(1)));
-        };
-        if known.directory != member.directory {
-            return Err(Refusal::IdTaken { node });
-        }
-        let superseded = self.superseded.entry(node).or_default();
-        if superseded.contains(&member.opening) {
-            return Err(Refusal::Superseded { node });
-        }
-        member.incarnation = known.incarnation;
-        if known.opening != member.opening {
-            if member.opened > 0 && member.opened <= known.opened {
-                return Err(Refusal::RolledBack { node, opened: member.opened, known: known.opened });
-            }
-            member.incarnation.0 += 1;
-            if superseded.len() == SUPERSEDED_MAX {
-                superseded.remove(0);
-            }
-            superseded.push(known.opening);
-        }
-        let granted = member.incarnation;
-        member.standing = known.standing;
-        member.opened = member.opened.max(known.opened);
-        if !forming {
-            // What the cluster agreed on is changed by a wish, not by one node's config.
-            (member.zone, member.weight) = (core::mem::take(&mut known.zone), known.weight);
-        }
-        *known = member;
-        Ok(Applied::Opened(granted))
     }
 
     fn form(&mut self, ring: &Ring) -> Result<Applied, Refusal> {
@@ -578,6 +507,7 @@ impl State {
         }
         self.check_resolver(keyspace, Some(known.resolver_hash))?;
         self.keyspaces.insert(id, self.judged(keyspace));
+        self.fit_shadow(id);
         self.advance();
         Ok(Applied::Keyspace(id))
     }

@@ -152,6 +152,8 @@ pub enum Deed {
 pub struct AskJob {
     /// Comes back in [`Input::Told`].
     pub job: JobId,
+    /// What it is about.
+    pub key: Key,
     /// The code.
     pub code: ResolverHash,
     /// What it is asked.

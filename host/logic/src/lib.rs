@@ -30,6 +30,7 @@ pub mod message;
 pub mod event;
 #[cfg(test)]
 mod testing;
+pub mod shadow;
 pub mod replica;
 pub mod hint;
 pub mod sync;

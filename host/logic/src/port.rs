@@ -1,6 +1,6 @@
 //! What `logic` needs from the world: a store, resolvers and data types. All are supplied by the room above.
 
-use crate::id::{Dot, NodeId};
+use crate::id::{Dot, Incarnation, NodeId};
 use crate::time::Hlc;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -356,6 +356,23 @@ impl Columns {
     pub fn rows(&self, i: usize) -> core::ops::Range<usize> {
         let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
         start..self.ends[i] as usize
+    }
+
+    /// The dot of the version in a row.
+    #[must_use]
+    pub fn dot(&self, row: usize) -> Dot {
+        let (node, incarnation) = (NodeId(self.nodes[row]), Incarnation(self.incarnations[row]));
+        Dot { node, incarnation, counter: self.counters[row] }
+    }
+
+    /// Whether these are an answer to the question: one for each conflict, and none names a version that is not there.
+    #[must_use]
+    pub fn fits(&self, verdicts: &[Verdict]) -> bool {
+        let sound = |(i, verdict): (usize, &Verdict)| match verdict {
+            Verdict::Keep(row) => (*row as usize) < self.rows(i).len(),
+            Verdict::KeepAll => true,
+        };
+        verdicts.len() == self.len() && verdicts.iter().enumerate().all(sound)
     }
 
     /// Forgets everything and keeps the memory.

@@ -8,6 +8,7 @@
 //! to them before. Those that meet stay beside each other: an owner that takes a version from another one runs no code,
 //! and the next operation of a client takes the place of all that it joins.
 
+use crate::cluster::Shadows;
 use crate::context::Context;
 use crate::digest::{self, Delta, Digests};
 use crate::event::WriteJob;
@@ -21,6 +22,7 @@ use crate::port::{
     Table, Verdict,
 };
 use crate::record::{DecodeError, Record};
+use crate::shadow::{Gathering, Trial};
 use crate::time::Hlc;
 use crate::version::Version;
 use alloc::collections::BTreeMap;
@@ -65,6 +67,8 @@ struct Slot {
     policy: Policy,
     /// Copies of the record's keyspace.
     copies: u8,
+    /// The first job that names it.
+    first: usize,
     /// What the store holds, ordered by dot.
     before: Vec<Row>,
     /// Ordered by dot, each dot once, none of them past.
@@ -97,17 +101,28 @@ pub struct Figures {
 /// [`WriteOutcome::Held`] is said only after the commit, at the strongest durability that any job of the group asks
 /// for. A failing store refuses every job of the group; nothing of it was written then (but see [`StoreError::Fatal`]).
 pub fn absorb(ports: Ports<'_>, jobs: &[WriteJob]) -> (Vec<WriteOutcome>, Figures) {
+    let (outcomes, figures, _) = absorb_shadowed(ports, jobs, &Shadows::new());
+    (outcomes, figures)
+}
+
+/// The same, and what was settled and committed where a candidate shall be asked about it too.
+pub fn absorb_shadowed(
+    ports: Ports<'_>,
+    jobs: &[WriteJob],
+    shadows: &Shadows,
+) -> (Vec<WriteOutcome>, Figures, Vec<Trial>) {
     let mut outcomes = Vec::with_capacity(jobs.len());
     let mut slots: BTreeMap<Vec<u8>, Slot> = BTreeMap::new();
     for (i, job) in jobs.iter().enumerate() {
         let key = job.key.engine_key(ports.partition_bits);
-        let slot = slots.entry(key).or_insert_with_key(|key| Slot::open(ports, key, job));
+        let slot = slots.entry(key).or_insert_with_key(|key| Slot::open(ports, key, i, job));
         outcomes.push(match &job.apply {
             Some(apply) => slot.apply(i, job, apply, ports),
             None => slot.admit(i, job, ports.mints),
         });
     }
-    let mut figures = settle(ports.resolve, &mut slots);
+    let mut gathering = Gathering::new(shadows);
+    let mut figures = settle(ports.resolve, jobs, &mut slots, &mut gathering);
     let mut batch = Vec::new();
     let mut outlines = Vec::new();
     let mut deltas = Vec::new();
@@ -136,7 +151,8 @@ pub fn absorb(ports: Ports<'_>, jobs: &[WriteJob]) -> (Vec<WriteOutcome>, Figure
         // After a failed commit nobody knows what the store holds: the next job on the key looks.
         if committed { ports.outlines.put(key, outline) } else { ports.outlines.forget(key) }
     }
-    (outcomes, figures)
+    let trials = if committed { gathering.trials() } else { Vec::new() };
+    (outcomes, figures, trials)
 }
 
 /// Commits, and turns promises that the store did not keep into refusals. False when nothing was committed.
@@ -167,7 +183,7 @@ pub fn refusal(error: &StoreError) -> Refused {
 }
 
 impl Slot {
-    fn open(ports: Ports<'_>, key: &[u8], job: &WriteJob) -> Self {
+    fn open(ports: Ports<'_>, key: &[u8], first: usize, job: &WriteJob) -> Self {
         let copies = ports.digests.copies(job.key.keyspace);
         let (outline, mut failed) = match ports.outlines.get(key) {
             Some(outline) => (outline, None),
@@ -191,7 +207,7 @@ impl Slot {
         let Outline { rows: before, past, .. } = outline;
         let (policy, jobs) = (job.policy, Vec::new());
         let (grown, changed, asked, stored) = (false, false, false, None);
-        Self { policy, copies, before, candidates, past, grown, changed, jobs, asked, failed, stored }
+        Self { policy, copies, first, before, candidates, past, grown, changed, jobs, asked, failed, stored }
     }
 
     /// The latest clock of any version but this one.
@@ -366,7 +382,12 @@ fn read(store: &dyn Store, key: &[u8]) -> Result<Record, Refused> {
 }
 
 /// Asks each resolver once for all conflicts of the group that are its business.
-fn settle(resolve: &dyn Resolve, slots: &mut BTreeMap<Vec<u8>, Slot>) -> Figures {
+fn settle(
+    resolve: &dyn Resolve,
+    jobs: &[WriteJob],
+    slots: &mut BTreeMap<Vec<u8>, Slot>,
+    gathering: &mut Gathering<'_>,
+) -> Figures {
     let mut figures = Figures::default();
     let mut by_resolver: BTreeMap<ResolverHash, (Columns, Vec<&mut Slot>)> = BTreeMap::new();
     for slot in slots.values_mut().filter(|slot| slot.failed.is_none() && slot.candidates.len() > 1) {
@@ -382,7 +403,12 @@ fn settle(resolve: &dyn Resolve, slots: &mut BTreeMap<Vec<u8>, Slot>) -> Figures
         figures.conflicts += conflicts.len() as u64;
         let verdicts = verdicts(resolve, resolver, &columns);
         for (i, slot) in conflicts.into_iter().enumerate() {
-            match verdicts.as_ref().map(|v| v[i]) {
+            let verdict = verdicts.as_ref().map(|v| v[i]);
+            if let Some(verdict) = verdict {
+                let rows = slot.candidates.iter().map(|c| c.row);
+                gathering.settled(&jobs[slot.first].key, resolver, verdict, |columns| describe(rows, columns));
+            }
+            match verdict {
                 Some(Verdict::Keep(row)) => slot.keep(row as usize),
                 Some(Verdict::KeepAll) => {}
                 None => figures.unsettled += 1,
@@ -399,12 +425,7 @@ fn verdicts(resolve: &dyn Resolve, resolver: ResolverHash, columns: &Columns) ->
         return None;
     }
     let verdicts = resolve.settle(resolver, columns).ok()?;
-    let sound = |i: usize, verdict: &Verdict| match verdict {
-        Verdict::Keep(row) => (*row as usize) < columns.rows(i).len(),
-        Verdict::KeepAll => true,
-    };
-    let fits = verdicts.len() == columns.len() && verdicts.iter().enumerate().all(|(i, v)| sound(i, v));
-    fits.then_some(verdicts)
+    columns.fits(&verdicts).then_some(verdicts)
 }
 
 fn describe(rows: impl Iterator<Item = Row>, columns: &mut Columns) {

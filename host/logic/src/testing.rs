@@ -37,11 +37,11 @@ pub(crate) const TALLIES: KeyspaceId = KeyspaceId(5);
 /// A causal keyspace whose siblings are merged for readers: all values, one after the other.
 pub(crate) const UNIONS: KeyspaceId = KeyspaceId(6);
 
-const LWW_CODE: ResolverHash = ResolverHash([1; 32]);
-const FIRST_CODE: ResolverHash = ResolverHash([2; 32]);
+pub(crate) const LWW_CODE: ResolverHash = ResolverHash([1; 32]);
+pub(crate) const FIRST_CODE: ResolverHash = ResolverHash([2; 32]);
 const CARTS_CODE: ResolverHash = ResolverHash([3; 32]);
 const TALLY_CODE: ResolverHash = ResolverHash([4; 32]);
-const UNION_CODE: ResolverHash = ResolverHash([5; 32]);
+pub(crate) const UNION_CODE: ResolverHash = ResolverHash([5; 32]);
 
 /// A disk in memory that can lose power, fill up, and tell what it was asked.
 #[derive(Debug, Default)]

@@ -11,6 +11,7 @@
 mod scrub;
 
 use crate::metrics::Metrics;
+use crate::plugins::Shadows;
 use crate::pump::Event;
 use mks_logic::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums};
 use mks_logic::event::{
@@ -98,6 +99,8 @@ pub struct DiskParts {
     pub digests: Arc<dyn Digests>,
     /// Names for new writes of causal keyspaces.
     pub mints: Arc<Mints>,
+    /// Who is asked about conflicts beside those who settle them, once they are settled.
+    pub shadows: Arc<Shadows>,
     /// Bytes of what is found for one message of a comparison, about.
     pub sync_message_bytes_max: usize,
     /// Where results go.
@@ -291,7 +294,7 @@ fn commit(parts: &DiskParts, group: &[WriteJob]) -> bool {
     if group.is_empty() {
         return true;
     }
-    let (outcomes, figures) = replica::absorb(parts.ports(), group);
+    let (outcomes, figures, trials) = replica::absorb_shadowed(parts.ports(), group, &parts.shadows.settings());
     parts.metrics.commit(group.len() as u64);
     if figures.unsettled > 0 {
         tracing::warn!(
@@ -304,7 +307,9 @@ fn commit(parts: &DiskParts, group: &[WriteJob]) -> bool {
         return false;
     }
     let failed = outcomes.contains(&WriteOutcome::Refused(Refused::Store));
-    tell(parts, Event::Written(group.iter().map(|job| job.job).zip(outcomes).collect()), failed)
+    let told = tell(parts, Event::Written(group.iter().map(|job| job.job).zip(outcomes).collect()), failed);
+    parts.shadows.offer(trials);
+    told
 }
 
 /// Says what came of work, and where the store `failed` in it, whether it has given up for good. False when there is
@@ -391,8 +396,12 @@ fn ask_jobs(parts: &DiskParts, queue: &Receiver<AskJob>) {
         if let Told::Merge(Err(error)) = &told {
             tracing::debug!(code = ?job.code, %error, "siblings were not merged; their reader gets all of them");
         }
+        let shown = parts.shadows.settings().contains_key(&job.key.keyspace).then(|| told.clone());
         if parts.events.blocking_send(Event::Told(job.job, told)).is_err() {
             return;
+        }
+        if let Some(shown) = shown {
+            parts.shadows.offer_read(&job, &shown);
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::gossip::{GossipReceiver, GossipSender};
 use crate::handle::{Call, ChangeView, OperatorCall, PeerView, PumpView, RepairCall, ScrubCall, ScrubView, Waiter};
 use crate::metrics::{Kind, Metrics};
 use crate::peer::{Link, LinkParts};
+use crate::plugins::Shadows;
 use arc_swap::ArcSwap;
 use mks_logic::cluster::{Entry, State};
 use mks_logic::event::{
@@ -92,6 +93,8 @@ pub struct PumpParts {
     pub disk: Disk,
     /// Sums over the records: they are told of new keyspaces.
     pub digests: Arc<SharedDigests>,
+    /// Candidates that shadow others: they are told whom.
+    pub shadows: Arc<Shadows>,
     /// What links to peers share.
     pub links: LinkParts,
     /// Counters.
@@ -348,6 +351,7 @@ impl Pump {
             }
         }
         self.parts.digests.learn(state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)));
+        self.parts.shadows.learn(&state);
         self.change = state.change.as_ref().map(|change| match self.change {
             Some(known) if known.id == change.id => known,
             _ => ChangeView { id: change.id, since: Instant::now(), left_then: change.waits.len() as u32 },

@@ -203,13 +203,18 @@ impl Resolver {
     /// One verdict per conflict. A conflict whose values it wants to see keeps all versions.
     pub(crate) fn settle(&self, conflicts: &Columns) -> Result<Vec<Verdict>, ResolveError> {
         self.may_ask()?;
-        let answers = self.ask(conflicts);
-        self.count(conflicts.len(), answers.as_ref().err());
+        let verdicts = self.rehearse(conflicts);
+        self.count(conflicts.len(), verdicts.as_ref().err());
+        verdicts
+    }
+
+    /// The same, and nothing of it is counted or held against it.
+    pub(crate) fn rehearse(&self, conflicts: &Columns) -> Result<Vec<Verdict>, ResolveError> {
         let verdict = |answer| match answer {
             Answer::Verdict(verdict) => verdict,
             Answer::AskByValue => Verdict::KeepAll,
         };
-        Ok(answers?.into_iter().map(verdict).collect())
+        Ok(self.ask(conflicts)?.into_iter().map(verdict).collect())
     }
 
     /// Settles one conflict by its values.
@@ -218,12 +223,16 @@ impl Resolver {
     /// When it looks at no values, fails, or gives an answer that makes no sense. All versions are to be kept then.
     pub fn by_value(&self, versions: &Columns, values: Values) -> Result<Outcome, ResolveError> {
         self.may_ask()?;
-        let outcome = self.instantiate().map_err(ResolveError::Failed).and_then(|mut instance| {
-            // Never a warm instance: what it has read must be gone.
-            self.by_value_in(&mut instance, versions, values)
-        });
+        let outcome = self.rehearse_by_value(versions, values);
         self.count(1, outcome.as_ref().err());
         outcome
+    }
+
+    /// The same, and nothing of it is counted or held against it.
+    pub(crate) fn rehearse_by_value(&self, versions: &Columns, values: Values) -> Result<Outcome, ResolveError> {
+        // Never a warm instance: what it has read must be gone.
+        let mut instance = self.instantiate().map_err(ResolveError::Failed)?;
+        self.by_value_in(&mut instance, versions, values)
     }
 
     fn may_ask(&self) -> Result<(), ResolveError> {

@@ -293,7 +293,7 @@ impl Sandbox {
         Ok(self.loader.imports(&loaded.component))
     }
 
-    fn with_resolver<T>(&self, hash: ResolverHash, with: impl FnOnce(&Resolver) -> T) -> Option<T> {
+    pub(crate) fn with_resolver<T>(&self, hash: ResolverHash, with: impl FnOnce(&Resolver) -> T) -> Option<T> {
         if let Some(builtin) = self.builtin.iter().find(|builtin| builtin.hash == hash) {
             return Some(with(builtin));
         }
@@ -301,6 +301,30 @@ impl Sandbox {
         let resolver = installed.get(&hash).map(Arc::clone);
         drop(installed);
         resolver.map(|resolver| with(&resolver))
+    }
+
+    /// An instance must have room for the values, for what it makes of them, and for its work. What is too large for
+    /// that is nobody's fault, and no failure of the resolver.
+    pub(crate) fn merged(
+        &self,
+        hash: ResolverHash,
+        siblings: &Siblings,
+        ask: impl FnOnce(&Resolver, &Columns, Values) -> Result<Outcome, ResolveError>,
+    ) -> Result<Merged, ResolveError> {
+        let Siblings { key, versions, values } = siblings;
+        let values = Values { key: key.clone(), values: values.clone() };
+        let (bytes, max) = (values.bytes(), self.merge_bytes_max);
+        if bytes > max {
+            return Err(ResolveError::Failed(format!("the siblings have {bytes} bytes, and {max} are merged at most")));
+        }
+        let outcome = self.with_resolver(hash, |resolver| ask(resolver, versions, values));
+        let outcome = outcome.ok_or(ResolveError::Unknown(hash))??;
+        Ok(match outcome {
+            Outcome::Merged(value) => Merged::Value(value.into()),
+            Outcome::Keep(row) => Merged::Kept(vec![row]),
+            Outcome::KeepSome(rows) => Merged::Kept(rows),
+            Outcome::KeepAll => Merged::Kept((0..).take(siblings.values.len()).collect()),
+        })
     }
 
     /// Asks a storage adapter which engine to open, and how.
@@ -362,22 +386,8 @@ impl Resolve for Sandbox {
         self.with_resolver(hash, |resolver| !resolver.faults.is_suspended()).unwrap_or(false)
     }
 
-    /// An instance must have room for the values, for what it makes of them, and for its work. What is too large for
-    /// that is nobody's fault, and no failure of the resolver.
     fn merge(&self, hash: ResolverHash, siblings: &Siblings) -> Result<Merged, ResolveError> {
-        let Siblings { key, versions, values } = siblings;
-        let values = Values { key: key.clone(), values: values.clone() };
-        let (bytes, max) = (values.bytes(), self.merge_bytes_max);
-        if bytes > max {
-            return Err(ResolveError::Failed(format!("the siblings have {bytes} bytes, and {max} are merged at most")));
-        }
-        let outcome = self.settle_by_value(hash, versions, values)?;
-        Ok(match outcome {
-            Outcome::Merged(value) => Merged::Value(value.into()),
-            Outcome::Keep(row) => Merged::Kept(vec![row]),
-            Outcome::KeepSome(rows) => Merged::Kept(rows),
-            Outcome::KeepAll => Merged::Kept((0..).take(siblings.values.len()).collect()),
-        })
+        self.merged(hash, siblings, |resolver, versions, values| resolver.by_value(versions, values))
     }
 }
 

@@ -31,4 +31,5 @@ mod resolvers;
 mod rolling;
 mod scrub;
 mod session;
+mod shadows;
 mod uploaded_types;

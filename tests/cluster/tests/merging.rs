@@ -154,6 +154,17 @@ async fn a_users_resolver_merges_is_upgraded_and_rolled_back_and_a_failing_one_l
         merged_by(&cluster, "lists", resolver).await;
         assert_eq!(read(&cluster, 3, "lists").await.0, [shows], "{resolver}");
     }
+    done(&ask(&cluster, 2, &["plugin", "shadow", "lines@0.2.0", "--keyspace", "lists"]));
+    for id in 1..=3 {
+        let differs = async |cluster: &Cluster| {
+            assert_eq!(read(cluster, id, "lists").await.0, ["bread\nmilk\ntea"], "whatever shadows it");
+            shown(cluster, id, "lines@0.2.0").unwrap()["shadows"][0]["differs"].as_u64() > Some(0)
+        };
+        cluster.eventually("the other order is seen", differs).await;
+        let sample = shown(&cluster, id, "lines@0.2.0").unwrap()["shadows"][0]["samples"][0].clone();
+        let (ours, theirs) = (&sample["value"]["head"], &sample["shadow_value"]["head"]);
+        assert_eq!((ours, theirs), (&"bread\nmilk\ntea".into(), &"tea\nmilk\nbread".into()), "{sample}");
+    }
     let compared = done(&ask(&cluster, 1, &["repair"]));
     assert_eq!((&compared["plugin_drift"], &compared["failed"]), (&0.into(), &0.into()), "{compared}");
 

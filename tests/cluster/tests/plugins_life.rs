@@ -14,25 +14,27 @@ const SMALLEST: &str = "conflict.keep_max_by_key(|version| (!version.size, versi
 const OTHER: &str =
     "conflict.keep_max_by_key(|version| (u64::from(version.size) + 1, version.written, version.digest))";
 /// No history of the law check has values of this size.
-const FRAGILE_BYTES: usize = 31_337;
+pub(crate) const FRAGILE_BYTES: usize = 31_337;
 const LAWLESS: &str = "Verdict::Keep(conflict.len() / 2)";
 
 /// Components as an author would have built them.
-struct Built {
-    biggest: PathBuf,
+pub(crate) struct Built {
+    pub(crate) biggest: PathBuf,
     /// Version 0.2.0 of the same name.
-    smallest: PathBuf,
+    pub(crate) smallest: PathBuf,
     /// Version 0.1.0 of the same name, and other code.
     other: PathBuf,
     /// Traps when a version has [`FRAGILE_BYTES`].
-    fragile: PathBuf,
+    pub(crate) fragile: PathBuf,
+    /// Never ends when a version has [`FRAGILE_BYTES`].
+    pub(crate) endless: PathBuf,
     lawless: PathBuf,
     /// No code for keyspaces.
     adapter: PathBuf,
 }
 
 /// Built once for all tests; `Err` when this machine lacks what that needs.
-fn built() -> Result<&'static Built, String> {
+pub(crate) fn built() -> Result<&'static Built, String> {
     static BUILT: OnceLock<Result<Built, String>> = OnceLock::new();
     BUILT.get_or_init(all).as_ref().map_err(Clone::clone)
 }
@@ -49,6 +51,7 @@ fn all() -> Result<Built, String> {
     };
     let with = |rule: &str| resolver.replace(BIGGEST, rule);
     let fragile = format!("assert!(conflict.iter().all(|version| version.size != {FRAGILE_BYTES})); {BIGGEST}");
+    let endless = format!("while conflict.iter().any(|version| version.size == {FRAGILE_BYTES}) {{}} {BIGGEST}");
     let tuned = folder.join("tuned");
     let new = ["plugin", "new", "tuned", "--world", "storage-adapter", "--directory", &tuned.to_string_lossy()];
     let of_tuned = mks(&new);
@@ -58,6 +61,7 @@ fn all() -> Result<Built, String> {
         smallest: make("two.wasm", ("biggest", "0.2.0"), &with(SMALLEST))?,
         other: make("other.wasm", ("biggest", "0.1.0"), &with(OTHER))?,
         fragile: make("fragile.wasm", ("fragile", "1.0.0"), &with(&fragile))?,
+        endless: make("endless.wasm", ("endless", "1.0.0"), &with(&endless))?,
         lawless: make("lawless.wasm", ("lawless", "1.0.0"), &with(LAWLESS))?,
         adapter: make("tuned.wasm", ("tuned", "0.1.0"), &std::fs::read_to_string(tuned.join("src/lib.rs")).unwrap())?,
     })
@@ -98,7 +102,7 @@ fn fingerprint(cluster: &Cluster, id: u64) -> String {
 }
 
 /// Waits until all nodes settle a keyspace with a resolver.
-async fn settled_by(cluster: &Cluster, keyspace: &str, resolver: &str) {
+pub(crate) async fn settled_by(cluster: &Cluster, keyspace: &str, resolver: &str) {
     for id in 1..=3 {
         let what = format!("node {id} settles {keyspace} with {resolver}");
         let settles = async |cluster: &Cluster| {

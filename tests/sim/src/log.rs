@@ -3,7 +3,7 @@
 use crate::fault::Fault;
 use crate::mutation::Mutation;
 use crate::plan::{MS, Plan};
-use crate::rules::{KEEP_CODE, LWW_CODE, UNION_CODE};
+use crate::rules::{KEEP_CODE, LWW_CODE, RIVAL_CODE, UNION_CODE};
 use crate::site::Phase;
 use crate::types::{COUNTER_CODE, SET_CODE};
 use crate::workloads::Kind;
@@ -20,6 +20,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub const PARTITION_BITS: u8 = 4;
 /// The keyspace of every run.
 pub const KEYSPACE: KeyspaceId = KeyspaceId(2);
+
+/// Its name.
+const KEYSPACE_NAME: &str = "sim";
 
 /// All entries since the cluster was formed.
 #[derive(Debug, Default)]
@@ -48,6 +51,12 @@ pub fn open(node: NodeId, opening: u128) -> Entry {
     let at = |port: u64| format!("node-{}.test:{port}", node.0);
     let addresses = Addresses { client: at(1), peer: at(2), http: at(3) };
     Entry::Open { node, directory: u128::from(node.0), opening, addresses, zone: String::new(), weight: 100, opened: 0 }
+}
+
+/// The entry by which the rival shadows the keyspace of the run, or does so no more.
+#[must_use]
+pub fn shadow(on: bool) -> Entry {
+    Entry::ShadowPlugin { plugin: RIVAL_CODE, keyspace: KEYSPACE_NAME.into(), on }
 }
 
 /// Formed clusters by their number of nodes: solving a ring takes longer than many a run.
@@ -96,14 +105,17 @@ pub fn begin(plan: &Plan) -> Arc<State> {
     let uploaded = plan.faults.has(Fault::Quarantine);
     let resolver = if uploaded { format!("{name}@{version}") } else { name.clone() };
     if uploaded {
-        let install = Entry::InstallPlugin { plugin: resolver_hash, node: NodeId(1), name, version, bytes, role };
-        let holds = (2..=plan.nodes).map(|node| Entry::HoldPlugin { plugin: resolver_hash, node: NodeId(node) });
-        for entry in std::iter::once(install).chain(holds) {
-            state.apply(&entry).map(drop).expect("all members have the code");
+        for (plugin, name) in [(resolver_hash, name), (RIVAL_CODE, "rival".to_string())] {
+            let (node, version) = (NodeId(1), version.clone());
+            let install = Entry::InstallPlugin { plugin, node, name, version, bytes, role };
+            let holds = (2..=plan.nodes).map(|node| Entry::HoldPlugin { plugin, node: NodeId(node) });
+            for entry in std::iter::once(install).chain(holds) {
+                state.apply(&entry).map(drop).expect("all members have the code");
+            }
         }
     }
     let keyspace = Keyspace {
-        name: "sim".into(),
+        name: KEYSPACE_NAME.into(),
         n,
         r,
         w,
@@ -116,6 +128,8 @@ pub fn begin(plan: &Plan) -> Arc<State> {
         role,
     };
     state.apply(&Entry::CreateKeyspace { keyspace }).map(drop).expect("the keyspace fits the ring");
+    // Not every keyspace takes one.
+    let _ = state.apply(&shadow(true));
     Arc::new(state)
 }
 

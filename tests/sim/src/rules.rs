@@ -6,6 +6,7 @@ use mks_logic::id::Dot;
 use mks_logic::port::{
     Columns, DataTypes, Merged, NewState, Resolve, ResolveError, ResolverHash, Siblings, TypeError, Verdict,
 };
+use mks_logic::shadow::{Findings, Trial};
 use mks_logic::time::Hlc;
 
 /// The code of last-write-wins.
@@ -15,6 +16,9 @@ pub const KEEP_CODE: ResolverHash = ResolverHash([2; 32]);
 
 /// The code that merges for readers: a merged value is all values, one after the other.
 pub const UNION_CODE: ResolverHash = ResolverHash([5; 32]);
+
+/// The code that shadows the keyspace in runs where code is uploaded. It decides nothing, so it may do anything.
+pub const RIVAL_CODE: ResolverHash = ResolverHash([9; 32]);
 
 /// What the resolver of one node does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -30,7 +34,7 @@ pub enum Rules {
     Nonsense,
     /// One verdict too few.
     Short,
-    /// It keeps the first write instead of the last: only a mutation does this.
+    /// It keeps the first write instead of the last: only a mutation does this, and a rival.
     Wrong,
 }
 
@@ -39,9 +43,18 @@ impl Rules {
     pub const FAILURES: [Self; 4] = [Self::Trap, Self::Budget, Self::Nonsense, Self::Short];
 }
 
+/// Asks a rival about a conflict that was settled: it fails in any way, or settles otherwise.
+pub fn rehearse(trial: &Trial) {
+    let how = trial.bytes() % (1 + Rules::FAILURES.len());
+    let rules = Rules::FAILURES.get(how).copied().unwrap_or(Rules::Wrong);
+    let Findings { conflicts, differs, samples, failure } = trial.run(&rules);
+    let fits = conflicts == trial.conflicts() && differs <= conflicts && samples.len() as u64 <= differs;
+    assert!(fits && failure.is_some() == (rules != Rules::Wrong), "{rules:?}: {trial:?}");
+}
+
 impl Resolve for Rules {
     fn settle(&self, resolver: ResolverHash, conflicts: &Columns) -> Result<Vec<Verdict>, ResolveError> {
-        if resolver != LWW_CODE && resolver != KEEP_CODE {
+        if ![LWW_CODE, KEEP_CODE, RIVAL_CODE].contains(&resolver) {
             return Err(ResolveError::Unknown(resolver));
         }
         let keep = |i: usize| {
@@ -69,10 +82,11 @@ impl Resolve for Rules {
     }
 
     fn merge(&self, resolver: ResolverHash, siblings: &Siblings) -> Result<Merged, ResolveError> {
-        if resolver != UNION_CODE {
+        if resolver != UNION_CODE && resolver != RIVAL_CODE {
             return Err(ResolveError::Unknown(resolver));
         }
         match self {
+            Self::Wrong if resolver == RIVAL_CODE => Ok(Merged::Kept(vec![0])),
             Self::Work | Self::Wrong => Ok(Merged::Value(siblings.values.concat().into())),
             Self::Trap => Err(ResolveError::Failed("it was told to trap".into())),
             Self::Budget => Err(ResolveError::Failed("out of budget".into())),

@@ -2,6 +2,7 @@
 
 use crate::disk::Trouble;
 use crate::fault::Fault;
+use crate::log::shadow;
 use crate::machine::Machine;
 use crate::plan::MS;
 use crate::rules::Rules;
@@ -121,6 +122,7 @@ impl World {
             Fault::Quarantine => {
                 let (plugin, reason) = (self.site.log.code(), "it was told to".into());
                 self.propose(Entry::QuarantinePlugin { plugin, node: a, reason });
+                self.propose(shadow(number.is_multiple_of(2)));
                 self.schedule(lasts, Event::End(End::Release));
             }
             // Rates: they are there from the beginning.

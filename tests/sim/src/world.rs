@@ -10,20 +10,23 @@ use crate::machine::Machine;
 use crate::mutation::Mutation;
 use crate::network::{Frame, Network};
 use crate::plan::{MS, Plan, part};
-use crate::rules::Rules;
+use crate::rules::{Rules, rehearse};
 use crate::run::{Report, Violation};
 use crate::site::{Phase, Site};
 use crate::trace::{Keep, Trace};
 use crate::trouble::End;
 use bytes::Bytes;
 use mks_logic::cluster::Entry;
-use mks_logic::event::{AskJob, Effect, HintJob, HintOutcome, HintWork, Input, ReadJob, Ticket, WriteJob};
+use mks_logic::event::{
+    AskJob, Effect, HintJob, HintOutcome, HintWork, Input, Question, ReadJob, Ticket, Told, WriteJob,
+};
 use mks_logic::hint;
 use mks_logic::id::{Incarnation, Key, NodeId};
 use mks_logic::message::{Message, ReadOutcome, Refused, WriteOutcome};
 use mks_logic::port::Durability;
 use mks_logic::replica;
 use mks_logic::request::{Reply, Request};
+use mks_logic::shadow::Trial;
 use mks_logic::sync;
 use mks_logic::time::Hlc;
 use std::cmp::Reverse;
@@ -456,6 +459,10 @@ impl World {
         self.twist_question(&mut job);
         let machine = self.machine(id);
         let (told, slow) = (job.ask(&machine.rules, &machine.rules), machine.slow);
+        if let (Question::Merge(siblings), Told::Merge(Ok(merged))) = (&job.question, &told) {
+            let shadows = machine.state.shadowed();
+            Trial::at_read(&shadows, job.code, &job.key, siblings, merged).iter().for_each(rehearse);
+        }
         let told = self.twist_answer(told);
         let delay = self.dice.between(20, MS) * slow;
         self.local(id, delay, Local::Input(Box::new(Input::Told { job: job.job, told })));
@@ -523,7 +530,9 @@ impl World {
         let machine = self.machine(id);
         let group: Vec<WriteJob> = std::mem::take(&mut machine.waiting);
         machine.committing = false;
-        let (outcomes, _) = replica::absorb(machine.ports(), &group);
+        let shadows = machine.state.shadowed();
+        let (outcomes, _, trials) = replica::absorb_shadowed(machine.ports(), &group, &shadows);
+        trials.iter().for_each(rehearse);
         let (stopped, slow) = (machine.disk.is_stopped(), machine.slow);
         self.check(|invariant, site| invariant.committed(site, id, &group));
         let delay = self.dice.between(10, MS) * slow;

@@ -79,7 +79,8 @@ impl Entry {
             | Self::HoldPlugin { .. }
             | Self::RemovePlugin { .. }
             | Self::QuarantinePlugin { .. }
-            | Self::ReleasePlugin { .. } => return None,
+            | Self::ReleasePlugin { .. }
+            | Self::ShadowPlugin { .. } => return None,
             Self::Signed { entry, .. } => return entry.tells(before, after),
         })
     }

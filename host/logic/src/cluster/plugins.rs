@@ -175,6 +175,7 @@ impl State {
             return Err(Refusal::PluginUsed { plugin, keyspaces });
         }
         self.plugins.remove(&hash);
+        self.shadows.retain(|_, candidate| *candidate != hash);
         self.advance();
         Ok(Applied::Done)
     }
@@ -303,6 +304,10 @@ impl State {
                 format!("plugin {} was quarantined by {node}: {reason}", named(plugin)?)
             }
             Entry::ReleasePlugin { plugin } => format!("plugin {} was released", named(plugin)?),
+            Entry::ShadowPlugin { plugin, keyspace, on } => {
+                let ends = if *on { "" } else { " no more" };
+                format!("plugin {} shadows keyspace {keyspace:?}{ends}", named(plugin)?)
+            }
             _ => return None,
         })
     }

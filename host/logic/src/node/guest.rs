@@ -132,11 +132,11 @@ impl Node {
     }
 
     fn think(&mut self, step: &mut Step<'_>, tag: Tag, (code, question): (ResolverHash, Question), thinks: Thinks) {
+        let Some(Op { kind: Kind::Guest(op), .. }) = self.ops.get_mut(&tag) else { return };
+        let Some(key) = op.request.operation.key().cloned() else { return };
+        op.thinks = Some(thinks);
         let job = self.job(JobFor::Own(tag));
-        step.out.push(Effect::Ask(AskJob { job, code, question }));
-        if let Some(Op { kind: Kind::Guest(op), .. }) = self.ops.get_mut(&tag) {
-            op.thinks = Some(thinks);
-        }
+        step.out.push(Effect::Ask(AskJob { job, key, code, question }));
     }
 
     /// It has answered.

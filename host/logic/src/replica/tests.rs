@@ -1,4 +1,5 @@
 mod causal;
+mod shadows;
 mod typed;
 
 use super::*;

@@ -12,7 +12,7 @@ use crate::disk::{Disk, DiskParts, SharedDigests, SharedOutlines};
 use crate::epoch_log::{EpochLog, Fence, Options as RaftOptions, RaftLog, Timing};
 use crate::gossip;
 use crate::handle::{Call, Handle, Opening, OperatorCall, PumpView};
-use crate::metrics::{Metrics, disk_faults};
+use crate::metrics::{Metrics, disk_faults, shadow_samples};
 use crate::net::Stopping;
 use crate::peer::{self, ControlPlane, LinkParts, PeerWire, Trust};
 use crate::plugins::{self, Plugins};
@@ -210,12 +210,15 @@ impl Booted {
         let view = Arc::new(ArcSwap::from_pointee(PumpView::default()));
         let seen = Arc::clone(&view);
         self.metrics.register(Box::new(move || disk_faults(&seen.load().scrub.faults)));
+        let state = Arc::new(ArcSwap::from(self.log.watch().borrow().clone()));
+        let (seen, shadows) = (Arc::clone(&state), Arc::clone(self.plugins.shadows()));
+        self.metrics.register(Box::new(move || shadow_samples(&shadows, &seen.load())));
         Handle {
             node: self.config.node.id,
             limits: Arc::new(self.config.limits.clone()),
             metrics: Arc::clone(&self.metrics),
             epoch_log: Arc::clone(&self.log) as Arc<dyn EpochLog>,
-            state: Arc::new(ArcSwap::from(self.log.watch().borrow().clone())),
+            state,
             view,
             store: Arc::clone(&self.opened.store),
             adapter: self.opened.adapter.as_str().into(),
@@ -270,6 +273,7 @@ impl Booted {
             outlines: Arc::new(SharedOutlines::new(OUTLINE_BITS)),
             digests: Arc::clone(&digests) as _,
             mints: Arc::default(),
+            shadows: Arc::clone(self.plugins.shadows()),
             sync_message_bytes_max: self.config.limits.sync_message_bytes_max,
             events: events.clone(),
         };
@@ -286,6 +290,7 @@ impl Booted {
             resolve: Arc::clone(&self.sandbox) as _,
             disk: Disk::start(&disk, READERS).context("can't start the disk threads")?,
             digests,
+            shadows: Arc::clone(self.plugins.shadows()),
             links: LinkParts {
                 trust: self.trust.clone(),
                 metrics: Arc::clone(&self.metrics),

@@ -4,6 +4,7 @@ mod members;
 mod moves;
 mod plugins;
 mod scrub;
+mod shadows;
 
 use super::convert::{Checker, durability};
 use crate::clock::wall_ms;

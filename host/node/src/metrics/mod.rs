@@ -9,11 +9,13 @@ mod mending;
 mod scrape;
 mod scrub;
 mod seals;
+mod shadows;
 mod sync;
 
 pub use labels::{Kind, Outcome, Surface};
 pub use scrape::{Sample, SampleKind, resident_bytes};
 pub(crate) use scrub::disk_faults;
+pub(crate) use shadows::shadow_samples;
 
 use crate::gossip::DropReason;
 use histogram::Histogram;

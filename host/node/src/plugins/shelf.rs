@@ -1,10 +1,10 @@
 //! The code that this node has: on its disk, in the sandbox, and looked at before anybody relies on it.
 
-use super::hex;
+use super::{Shadows, hex};
 use mks_logic::cluster::{Plugin as Announced, State};
 use mks_logic::port::{ResolverHash, Role};
 use mks_sandbox::check::{Broken, Options};
-use mks_sandbox::{Components, DataTypeCounters, Moment, Plugin, Sandbox, SandboxError, check};
+use mks_sandbox::{Components, DataTypeCounters, Moment, Plugin, Rehearsal, Sandbox, SandboxError, check};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -104,6 +104,7 @@ pub struct Plugins {
     /// Uploads under way: no garbage, although the log does not name them yet.
     uploading: Mutex<BTreeSet<ResolverHash>>,
     uploads: Arc<Semaphore>,
+    shadows: Arc<Shadows>,
     /// Somebody knows of something to do before the next round.
     pub(super) nudge: Notify,
     pub(super) bytes_fetched: AtomicU64,
@@ -120,8 +121,10 @@ impl Plugins {
         if !removed.is_empty() {
             tracing::warn!(?removed, "components were damaged or strangers; what is needed is fetched again");
         }
+        let shadows = Arc::new(Shadows::new(Arc::new(Rehearsal::new(Arc::clone(&sandbox)))));
         Ok(Self {
             sandbox,
+            shadows,
             components: Arc::new(components),
             local: Mutex::default(),
             uploading: Mutex::default(),
@@ -136,6 +139,12 @@ impl Plugins {
     #[must_use]
     pub fn components(&self) -> &Arc<Components> {
         &self.components
+    }
+
+    /// Candidates that shadow others.
+    #[must_use]
+    pub const fn shadows(&self) -> &Arc<Shadows> {
+        &self.shadows
     }
 
     /// Largest component that is taken, bytes.

@@ -112,9 +112,13 @@ fn plugin() -> Vec<Entry> {
     let (plugin, node) = (ResolverHash([9; 32]), NodeId(1));
     let (name, version) = ("biggest".into(), "1.0.0".into());
     let mut entries = vec![Entry::InstallPlugin { plugin, node, name, version, bytes: 9, role: Role::Resolver }];
-    entries.extend(FORMED.members.keys().map(|node| Entry::HoldPlugin { plugin, node: *node }));
+    let (rival, name, version) = (ResolverHash([10; 32]), "smallest".into(), "1.0.0".into());
+    entries.push(Entry::InstallPlugin { plugin: rival, node, name, version, bytes: 9, role: Role::Resolver });
+    let holds = |plugin| FORMED.members.keys().map(move |node| Entry::HoldPlugin { plugin, node: *node });
+    entries.extend(holds(plugin).chain(holds(rival)));
     entries.extend([
         Entry::CreateKeyspace { keyspace: seats(("biggest@1.0.0", plugin)) },
+        Entry::ShadowPlugin { plugin: rival, keyspace: "seats".into(), on: true },
         Entry::QuarantinePlugin { plugin, node, reason: "it trapped".into() },
         Entry::ReleasePlugin { plugin },
         Entry::AlterKeyspace { keyspace: seats(("lww", ResolverHash([1; 32]))) },

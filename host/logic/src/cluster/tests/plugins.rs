@@ -38,6 +38,10 @@ fn release(plugin: u8) -> Entry {
     Entry::ReleasePlugin { plugin: code(plugin) }
 }
 
+fn shadow(plugin: u8, keyspace: &str, on: bool) -> Entry {
+    Entry::ShadowPlugin { plugin: code(plugin), keyspace: keyspace.into(), on }
+}
+
 fn settled_by(plugin: u8, version: &str) -> Keyspace {
     let resolver = format!("biggest@{version}");
     Keyspace { resolver, resolver_hash: code(plugin), ..super::keyspace("default", 3, 2, 2) }
@@ -73,7 +77,7 @@ fn policy(state: &State) -> Policy {
 }
 
 pub(super) fn entries() -> impl Strategy<Value = Entry> {
-    (0u8..9, 0u8..5, 0u64..6, 0u8..3).prop_map(|(what, plugin, node, version)| {
+    (0u8..11, 0u8..5, 0u64..6, 0u8..3).prop_map(|(what, plugin, node, version)| {
         let version = ["1.0.0", "1.1.0", "no version"][usize::from(version)];
         match what {
             0 => install(plugin, node, version),
@@ -81,6 +85,8 @@ pub(super) fn entries() -> impl Strategy<Value = Entry> {
             4 => remove(plugin),
             5 => quarantine(plugin, node),
             6 => release(plugin),
+            7 => shadow(plugin, DEFAULT_KEYSPACE, true),
+            8 => shadow(plugin, DEFAULT_KEYSPACE, node > 2),
             _ => alter_to(plugin, version),
         }
     })
@@ -97,6 +103,10 @@ pub(super) fn check_invariants(state: &State) {
         let waits = !state.plugin_waits(plugin).is_empty();
         assert!(plugin.armed.is_some() || plugin.quarantine.is_some() || waits, "all hold it, and it is not armed");
         assert!(plugin.armed.is_none_or(|epoch| epoch <= state.epoch));
+    }
+    for (keyspace, candidate) in &state.shadows {
+        let (plugin, keyspace) = (&state.plugins[candidate], &state.keyspaces[keyspace]);
+        assert!(plugin.armed.is_some() && keyspace.resolver_hash != *candidate && keyspace.role == plugin.role);
     }
     for keyspace in state.keyspaces.values() {
         let plugin = state.plugins.get(&keyspace.resolver_hash);
@@ -252,6 +262,92 @@ fn in_quarantine_nobody_is_asked_until_it_ends_or_the_keyspace_gets_another_reso
     assert_eq!(policy(&state).resolver, code(7));
     let long = Entry::QuarantinePlugin { plugin: code(1), node: NodeId(1), reason: "x".repeat(REASON_BYTES_MAX + 1) };
     assert!(matches!(refused(&state, &long), Refusal::Invalid(_)));
+}
+
+/// What shadows the default keyspace.
+fn shadowing(state: &State) -> Option<Shadow> {
+    state.shadowed().get(&state.keyspace(DEFAULT_KEYSPACE).unwrap().0).copied()
+}
+
+#[test]
+fn an_armed_plugin_shadows_a_keyspace_until_somebody_says_so_or_it_settles_it_or_goes() {
+    let mut state = armed();
+    let epoch = state.epoch;
+    apply(&mut state, &[shadow(1, "default", true), shadow(1, "default", true)]);
+    assert_eq!(state.epoch, Epoch(epoch.0 + 1), "to say it twice changes nothing");
+    assert_eq!(shadowing(&state), Some(Shadow { active: code(7), candidate: code(1), runs: true }));
+    assert_eq!((policy(&state).resolver, state.plugin_shadows(code(1))), (code(7), vec!["default".to_string()]));
+    assert!(state.plugin_keyspaces(code(1)).is_empty(), "it settles nothing");
+    assert_eq!(state.history.back().unwrap().what, "plugin biggest@1.0.0 shadows keyspace \"default\"");
+
+    let ends = [shadow(1, "default", false), alter_to(1, "1.0.0"), remove(1)];
+    for end in ends {
+        let mut state = state.clone();
+        apply(&mut state, std::slice::from_ref(&end));
+        assert_eq!(shadowing(&state), None, "{end:?}");
+    }
+    // Another definition with the same resolver leaves it alone, and another candidate takes its place.
+    apply(&mut state, &[alter("default", 3, 1, 3), install(2, 1, "1.1.0"), hold(2, 2), hold(2, 3)]);
+    assert!(shadowing(&state).is_some());
+    apply(&mut state, &[shadow(2, "default", true)]);
+    assert_eq!(shadowing(&state).unwrap().candidate, code(2));
+    // Where it does not shadow, it can't end.
+    assert!(matches!(refused(&state, &shadow(1, "default", false)), Refusal::Invalid(_)));
+}
+
+#[test]
+fn in_quarantine_a_candidate_is_not_asked_and_none_is_named() {
+    let mut state = armed();
+    apply(&mut state, &[shadow(1, "default", true), quarantine(1, 2)]);
+    assert!(!shadowing(&state).unwrap().runs);
+    assert_eq!(policy(&state).resolver, code(7), "the keyspace notices nothing");
+    apply(&mut state, &[release(1)]);
+    assert!(shadowing(&state).unwrap().runs);
+    // Nor is one asked beside a resolver that is not asked.
+    apply(&mut state, &[install(2, 1, "1.1.0"), hold(2, 2), hold(2, 3), alter_to(1, "1.0.0")]);
+    apply(&mut state, &[shadow(2, "default", true), quarantine(1, 2)]);
+    assert!(!shadowing(&state).unwrap().runs);
+    apply(&mut state, &[quarantine(2, 2), shadow(2, "default", false)]);
+    assert!(matches!(refused(&state, &shadow(2, "default", true)), Refusal::PluginQuarantined { .. }));
+}
+
+#[test]
+fn only_armed_resolvers_of_the_kind_of_the_keyspaces_own_shadow_it() {
+    let mut state = armed();
+    apply(&mut state, &[install(2, 1, "1.1.0")]);
+    for (role, plugin) in [(Role::Merger, 3), (Role::Merger, 4), (Role::DataType, 5)] {
+        let version = format!("{plugin}");
+        apply(&mut state, &[install_as(role, plugin, 1, &version), hold(plugin, 2), hold(plugin, 3)]);
+    }
+    let made = |name: &str, role, plugin: u8| {
+        let keyspace = Keyspace { role, causal: true, name: name.into(), ..settled_by(plugin, &format!("{plugin}")) };
+        Entry::CreateKeyspace { keyspace }
+    };
+    let keeps = Keyspace { causal: true, ..super::keyspace("siblings", 3, 2, 2) };
+    apply(&mut state, &[made("carts", Role::Merger, 3), made("counts", Role::DataType, 5)]);
+    apply(&mut state, &[Entry::CreateKeyspace { keyspace: keeps }]);
+    let invalid = [
+        (1, "carts", "picks winners"),
+        (1, "siblings", "picks winners"),
+        (1, "counts", "has the data type"),
+        (3, "carts", "already"),
+        (4, "default", "merges for readers"),
+        (4, "siblings", "merges for readers"),
+        (5, "default", "is a data type"),
+    ];
+    for (plugin, keyspace, why) in invalid {
+        match refused(&state, &shadow(plugin, keyspace, true)) {
+            Refusal::Invalid(said) => assert!(said.contains(why), "{said}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(refused(&state, &shadow(2, "default", true)), Refusal::PluginNotArmed { .. }));
+    assert!(matches!(refused(&state, &shadow(9, "default", true)), Refusal::PluginUnknown(_)));
+    assert!(matches!(refused(&state, &shadow(1, "nowhere", true)), Refusal::KeyspaceUnknown(_)));
+    apply(&mut state, &[shadow(4, "carts", true)]);
+    let keeps = Keyspace { name: "carts".into(), causal: true, ..super::keyspace("carts", 3, 2, 2) };
+    apply(&mut state, &[Entry::AlterKeyspace { keyspace: keeps }]);
+    assert!(state.shadows.is_empty(), "beside a resolver that merges nothing it has no place");
 }
 
 #[test]

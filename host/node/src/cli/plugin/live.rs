@@ -1,5 +1,6 @@
 //! `plugin install`, `list`, `show`, `alter`, `remove`: plugins of a running cluster.
 
+use super::shadow;
 use crate::cli::client::{Client, Failure, Retry, signed};
 use crate::cli::output::{Output, progress, table};
 use crate::cli::units;
@@ -47,6 +48,9 @@ pub(in crate::cli) enum LiveCommand {
     },
     /// Put a plugin into quarantine, or let it out
     Alter(AlterArgs),
+    /// Ask a resolver about the conflicts of a keyspace after another one has settled them, or no more: it decides
+    /// nothing, and `show` tells where the two differ
+    Shadow(shadow::ShadowArgs),
     /// Remove a plugin that no keyspace uses
     Remove {
         /// name@version, its name if there is one version of it, or the first digits of its hash
@@ -87,6 +91,7 @@ pub(in crate::cli) async fn live(client: &Client, command: &LiveCommand, output:
         }
         LiveCommand::Show { plugin } => show(client, plugin, output).await,
         LiveCommand::Alter(args) => alter(client, args, output).await,
+        LiveCommand::Shadow(args) => shadow::shadow(client, args, output).await,
         LiveCommand::Remove { plugin } => {
             let ask = |mut admin: Admin| {
                 let request = signed(RemovePluginRequest { plugin: plugin.clone() });
@@ -214,7 +219,7 @@ async fn alter(client: &Client, args: &AlterArgs, output: &Output) -> Result<(),
 const DATA_TYPE: &str = Role::DataType.name();
 
 /// `name@version`
-fn name(plugin: &Plugin) -> String {
+pub(super) fn name(plugin: &Plugin) -> String {
     format!("{}@{}", plugin.name, plugin.version)
 }
 
@@ -231,7 +236,7 @@ fn state(plugin: &Plugin) -> String {
     }
 }
 
-fn plugin_json(plugin: &Plugin) -> Value {
+pub(super) fn plugin_json(plugin: &Plugin) -> Value {
     let here = plugin.here.clone().unwrap_or_default();
     json!({
         "plugin": name(plugin), "name": plugin.name, "version": plugin.version, "hash": plugin.hash,
@@ -239,7 +244,7 @@ fn plugin_json(plugin: &Plugin) -> Value {
         "quarantine": plugin.quarantine.as_ref().map(|quarantine| json!({
             "node": quarantine.node, "reason": quarantine.reason, "since_epoch": quarantine.since_epoch,
         })),
-        "keyspaces": plugin.keyspaces,
+        "keyspaces": plugin.keyspaces, "shadows": plugin.shadows.iter().map(shadow::json).collect::<Vec<_>>(),
         "here": {
             "ready": here.ready, "fetched_bytes": here.fetched_bytes,
             "missing": if here.missing.is_empty() { None } else { Some(here.missing) },
@@ -255,6 +260,12 @@ fn list_json(all: &ListPluginsResponse) -> Value {
     })
 }
 
+/// The keyspaces that it settles, and those that it shadows.
+fn used(plugin: &Plugin) -> String {
+    let shadows = plugin.shadows.iter().map(|shadow| format!("{} (shadow)", shadow.keyspace));
+    plugin.keyspaces.iter().cloned().chain(shadows).collect::<Vec<_>>().join(", ")
+}
+
 fn list_text(all: &ListPluginsResponse) -> String {
     let ListPluginsResponse { plugins, fingerprint, node } = all;
     if plugins.is_empty() {
@@ -266,7 +277,7 @@ fn list_text(all: &ListPluginsResponse) -> String {
             name(plugin),
             state(plugin),
             numbers(&plugin.holders),
-            plugin.keyspaces.join(", "),
+            used(plugin),
             units::bytes(plugin.bytes),
             plugin.hash.chars().take(DIGITS_SHOWN).collect(),
         ]);
@@ -312,6 +323,12 @@ fn show_text(plugin: &Plugin, node: u64) -> String {
         format!("NOT here: {missing}")
     };
     line(&format!("on node {node}"), &here);
+    let shadows = plugin.shadows.iter().map(|shadow| shadow::lines(shadow, &name(plugin), node));
+    for lines in shadows {
+        for (i, said) in lines.iter().enumerate() {
+            line(if i == 0 { "shadows" } else { "" }, said);
+        }
+    }
     text
 }
 

@@ -3,6 +3,7 @@
 mod check;
 mod live;
 mod new;
+mod shadow;
 
 pub(super) use live::live;
 

@@ -1,6 +1,6 @@
 //! Plugins of the cluster: uploads, what became of them, and their end.
 
-use super::{AdminService, PROGRESS_PERIOD};
+use super::{AdminService, PROGRESS_PERIOD, shadows};
 use crate::fault::{Fault, Reason};
 use crate::handle::Handle;
 use crate::plugins::{Local, PluginError, Plugins, hex};
@@ -89,8 +89,11 @@ impl AdminService {
                 Entry::QuarantinePlugin { plugin: hash, node: self.handle.node, reason }
             }
             Some(Change::Release(true)) => Entry::ReleasePlugin { plugin: hash },
+            Some(Change::Shadow(keyspace)) => Entry::ShadowPlugin { plugin: hash, keyspace, on: true },
+            Some(Change::ShadowOff(keyspace)) => Entry::ShadowPlugin { plugin: hash, keyspace, on: false },
             Some(Change::Release(false)) | None => {
-                return Err(Fault::invalid("what shall change? `quarantine` with a reason, or `release`"));
+                let what = "what shall change? `quarantine` with a reason, `release`, `shadow` or `shadow_off`";
+                return Err(Fault::invalid(what));
             }
         };
         self.propose(sign(entry)).await?;
@@ -202,6 +205,7 @@ fn shown(plugins: &Plugins, state: &State, hash: ResolverHash, plugin: &Plugin) 
             since_epoch: quarantine.since.0,
         }),
         keyspaces: state.plugin_keyspaces(hash),
+        shadows: shadows::shown(plugins.shadows(), state, hash),
         here: Some(here),
         role: plugin.role.name().to_owned(),
     }
