@@ -109,7 +109,8 @@ pub struct Row<'a> {
 pub enum Unreadable {
     /// The bytes are not what was packed, or belong to another name.
     Damaged,
-    /// They were packed under another key, or in another form.
+    /// They say that they were packed under another key, or in another form than [`Started::form`]: damage as well,
+    /// but counted apart.
     Foreign,
 }
 

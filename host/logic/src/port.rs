@@ -214,7 +214,7 @@ pub enum Unpacked {
     Whole,
     /// The bytes are not what was packed, or belong to another name.
     Damaged,
-    /// It was packed under another key, or in another form.
+    /// It says that it was packed under another key, or in another form: damage too, but counted apart.
     Foreign,
 }
 

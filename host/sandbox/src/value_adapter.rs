@@ -54,6 +54,8 @@ pub struct ValueAdapterCounters {
     pub unpacked: u64,
     /// Of those, not what had been packed.
     pub damaged: u64,
+    /// Of those, as if packed under another key or in another form. Not among the damaged.
+    pub foreign: u64,
     /// Calls without an answer, or with one that makes no sense. Writes were refused, reads were not answered.
     pub failures: u64,
 }
@@ -76,6 +78,7 @@ pub struct ValueAdapter {
     packed: AtomicU64,
     unpacked: AtomicU64,
     damaged: AtomicU64,
+    foreign: AtomicU64,
     failures: AtomicU64,
 }
 
@@ -123,6 +126,7 @@ pub(crate) fn start(
         packed: AtomicU64::new(0),
         unpacked: AtomicU64::new(0),
         damaged: AtomicU64::new(0),
+        foreign: AtomicU64::new(0),
         failures: AtomicU64::new(0),
     };
     let failed = |reason| SandboxError::Failed { component: adapter(), reason };
@@ -163,6 +167,7 @@ impl ValueAdapter {
             packed: self.packed.load(Relaxed),
             unpacked: self.unpacked.load(Relaxed),
             damaged: self.damaged.load(Relaxed),
+            foreign: self.foreign.load(Relaxed),
             failures: self.failures.load(Relaxed),
         }
     }
@@ -208,6 +213,16 @@ impl ValueAdapter {
             tracing::error!(adapter = self.name, failures, reason, "a storage adapter failed; nothing was written");
         }
         AdaptError { adapter: self.name.clone(), reason }
+    }
+
+    /// One is a bit that turned where the key is named; many are an adapter whose form does not say what it reads.
+    fn found_foreign(&self, values: u64) {
+        let before = self.foreign.fetch_add(values, Relaxed);
+        let foreign = before + values;
+        // Now and then: scrubs and reads meet the same value again until it is mended.
+        if foreign.checked_ilog2() > before.checked_ilog2() {
+            tracing::warn!(adapter = self.name, foreign, "values name another key or form; they count as damaged");
+        }
     }
 
     fn batch<'a>(&self, rows: &'a Rows, random: &'a [u8]) -> wit::Rows<'a> {
@@ -256,9 +271,10 @@ impl Adapt for ValueAdapter {
             },
         )?;
         let outcomes: Vec<Unpacked> = unpacked.outcomes.into_iter().map(outcome).collect();
-        let damaged = outcomes.iter().filter(|outcome| **outcome != Unpacked::Whole).count();
+        let count = |of: Unpacked| outcomes.iter().filter(|outcome| **outcome == of).count() as u64;
         self.unpacked.fetch_add(rows.len() as u64, Relaxed);
-        self.damaged.fetch_add(damaged as u64, Relaxed);
+        self.damaged.fetch_add(count(Unpacked::Damaged), Relaxed);
+        self.found_foreign(count(Unpacked::Foreign));
         (rows.values, rows.ends) = (unpacked.values, unpacked.ends);
         Ok(outcomes)
     }

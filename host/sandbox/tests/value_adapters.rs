@@ -96,6 +96,8 @@ fn no_two_values_are_encrypted_alike_and_only_the_same_key_and_name_opens_them()
     assert_eq!(swapped.iter().collect::<Vec<_>>(), [&b"same"[..], b"", b"", b"same"]);
     let other = opened(&sandbox, &ENCRYPT, &with_key(2));
     assert_eq!(other.unpack(&mut rows(&[("a", &each[0])])), Ok(vec![Unpacked::Foreign]));
+    let counted = |adapter: &ValueAdapter| (adapter.counters().damaged, adapter.counters().foreign);
+    assert_eq!((counted(&encrypt), counted(&other)), ((2, 0), (0, 1)));
     assert_ne!(other.form(), encrypt.form());
 }
 

@@ -162,7 +162,7 @@ impl Chain {
         let mut parts = calls.calls.iter().flat_map(Rows::iter).zip(outcomes);
         let mut values = Vec::with_capacity(entries.len());
         for ((_, bytes), stored) in entries.iter().zip(&stored) {
-            let value = stored.as_ref().map(|stored| stored.join(&mut parts)).transpose()?.flatten();
+            let value = stored.as_ref().and_then(|stored| stored.join(&mut parts));
             values.push(value.unwrap_or_else(|| [&[UNREADABLE][..], *bytes].concat()));
         }
         Ok(values)
@@ -292,23 +292,16 @@ impl<'a> Stored<'a> {
     }
 
     /// The value, from what became of its parts. None where they are not whole.
-    fn join<'p>(
-        &self,
-        unpacked: &mut impl Iterator<Item = (&'p [u8], Unpacked)>,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
+    ///
+    /// A foreign part is damage as well: who has another key, or another form, does not open the directory.
+    fn join<'p>(&self, unpacked: &mut impl Iterator<Item = (&'p [u8], Unpacked)>) -> Option<Vec<u8>> {
         let mut value = Vec::with_capacity(self.bytes.min(CALL_BYTES));
         let mut whole = true;
-        let mut foreign = false;
         for (part, outcome) in unpacked.take(self.parts.len()) {
             value.extend_from_slice(part);
             whole &= outcome == Unpacked::Whole;
-            foreign |= outcome == Unpacked::Foreign;
         }
-        if foreign {
-            let why = "a value was packed under another key, or in another form, than the storage adapters have";
-            return Err(StoreError::Io(why.into()));
-        }
-        Ok((whole && value.len() == self.bytes).then_some(value))
+        (whole && value.len() == self.bytes).then_some(value)
     }
 }
 

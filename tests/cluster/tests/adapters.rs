@@ -34,8 +34,12 @@ fn shows(directory: &Path, text: &str) -> bool {
     })
 }
 
-/// Turns a bit of the value of a key, as it lies in the engine of a node that does not run.
-fn damage(node: &mut Node, i: usize) {
+/// A byte of what lies in the engine that says which secret it was encrypted with.
+const KEY_ID_AT: usize = 6;
+
+/// Turns a bit in the value of each of some keys, as it lies in the engine of a node that does not run: in this byte, or
+/// in the last one.
+fn damage(node: &mut Node, places: &[(usize, usize)]) {
     assert!(!node.running());
     let directory = node.data_dir().join("store");
     // To look past the adapters one has to deny that there are any.
@@ -44,10 +48,12 @@ fn damage(node: &mut Node, i: usize) {
     let plain: Vec<&str> = text.lines().filter(|line| !line.starts_with("adapter_")).collect();
     fs::write(&marker, plain.join("\n").replace("format = 2", "format = 1")).unwrap();
     let store = open(&Options { directory, ..Options::default() }).expect("a whole store");
-    let (key, mut value) = stored(&*store, i);
-    let last = value.len() - 1;
-    value[last] ^= 0x10;
-    put(&*store, key, value);
+    for (i, at) in places {
+        let (key, mut value) = stored(&*store, *i);
+        let last = value.len() - 1;
+        value[last.min(*at)] ^= 0x10;
+        put(&*store, key, value);
+    }
     drop(store);
     fs::write(&marker, text).unwrap();
 }
@@ -80,17 +86,22 @@ async fn a_node_that_encrypts_is_a_member_like_any_other_and_its_damage_is_mende
         assert!(log.contains("compress lz4/1, encrypt xchacha20-poly1305/1 key"), "{log}");
         assert!(log.contains("storage.earlier"), "{log}");
     }
-    damage(cluster.node_mut(2), 7);
+    damage(cluster.node_mut(2), &[(7, usize::MAX), (8, KEY_ID_AT)]);
     cluster.reconfigure(2, &encrypted);
     cluster.node_mut(2).start();
     cluster.wait_ready();
     cluster
-        .eventually("a scrub of node 2 reaches both other owners and mends the record", async |cluster| {
+        .eventually("a scrub of node 2 reaches both other owners and mends the records", async |cluster| {
             let seen = scrub::scrub(cluster.node(2));
-            assert!(seen["records"].as_u64() >= Some(KEYS as u64), "{seen}");
-            scrub::status(cluster.node(2))["scrub"]["mended"] == 1
+            assert!(seen["records"].as_u64() >= Some(KEYS as u64), "no record ends it: {seen}");
+            scrub::status(cluster.node(2))["scrub"]["mended"] == 2
         })
         .await;
+    let metrics = cluster.node(2).metrics();
+    for counter in ["mks_adapter_damaged_total", "mks_adapter_foreign_total"] {
+        assert!(metric(&metrics, counter, &["adapter=\"encrypt\""]) >= 1.0, "{counter}");
+    }
+    assert!(cluster.node(2).log().contains("values name another key or form"));
     assert_eq!(held(&cluster.node(2).client()).await, KEYS);
     assert!(cluster.node_mut(2).terminate().success());
     let shown = shows(&cluster.node(2).data_dir().join("store"), &format!("value of {:04}", 7));

@@ -105,8 +105,8 @@ fn staggered(bytes: u64, node: NodeId) -> u64 {
 }
 
 /// What an adapter that sees values has done.
-fn value_samples(adapter: &ValueAdapter) -> [Sample; 4] {
-    let ValueAdapterCounters { packed, unpacked, damaged, failures, .. } = adapter.counters();
+fn value_samples(adapter: &ValueAdapter) -> [Sample; 5] {
+    let ValueAdapterCounters { packed, unpacked, damaged, foreign, failures, .. } = adapter.counters();
     let sample = |name: &'static str, help: &'static str, value: u64| Sample {
         name: name.into(),
         help: help.into(),
@@ -118,6 +118,11 @@ fn value_samples(adapter: &ValueAdapter) -> [Sample; 4] {
         sample("adapter_packed", "Values that an adapter packed for the engine", packed),
         sample("adapter_unpacked", "Values that an adapter unpacked", unpacked),
         sample("adapter_damaged", "Values that were not what the adapter had packed", damaged),
+        sample(
+            "adapter_foreign",
+            "Damaged values that name another key or form than the adapter's, not counted as adapter_damaged",
+            foreign,
+        ),
         sample(
             "adapter_failures",
             "Calls of an adapter that failed; writes were refused, reads not answered",
