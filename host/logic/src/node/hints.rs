@@ -109,6 +109,8 @@ struct Debt {
     pause: bool,
     /// Changes that the store has not confirmed.
     changing: usize,
+    /// Some were kept since the store was last asked for the next ones: it may not have seen those.
+    grown: bool,
     /// Some of this window were refused because the owner is busy.
     busy: bool,
     /// How many may go out at once, of an owner that was busy lately; zero: as many as ever.
@@ -260,6 +262,7 @@ impl Node {
         debt.owed.bytes += kept.bytes;
         debt.owed.oldest = debt.owed.oldest.min(id.written);
         debt.changing += 1;
+        debt.grown = true;
         self.hints.bytes = total;
         self.hint_job(step, For::Keep(kept, whose), HintWork::Keep(hint, durability));
         Ok(())
@@ -399,7 +402,7 @@ impl Node {
         if debt.phase != Phase::Idle || debt.at > step.now.mono_us || !payable {
             return;
         }
-        debt.phase = Phase::Loading;
+        (debt.phase, debt.grown) = (Phase::Loading, false);
         let most = self.limits.hint_window_max;
         let count_max = if debt.window == 0 { most } else { debt.window.min(most) };
         let (after, bytes_max) = (debt.after, self.limits.hint_window_bytes_max);
@@ -451,7 +454,7 @@ impl Node {
     /// There is nothing after the last hint that was read.
     fn passed(&mut self, step: &mut Step<'_>, owner: NodeId) {
         let Some(debt) = self.hints.debts.get_mut(&owner) else { return };
-        if debt.after.is_none() && debt.changing == 0 {
+        if debt.after.is_none() && debt.changing == 0 && !debt.grown {
             // A whole pass found nothing: whatever the count says, all is paid.
             self.hints.bytes -= debt.owed.bytes;
             debt.owed = HintCount::default();
