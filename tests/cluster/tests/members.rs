@@ -1,7 +1,6 @@
 //! Who belongs to the cluster: what operators see and ask, and directories that must not come back.
 
 use mks_tests_cluster::{Cluster, NodeSetup, mks_at, mks_json};
-use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 

@@ -2,6 +2,8 @@
 
 use crate::mutation::Mutation;
 use crate::plan::MS;
+use crate::site::Phase;
+use crate::workloads::Kind;
 use crate::world::{Local, World};
 use mks_logic::event::{Input, Looked, MoveJob, MoveOutcome, MoveWork, ScrubJob, ScrubOutcome, ScrubWork};
 use mks_logic::id::NodeId;
@@ -20,6 +22,16 @@ impl World {
         if self.machine(id).disk.is_stopped() {
             self.local(id, delay, Local::Die);
         }
+    }
+
+    /// Where deletes are the point, disks often take their time to remove what their node does not own any more.
+    pub(crate) fn moves_soon(&mut self, id: NodeId, job: MoveJob) {
+        let drops = self.site.plan.workload == Kind::Graves && matches!(job.work, MoveWork::Drop { .. });
+        if drops && self.site.phase == Phase::Safety && self.dice.chance(70) {
+            let delay = self.dice.between(0, 2 * self.site.plan.lasting_us);
+            return self.local(id, delay, Local::Move(job));
+        }
+        self.moves(id, &job);
     }
 
     /// It lies between two commits, as commits happen in one moment.

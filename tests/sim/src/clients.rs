@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 
 /// Deadlines that clients choose, milliseconds; `None` leaves it to the node.
 const DEADLINES_MS: [Option<u64>; 4] = [Some(40), Some(150), Some(400), None];
+/// The same where epochs are short: what is not over keeps them open.
+const DEADLINES_SHORT_MS: [Option<u64>; 4] = [Some(20), Some(40), Some(40), Some(100)];
 
 /// One request that waits for its reply.
 #[derive(Clone, Debug)]
@@ -67,7 +69,9 @@ impl Clients {
 
     /// How long a client waits before it asks again, microseconds.
     pub fn pause(&mut self, plan: &Plan) -> u64 {
-        self.dice.between(100, plan.think_us)
+        // Now and then until what was deleted may be purged.
+        let rests = plan.workload == Kind::Graves && self.dice.chance(10);
+        self.dice.between(100, if rests { 12 * plan.epoch_us } else { plan.think_us })
     }
 
     /// All clocks went on by so much, and nothing else.
@@ -100,12 +104,12 @@ impl Clients {
         let known = &self.known[client];
         let mut work = Work { dice: &mut self.dice, keys: &site.keys, serial: &mut self.serial, known };
         let Invented { operation, context, saw } = site.plan.workload.invent(&mut work);
-        let writes = !operation.reads();
+        let (writes, hasty) = (!operation.reads(), site.plan.workload == Kind::Graves);
         let request = Request {
             operation,
             quorum: self.quorum(&site.plan, writes),
             durability: (writes && self.dice.chance(site.plan.weak_percent)).then_some(Durability::Os),
-            deadline_ms: self.dice.pick(&DEADLINES_MS),
+            deadline_ms: self.dice.pick(if hasty { &DEADLINES_SHORT_MS } else { &DEADLINES_MS }),
             ttl_ms: None,
             request_id: writes.then(|| u128::from(self.dice.draw())),
             context: context.map(|context| carried(context, &site.plan)),

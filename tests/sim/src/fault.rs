@@ -72,13 +72,15 @@ faults! {
     Away, "away";
     /// The code of the keyspace is in quarantine for a while.
     Quarantine, "quarantine";
+    /// Streams break at writes, and what was on its way comes all the same, much later. A rate, not an event.
+    Late, "late";
 }
 
 impl Fault {
     /// Those that have dice of their own: all else of a seed is as it was before there were any.
     #[must_use]
     pub const fn is_apart(self) -> bool {
-        matches!(self, Self::Members | Self::LogStall | Self::Away | Self::Quarantine)
+        matches!(self, Self::Members | Self::LogStall | Self::Away | Self::Quarantine | Self::Late)
     }
 }
 

@@ -203,7 +203,7 @@ impl World {
         if let Some(Wish::Leave { node, dead: true } | Wish::Replace { gone: node, .. }) = wish {
             self.site.buried &= accepted;
             // Some are declared dead that are not.
-            if accepted && self.node_dice.chance(70) {
+            if accepted && self.site.plan.away_us == 0 && self.node_dice.chance(70) {
                 self.retire(*node);
             }
         }
@@ -215,7 +215,10 @@ impl World {
         }
         let upto = self.site.log.entries.len();
         for node in (1..=self.site.plan.machines()).map(NodeId) {
-            let delay = self.node_dice.between(100, self.site.plan.lag_us);
+            let behind_us = self.site.plan.behind_us;
+            let behind =
+                if node == NodeId(1) && behind_us > 0 { self.node_dice.between(behind_us / 2, behind_us) } else { 0 };
+            let delay = self.node_dice.between(100, self.site.plan.lag_us) + behind;
             self.schedule(delay, Event::Deliver { node, upto });
         }
     }
@@ -261,6 +264,7 @@ impl World {
         machine.sums.learn(state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)));
         self.step(id, Input::Cluster(state));
         self.purge_early(id);
+        self.rid_early(id);
         let machine = self.site.machine(id);
         let fenced = machine.node.as_ref().is_some_and(Node::is_fenced) && machine.state.members.contains_key(&id);
         if fenced {

@@ -56,6 +56,8 @@ pub struct Machine {
     pub early: Epoch,
     /// The disk has a commit under way.
     pub committing: bool,
+    /// It is about to die: nothing of it gets out any more.
+    pub dying: bool,
     /// How many times longer the disk takes.
     pub slow: u64,
     /// It does not run before then.
@@ -91,6 +93,7 @@ impl Machine {
             done: Vec::new(),
             early: Epoch(0),
             committing: false,
+            dying: false,
             slow: 1,
             paused_until: 0,
             skew_ms: 0,
@@ -147,6 +150,7 @@ impl World {
         self.note(|| format!("{id} dies{}", if power { " without power" } else { "" }));
         let remembers = self.site.plan.mutation == Some(Mutation::StaleOutline);
         let machine = self.machine(id);
+        machine.dying = false;
         if machine.node.take().is_none() {
             return;
         }

@@ -16,7 +16,8 @@ const USAGE: &str = "\
 usage: mks-sim [--seeds N] [--from SEED] [--minutes M] [--jobs J]     fresh seeds (default: 2000, from the clock)
        mks-sim --seed SEED [--nodes N] [--operations N] [--without FAULT,...] [--trace]
        mks-sim --measure [--seeds N]                                      figures of speed, on one thread
-       either may have a deliberate bug: [--mutation NAME]";
+       mks-sim --month [--seeds N] [--seed SEED]                          a machine that is off for 30 days
+       either may have a deliberate bug: [--mutation NAME]; many seeds may be those of one workload: [--workload NAME]";
 
 /// Lines of the trace that a failing seed shows.
 const LINES_SHOWN: usize = 60;
@@ -30,8 +31,10 @@ struct Options {
     jobs: Option<usize>,
     cuts: Cuts,
     mutation: Option<Mutation>,
+    workload: Option<String>,
     trace: bool,
     measure: bool,
+    month: bool,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
@@ -40,6 +43,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
         let switch = match word.as_str() {
             "--trace" => Some(&mut options.trace),
             "--measure" => Some(&mut options.measure),
+            "--month" => Some(&mut options.month),
             _ => None,
         };
         if let Some(switch) = switch {
@@ -57,6 +61,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
             "--nodes" => options.cuts.nodes = Some(number()?),
             "--operations" => options.cuts.operations = Some(number()?),
             "--without" => options.cuts.without = value.parse()?,
+            "--workload" => options.workload = Some(value),
             "--mutation" => {
                 let known = Mutation::ALL.iter().find(|mutation| mutation.name() == value);
                 options.mutation = Some(*known.ok_or_else(|| format!("there is no mutation {value:?}"))?);
@@ -83,8 +88,15 @@ fn main() -> ExitCode {
 }
 
 fn plan(seed: u64, options: &Options) -> Plan {
-    let plan = if options.measure { Plan::measured(seed) } else { Plan::draw(seed) }.cut(&options.cuts);
-    Plan { mutation: options.mutation, ..plan }
+    Plan { mutation: options.mutation, ..whole(seed, options).cut(&options.cuts) }
+}
+
+fn whole(seed: u64, options: &Options) -> Plan {
+    match (options.measure, options.month) {
+        (true, _) => Plan::measured(seed),
+        (_, true) => Plan::month(seed),
+        _ => Plan::draw(seed),
+    }
 }
 
 /// One seed, closely.
@@ -127,6 +139,9 @@ fn many(options: &Options) -> ExitCode {
                         break;
                     }
                     let plan = plan(from.wrapping_add(at), options);
+                    if options.workload.as_ref().is_some_and(|wanted| wanted != plan.workload.name()) {
+                        continue;
+                    }
                     let outcome = run(&plan, Keep::Nothing);
                     if let Ok(mut total) = total.lock() {
                         total.add(&outcome.report);
@@ -144,7 +159,7 @@ fn many(options: &Options) -> ExitCode {
     let elapsed = begin.elapsed();
     summary(&total, elapsed * jobs as u32);
     let failed = failed.into_inner().unwrap_or_default();
-    failed.iter().for_each(|(plan, violation)| explain(plan, violation, &options.cuts));
+    failed.iter().for_each(|(plan, violation)| explain(plan, violation, options));
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -201,10 +216,10 @@ fn summary(total: &Report, cpu: Duration) {
 }
 
 /// What failed, as small as it gets, and how to see it again.
-fn explain(plan: &Plan, violation: &Violation, begin: &Cuts) {
+fn explain(plan: &Plan, violation: &Violation, options: &Options) {
     println!("VIOLATION of {} by {plan}\n  {}", violation.invariant, violation.text);
-    let whole = Plan { mutation: plan.mutation, ..Plan::draw(plan.seed) };
-    let cuts = shrink(&whole, begin);
+    let whole = Plan { mutation: plan.mutation, ..whole(plan.seed, options) };
+    let cuts = shrink(&whole, &options.cuts);
     let small = whole.clone().cut(&cuts);
     let outcome = run(&small, Keep::Lines(LINES_SHOWN));
     println!("smallest: {small}");

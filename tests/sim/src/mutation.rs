@@ -99,6 +99,12 @@ mutations! {
     PurgeEarly, "purge-early";
     /// A node says that it is drained of an epoch while it keeps hints of it.
     DrainedWithHints, "drained-with-hints";
+    /// An owner confirms a partition, and has compared nothing.
+    ConfirmUnseen, "confirm-unseen";
+    /// Owners take late copies of what is closed.
+    ClosedTaken, "closed-taken";
+    /// A node says that it is rid of what it does not own while it holds it.
+    RidEarly, "rid-early";
 }
 
 impl World {

@@ -4,21 +4,28 @@
 use crate::fault::Fault;
 use crate::mutation::Mutation;
 use crate::plan::MS;
-use crate::world::{Event, World};
+use crate::site::{Phase, Site};
+use crate::workloads::Kind;
+use crate::world::{Event, Local, World};
 use bytes::Bytes;
 use mks_logic::context::Context;
 use mks_logic::digest::Age;
 use mks_logic::event::Input;
 use mks_logic::exchange::{SyncAnswer, SyncAsk};
-use mks_logic::id::Incarnation;
-use mks_logic::id::NodeId;
+use mks_logic::id::{Epoch, Incarnation, NodeId};
 use mks_logic::message::Message;
 use mks_logic::message::WriteOutcome;
 use mks_logic::node::Node;
 use mks_logic::time::Hlc;
 
-/// How long a connection is tried again after, microseconds.
-const RECONNECT_US: u64 = 20 * MS;
+/// A connection is tried again after such a part of the time after which an idle node says something.
+const RECONNECT_PART: u64 = 25;
+
+/// Streams that break at a write, where such writes come late, percent of all writes.
+const LATE_PERCENT: u64 = 2;
+
+/// Processes that die at a write, where they do, percent of its copies.
+const DIES_PERCENT: u64 = 1;
 
 /// What a stream carries.
 #[derive(Clone, Debug)]
@@ -82,6 +89,13 @@ impl Network {
     }
 }
 
+/// Whether it is a write that may come long after its stream broke.
+fn late(site: &Site, frame: &Frame) -> bool {
+    let Frame::Message(message) = frame else { return false };
+    let write = matches!(**message, Message::Write { .. } | Message::Keep { .. });
+    write && site.phase == Phase::Safety && site.plan.faults.has(Fault::Late)
+}
+
 impl World {
     pub(crate) fn datagram(&mut self, id: NodeId, to: NodeId, data: &Bytes) {
         let incarnation = self.machine(id).node.as_ref().map_or(Incarnation(0), Node::incarnation);
@@ -101,7 +115,7 @@ impl World {
     pub(crate) fn send(&mut self, from: NodeId, to: NodeId, frame: Frame) {
         let now_us = self.site.now_us;
         let machine = self.site.machine(from);
-        let Some(node) = &machine.node else { return };
+        let Some(node) = machine.node.as_ref().filter(|_| !machine.dying) else { return };
         let clock = node.clock().max(Hlc::from_ms(machine.now(now_us).wall_ms));
         let stream = self.net.stream(from, to);
         if stream.connected && stream.cuts > 0 {
@@ -115,24 +129,72 @@ impl World {
         let now_us = self.site.now_us;
         let usual = self.site.plan.delay_us;
         let longest = if self.dice.chance(8) { 5 * usual } else { usual };
+        if self.breaks_at(from, to, &frame) {
+            let opening = self.machine(to).opening;
+            self.lost((from, to), opening, clock, frame);
+            self.break_stream(from, to);
+            return;
+        }
         let delay = self.dice.between(100, longest);
+        self.may_die_at(from, &frame);
+        let opening = self.machine(to).opening;
         let stream = self.net.stream(from, to);
         if stream.connected {
             stream.last_arrival = stream.last_arrival.max(now_us + delay + stream.slow_us);
             let (after, connection) = (stream.last_arrival - now_us, stream.connection);
-            self.schedule(after, Event::Arrive { from, to, connection, clock, frame });
+            self.schedule(after, Event::Arrive { from, to, connection, opening, clock, frame });
         }
     }
 
-    pub(crate) fn arrive(&mut self, (from, to): (NodeId, NodeId), connection: u32, clock: Hlc, frame: Frame) {
+    pub(crate) fn arrive(
+        &mut self,
+        (from, to): (NodeId, NodeId),
+        (connection, opening): (u32, u128),
+        clock: Hlc,
+        frame: Frame,
+    ) {
         let stream = self.net.stream(from, to);
         if !stream.connected || stream.connection != connection {
+            self.lost((from, to), opening, clock, frame);
             return;
         }
         match frame {
             Frame::Opened => self.step(to, Input::Arrived { peer: from }),
             Frame::Clock => self.step(to, Input::Clock { from, clock }),
             Frame::Message(message) => self.hear(from, to, clock, *message),
+        }
+    }
+
+    /// Whether the stream breaks while this is on its way.
+    fn breaks_at(&mut self, from: NodeId, to: NodeId, frame: &Frame) -> bool {
+        let connected = self.net.stream(from, to).connected;
+        let dice = &mut self.fault_dice[Fault::Late as usize];
+        connected && late(&self.site, frame) && dice.chance(LATE_PERCENT)
+    }
+
+    /// Where deletes are the point, some processes die between two copies of a write: then nobody keeps hints for the
+    /// owners that never hear of it.
+    fn may_die_at(&mut self, from: NodeId, frame: &Frame) {
+        let plan = &self.site.plan;
+        let dies = plan.workload == Kind::Graves && plan.faults.has(Fault::Kill) && self.site.phase == Phase::Safety;
+        let Frame::Message(message) = frame else { return };
+        let fresh = matches!(**message, Message::Write { fresh: true, .. });
+        if dies && fresh && self.fault_dice[Fault::Kill as usize].chance(DIES_PERCENT) {
+            self.machine(from).dying = true;
+            self.local(from, 0, Local::Die);
+        }
+    }
+
+    /// The stream broke on which it was sent. Where that does not keep a write from arriving, it comes when everybody
+    /// has long forgotten it, to the same process.
+    fn lost(&mut self, (from, to): (NodeId, NodeId), opening: u128, clock: Hlc, frame: Frame) {
+        if !late(&self.site, &frame) {
+            return;
+        }
+        if let Frame::Message(message) = frame {
+            let lasting = self.site.plan.lasting_us;
+            let delay = self.fault_dice[Fault::Late as usize].between(0, 2 * lasting);
+            self.schedule(delay, Event::Late { from, to, opening, clock, message });
         }
     }
 
@@ -166,6 +228,13 @@ impl World {
                 self.send(to, from, Frame::Message(Box::new(same)));
                 return;
             }
+            (Some(Mutation::ConfirmUnseen), Message::Sync { tag, ask: SyncAsk::Root { range, .. } })
+                if range.closed > Epoch(0) =>
+            {
+                let same = Message::Synced { tag: *tag, answer: SyncAnswer::Same };
+                self.send(to, from, Frame::Message(Box::new(same)));
+                return;
+            }
             (Some(Mutation::DeadSession), Message::Sync { ask, .. }) => {
                 let epoch = self.site.machine(to).state.epoch;
                 let (SyncAsk::Root { range, .. }
@@ -179,6 +248,7 @@ impl World {
             (Some(Mutation::WriteWithoutPast), Message::Write { past, .. }) => *past = Context::default(),
             _ => {}
         }
+        self.take_closed(to, &message);
         self.step(to, Input::Peer { from, clock, message });
         if let Some((other, message)) = twice {
             self.step(to, Input::Peer { from: other, clock, message });
@@ -220,7 +290,7 @@ impl World {
             self.send(from, to, Frame::Opened);
             self.step(from, Input::Link { peer: to, up: true });
         } else {
-            self.schedule(RECONNECT_US, Event::Connect { from, to });
+            self.schedule(self.site.plan.idle_us / RECONNECT_PART, Event::Connect { from, to });
         }
     }
 
@@ -229,9 +299,13 @@ impl World {
         if stream.connected {
             stream.connected = false;
             stream.breaking = true;
-            stream.held.clear();
+            let held = std::mem::take(&mut stream.held);
             let (opening, delay) = (self.machine(from).opening, self.dice.below(20 * MS));
             self.schedule(delay, Event::Broken { from, to, opening });
+            let opening = self.machine(to).opening;
+            for (clock, frame) in held {
+                self.lost((from, to), opening, clock, frame);
+            }
         }
     }
 }

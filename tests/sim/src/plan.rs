@@ -13,6 +13,15 @@ pub const MS: u64 = 1_000;
 /// Deadline of a request that names none, milliseconds: short, so that a run may end soon.
 pub const DEADLINE_MS: u64 = 1_000;
 
+/// Runs that are made for seals, percent.
+const GRAVES_PERCENT: u64 = 15;
+/// What may go wrong in those with what is on its way, and with everything else.
+const WAYS_OF_GRAVES: [Fault; 6] =
+    [Fault::Late, Fault::Break, Fault::Cut, Fault::OneWay, Fault::Isolate, Fault::SlowLink];
+/// See [`WAYS_OF_GRAVES`].
+const FAULTS_OF_GRAVES: [Fault; 7] =
+    [Fault::PowerCut, Fault::Pause, Fault::DiskSlow, Fault::DiskError, Fault::Skew, Fault::Jump, Fault::Away];
+
 /// Which dice are whose.
 pub(crate) mod part {
     pub(crate) const PLAN: u64 = 1;
@@ -26,6 +35,8 @@ pub(crate) mod part {
     pub(crate) const SEALS: u64 = 10;
     pub(crate) const MERGED: u64 = 11;
     pub(crate) const QUARANTINE: u64 = 12;
+    pub(crate) const MONTH: u64 = 14;
+    pub(crate) const GRAVES: u64 = 19;
     /// And one part per class of faults from here on.
     pub(crate) const FAULTS: u64 = 100;
 }
@@ -82,6 +93,12 @@ pub struct Plan {
     pub lag_us: u64,
     /// An epoch lasts about so long, microseconds.
     pub epoch_us: u64,
+    /// The first node hears of entries of the epoch log later than others, by so much at most, microseconds.
+    pub behind_us: u64,
+    /// How often a frame is sent when there is nothing to say, microseconds.
+    pub idle_us: u64,
+    /// One machine is off for so long, microseconds; zero: none is.
+    pub away_us: u64,
     /// How far clocks may be off, milliseconds.
     pub skew_ms: u64,
     /// The nodes' bounds.
@@ -115,9 +132,9 @@ fn sloppy(seed: u64, nodes: u64) -> u64 {
     if nodes > 3 { share } else { 0 }
 }
 
-fn limits(dice: &mut Dice) -> Limits {
-    // Comparisons are so frequent that a short run has some of them.
-    let usual = Limits {
+/// Comparisons are so frequent that a short run has some of them.
+fn usual_limits() -> Limits {
+    Limits {
         deadline_default_ms: DEADLINE_MS,
         deadline_max_ms: DEADLINE_MS,
         sync_period_ms: 4_000,
@@ -127,7 +144,11 @@ fn limits(dice: &mut Dice) -> Limits {
         scrub_period_ms: 1_500,
         move_retry_ms: 200,
         ..Limits::default()
-    };
+    }
+}
+
+fn limits(dice: &mut Dice) -> Limits {
+    let usual = usual_limits();
     if dice.chance(80) {
         return usual;
     }
@@ -186,6 +207,9 @@ impl Plan {
             delay_us: dice.pick(&[1, 3, 10]) * MS,
             lag_us: dice.pick(&[1, 20, 200]) * MS,
             epoch_us: u64::MAX / 4,
+            behind_us: 0,
+            idle_us: 500 * MS,
+            away_us: 0,
             skew_ms: dice.pick(&[20, 240, 240, 1_000]),
             limits: limits(&mut dice),
             gossip: gossip(&mut dice),
@@ -193,6 +217,7 @@ impl Plan {
         }
         .members()
         .epochs()
+        .graves()
         .quarantine()
         .possible()
     }
@@ -205,6 +230,49 @@ impl Plan {
         if dice.chance(15) {
             self.faults = self.faults.with(Fault::Away);
         }
+        self
+    }
+
+    /// In some seeds everything is made for seals: epochs are short, nodes that own nothing of a key coordinate its
+    /// writes, deleted keys have time to be purged, and the few faults last for several epochs, so that much comes late.
+    fn graves(mut self) -> Self {
+        let mut dice = Dice::new(self.seed, part::GRAVES);
+        if !dice.chance(GRAVES_PERCENT) {
+            return self;
+        }
+        let mut some = |of: &[Fault], percent| {
+            let some = of.iter().copied().filter(|_| dice.chance(percent));
+            some.fold(FaultSet::default(), FaultSet::with)
+        };
+        let ways = some(&WAYS_OF_GRAVES, 40);
+        let ways = some(&[Fault::Members, Fault::Kill, Fault::LogLag], 30).iter().fold(ways, FaultSet::with);
+        self.faults = some(&FAULTS_OF_GRAVES, 15).iter().fold(ways, FaultSet::with);
+        if self.faults.has(Fault::Members) {
+            // With more than that nothing would be sealed between two changes.
+            let kills = self.faults.has(Fault::Kill);
+            self.faults = FaultSet::default().with(Fault::Members);
+            self.faults = if kills { self.faults.with(Fault::Kill) } else { self.faults };
+        }
+        self.nodes = dice.pick(&[4, 5, 5, 6]);
+        self.spares = dice.below(2);
+        self.quorums = (3, 2, 2);
+        self.durability = dice.pick(&[Durability::Sync, Durability::Os]);
+        self.workload = Kind::Graves;
+        self.keys = dice.between(8, 20);
+        self.clients = dice.between(3, 6) as usize;
+        self.operations = dice.between(200, 350);
+        self.think_us = dice.pick(&[5, 10]) * MS;
+        self.load_us = 8_000 * MS;
+        self.delay_us = dice.pick(&[1, 3]) * MS;
+        self.epoch_us = dice.between(60, 160) * MS;
+        // In many of these runs nodes are often an epoch apart.
+        self.behind_us = dice.pick(&[0, self.epoch_us]);
+        self.lag_us = dice.pick(&[MS, self.epoch_us / 8, self.epoch_us / 4]);
+        self.every_us = dice.between(500, 1_500) * MS;
+        self.lasting_us = dice.between(8, 16) * self.epoch_us;
+        self.skew_ms = dice.pick(&[20, 100]);
+        self.sloppy_percent = self.sloppy_percent.min(10);
+        self.limits = Limits { move_retry_ms: 40, hint_retry_ms: 100, hint_after_ms: 50, ..usual_limits() };
         self
     }
 
@@ -271,6 +339,57 @@ impl Plan {
             },
             ..Self::draw(seed)
         }
+    }
+
+    /// Six weeks in which clients ask a few times a day, and for a month of which one machine is off. Nodes do so rarely
+    /// what they do by themselves that it costs little.
+    #[must_use]
+    pub fn month(seed: u64) -> Self {
+        let (mut dice, hour_ms) = (Dice::new(seed, part::MONTH), 3_600_000);
+        let hour_us = hour_ms * MS;
+        let faults = [Fault::Kill, Fault::PowerCut, Fault::Cut, Fault::LogLag, Fault::Late];
+        let faults = faults.iter().copied().filter(|_| dice.chance(50)).fold(FaultSet::default(), FaultSet::with);
+        let gossip = GossipSettings {
+            probe_period_ms: hour_ms,
+            probe_timeout_ms: hour_ms / 10,
+            suspicion_ms: hour_ms,
+            gossip_period_ms: hour_ms,
+            announce_period_ms: 2 * hour_ms,
+            fanout: 2,
+        };
+        Self {
+            nodes: dice.between(4, 6),
+            spares: 0,
+            quorums: (3, 2, 2),
+            durability: Durability::Sync,
+            weak_percent: 0,
+            sloppy_percent: 0,
+            // What a killed coordinator owed is owed no more.
+            faults: faults.with(Fault::Kill),
+            every_us: 240 * hour_us,
+            lasting_us: 24 * hour_us,
+            workload: Kind::Graves,
+            keys: 12,
+            clients: 3,
+            operations: 500,
+            think_us: 11 * hour_us,
+            load_us: 42 * 24 * hour_us,
+            lag_us: 2_000 * MS,
+            behind_us: 0,
+            epoch_us: 6 * hour_us,
+            idle_us: hour_us,
+            away_us: 30 * 24 * hour_us,
+            limits: Limits {
+                sync_period_ms: 24 * hour_ms,
+                scrub_period_ms: 240 * hour_ms,
+                move_retry_ms: hour_ms / 6,
+                hint_retry_ms: hour_ms / 6,
+                ..usual_limits()
+            },
+            gossip,
+            ..Self::draw(seed)
+        }
+        .possible()
     }
 
     /// The same with less.

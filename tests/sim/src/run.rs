@@ -192,7 +192,9 @@ fn sealing(world: &mut World) {
         world.advance(100 * MS);
     }
     world.site.seal_goal = Some(goal);
-    let until = world.site.now_us + SEALS_MS_MAX * MS;
+    // Where nodes are slow to try anything again, so is this.
+    let seals_ms_max = SEALS_MS_MAX.max(50 * world.site.plan.limits.move_retry_ms);
+    let until = world.site.now_us + seals_ms_max * MS;
     while world.site.unsealed().is_some() && world.violation.is_none() && world.site.now_us < until {
         world.advance(100 * MS);
     }

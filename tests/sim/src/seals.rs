@@ -7,8 +7,9 @@ use crate::plan::{MS, part};
 use crate::site::{Phase, Site};
 use crate::world::{Event, Local, Timed, World};
 use mks_logic::cluster::Entry;
-use mks_logic::event::{Input, Purge, SealJob, SealOutcome, SealWork};
+use mks_logic::event::{Input, JobId, Purge, SealJob, SealOutcome, SealWork, WriteJob};
 use mks_logic::id::{NodeId, PartitionId};
+use mks_logic::message::Message;
 use mks_logic::node::Node;
 use mks_logic::note::tombstone;
 use mks_logic::outline::Outline;
@@ -83,9 +84,9 @@ impl World {
     }
 
     /// It lies between two commits, as commits happen in one moment.
-    pub(crate) fn seals(&mut self, id: NodeId, mut job: SealJob) {
+    pub(crate) fn seals(&mut self, id: NodeId, job: SealJob) {
         let mutation = self.site.plan.mutation;
-        let outcome = match (mutation, &mut job.work) {
+        let outcome = match (mutation, &job.work) {
             (Some(Mutation::DrainedWithHints), SealWork::Drain { .. }) => SealOutcome::Drained { least: None },
             (_, work) => self.seal_work(id, work),
         };
@@ -106,6 +107,41 @@ impl World {
         for partition in (0..1 << PARTITION_BITS).map(PartitionId) {
             let (keyspaces, after) = (vec![KEYSPACE], bytes::Bytes::new());
             self.seal_work(id, &SealWork::Purge(Purge { partition, seal, keyspaces, whole: true, after }));
+        }
+    }
+
+    /// A disk takes a late copy that its node refuses.
+    pub(crate) fn take_closed(&mut self, id: NodeId, message: &Message) {
+        let Message::Write { key, version, past, fresh: false, durability, .. } = message else { return };
+        let state = &self.site.machine(id).state;
+        let Some(keyspace) = state.keyspaces.get(&key.keyspace) else { return };
+        let owns = state.holds(id, key.place(state.partition_bits).partition, keyspace.n);
+        if self.site.plan.mutation != Some(Mutation::ClosedTaken) || !owns || version.epoch > state.closed().epoch {
+            return;
+        }
+        let job = WriteJob {
+            job: JobId(u64::MAX),
+            key: key.clone(),
+            version: version.clone(),
+            past: past.clone(),
+            mint: None,
+            fresh: false,
+            durability: *durability,
+            policy: keyspace.policy(),
+            replaces: false,
+            beside: Vec::new(),
+            apply: None,
+        };
+        self.machine(id).waiting.push(job);
+        self.commit_soon(id);
+    }
+
+    /// A node that may be left with something says that it is not.
+    pub(crate) fn rid_early(&mut self, id: NodeId) {
+        let state = &self.site.machine(id).state;
+        if self.site.plan.mutation == Some(Mutation::RidEarly) && state.is_leftover(id) && state.change.is_none() {
+            let changes = state.changes;
+            self.propose(Entry::Rid { node: id, changes });
         }
     }
 

@@ -7,6 +7,7 @@ use crate::machine::Machine;
 use crate::plan::MS;
 use crate::rules::Rules;
 use crate::site::Phase;
+use crate::workloads::Kind;
 use crate::world::{Event, World};
 use mks_logic::cluster::{Entry, Standing, State, Wish};
 use mks_logic::id::NodeId;
@@ -54,7 +55,12 @@ impl World {
         };
         let number = dice.draw();
         let load_us = self.site.plan.load_us;
-        let pause = if fault == Fault::Members { load_us / 40 + number % (load_us / 10) } else { pause };
+        let pause = match (fault, self.site.plan.workload) {
+            // Between two changes something should be sealed.
+            (Fault::Members, Kind::Graves) => load_us / 10 + number % (load_us / 3),
+            (Fault::Members, _) => load_us / 40 + number % (load_us / 10),
+            _ => pause,
+        };
         self.schedule(pause, Event::Fault(fault));
         self.report.faults[fault as usize] += 1;
         self.note(|| format!("FAULT {} {a} {b} for {} ms", fault.name(), lasts / MS));
@@ -126,7 +132,7 @@ impl World {
                 self.schedule(lasts, Event::End(End::Release));
             }
             // Rates: they are there from the beginning.
-            Fault::Datagrams | Fault::Skew | Fault::Drift => {}
+            Fault::Datagrams | Fault::Skew | Fault::Drift | Fault::Late => {}
         }
     }
 
@@ -176,6 +182,21 @@ impl World {
         }
         self.site.buried = true;
         Some(wish)
+    }
+
+    /// A machine is off for as long as the plan says. In half of the runs its node is declared dead meanwhile.
+    pub(crate) fn away(&mut self) {
+        let away_us = self.site.plan.away_us;
+        let number = self.fault_dice[Fault::Away as usize].draw();
+        let node = NodeId(1 + number % self.site.plan.nodes);
+        self.report.faults[Fault::Away as usize] += 1;
+        let starts = self.machine(node).node.is_some();
+        self.crash(node, self.site.plan.loses_power(), away_us);
+        if starts && number >> 32 & 1 == 1 {
+            self.site.buried = true;
+            let entry = Entry::Change { wish: Wish::Leave { node, dead: true }, seen: None };
+            self.schedule(away_us / 4, Event::Propose(Box::new(entry)));
+        }
     }
 
     /// All links stop one by one, and come back one by one in another order.

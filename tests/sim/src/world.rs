@@ -18,7 +18,7 @@ use crate::trouble::End;
 use bytes::Bytes;
 use mks_logic::cluster::Entry;
 use mks_logic::event::{
-    AskJob, Effect, HintJob, HintOutcome, HintWork, Input, Question, ReadJob, Ticket, Told, WriteJob,
+    AskJob, Effect, HintJob, HintOutcome, HintWork, Input, MoveJob, Question, ReadJob, Ticket, Told, WriteJob,
 };
 use mks_logic::hint;
 use mks_logic::id::{Incarnation, Key, NodeId};
@@ -33,9 +33,6 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-/// How often a frame is sent when there is nothing to say, microseconds.
-const IDLE_US: u64 = 500 * MS;
-
 /// What will happen.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -43,8 +40,18 @@ pub(crate) enum Event {
         from: NodeId,
         to: NodeId,
         connection: u32,
+        /// The process that was there when it was sent.
+        opening: u128,
         clock: Hlc,
         frame: Frame,
+    },
+    /// What was lost, for all that its sender knows.
+    Late {
+        from: NodeId,
+        to: NodeId,
+        opening: u128,
+        clock: Hlc,
+        message: Box<Message>,
     },
     Broken {
         from: NodeId,
@@ -82,6 +89,8 @@ pub(crate) enum Event {
     Epoch,
     /// All clocks go on by so much, and nothing else does.
     Leap(u64),
+    /// A machine is switched off for long.
+    Away,
     Cut(NodeId, NodeId, u64, u64),
     End(End),
 }
@@ -91,6 +100,7 @@ pub(crate) enum Event {
 pub(crate) enum Local {
     Commit,
     Read(Box<ReadJob>),
+    Move(MoveJob),
     Die,
     Input(Box<Input>),
 }
@@ -217,9 +227,12 @@ impl World {
         }
         self.schedule(0, Event::Idle);
         self.schedule(plan.epoch_us, Event::Epoch);
+        if plan.away_us > 0 {
+            self.schedule((plan.load_us - plan.away_us) / 2, Event::Away);
+        }
         for fault in plan.faults.iter() {
             let first = self.fault_dice[fault as usize].between(30 * MS, plan.every_us + 60 * MS);
-            let rate = matches!(fault, Fault::Datagrams | Fault::Skew | Fault::Drift);
+            let rate = matches!(fault, Fault::Datagrams | Fault::Skew | Fault::Drift | Fault::Late);
             if rate {
                 self.report.faults[fault as usize] += 1;
             } else {
@@ -323,7 +336,7 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         let whose = match &event {
-            Event::Arrive { to, .. } | Event::Datagram { to, .. } => Some(*to),
+            Event::Arrive { to, .. } | Event::Datagram { to, .. } | Event::Late { to, .. } => Some(*to),
             Event::Broken { from, .. } | Event::Connect { from, .. } => Some(*from),
             Event::Local { node, .. } | Event::Deliver { node, .. } => Some(*node),
             _ => None,
@@ -333,7 +346,14 @@ impl World {
             return;
         }
         match event {
-            Event::Arrive { from, to, connection, clock, frame } => self.arrive((from, to), connection, clock, frame),
+            Event::Arrive { from, to, connection, opening, clock, frame } => {
+                self.arrive((from, to), (connection, opening), clock, frame);
+            }
+            Event::Late { from, to, opening, clock, message } => {
+                if self.machine(to).opening == opening {
+                    self.hear(from, to, clock, *message);
+                }
+            }
             Event::Broken { from, to, opening } => {
                 if self.machine(from).opening == opening && self.machine(from).node.is_some() {
                     self.net.stream(from, to).breaking = false;
@@ -353,6 +373,7 @@ impl World {
                     match what {
                         Local::Commit => self.commit(node),
                         Local::Read(job) => self.read(node, &job, 0),
+                        Local::Move(job) => self.moves(node, &job),
                         Local::Die => {
                             let lasts = self.dice.between(5 * MS, 100 * MS);
                             self.crash(node, self.site.plan.loses_power(), lasts);
@@ -368,13 +389,14 @@ impl World {
                 for (from, to) in self.net.pairs() {
                     self.send(from, to, Frame::Clock);
                 }
-                self.schedule(IDLE_US, Event::Idle);
+                self.schedule(self.site.plan.idle_us, Event::Idle);
             }
             Event::Client(client) => self.client(client),
             Event::Start { node } => self.start(node),
             Event::Fault(fault) => self.fault(fault),
             Event::Epoch => self.epoch(),
             Event::Leap(by_us) => self.leap(by_us),
+            Event::Away => self.away(),
             Event::Cut(from, to, lasts, number) if self.site.phase == Phase::Safety => {
                 self.cut(from, to, lasts, number);
             }
@@ -443,7 +465,7 @@ impl World {
                 self.local(id, delay, Local::Input(Box::new(Input::Compared { job, found })));
             }
             Effect::Scrub(job) => self.scrub(id, &job),
-            Effect::Move(job) => self.moves(id, &job),
+            Effect::Move(job) => self.moves_soon(id, job),
             Effect::Seal(job) => self.seals(id, job),
             Effect::Propose { entry } => self.asked_for(entry),
             Effect::Reply { ticket, reply } => {

@@ -91,3 +91,13 @@ fn a_failing_run_is_cut_down() {
     assert!(run(&small, Keep::Nothing).violation.is_some());
     assert!(small.operations <= 4 && small.faults.iter().next().is_none(), "{}", plan.line(&cuts));
 }
+
+/// Runs in which one machine is off for a month.
+const MONTHS: u64 = 6;
+
+#[test]
+fn a_node_that_was_away_for_a_month_brings_nothing_back() {
+    for seed in 0..MONTHS {
+        must_hold(&Plan::month(seed), &Cuts::default());
+    }
+}

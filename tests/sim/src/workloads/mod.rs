@@ -5,6 +5,7 @@ mod batches;
 mod carts;
 mod counts;
 mod deletes;
+mod graves;
 mod registers;
 mod sets;
 
@@ -25,6 +26,8 @@ pub enum Kind {
     Deletes,
     /// Several keys at once.
     Batches,
+    /// Deletes of keys that are left alone until their tombstones are purged.
+    Graves,
     /// Writes that settle the siblings that were read.
     Carts,
     /// Chains of writes that know one another.
@@ -38,7 +41,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Those of keyspaces where the last write wins.
+    /// Those of keyspaces where the last write wins, but for graves: those have runs of their own.
     pub const PLAIN: &'static [Self] = &[Self::Registers, Self::Deletes, Self::Batches];
     /// Those of causal keyspaces that keep siblings.
     pub const CAUSAL: &'static [Self] = &[Self::Carts, Self::Sets];
@@ -86,6 +89,7 @@ impl Kind {
             Self::Registers => "registers",
             Self::Deletes => "deletes",
             Self::Batches => "batches",
+            Self::Graves => "graves",
             Self::Carts => "carts",
             Self::Sets => "sets",
             Self::Unions => "unions",
@@ -100,6 +104,7 @@ impl Kind {
             Self::Registers => registers::invent(work).into(),
             Self::Deletes => deletes::invent(work).into(),
             Self::Batches => batches::invent(work).into(),
+            Self::Graves => graves::invent(work).into(),
             Self::Carts | Self::Unions => carts::invent(work),
             Self::Sets => sets::invent(work),
             Self::Counts => counts::invent(work),
