@@ -38,6 +38,26 @@ async fn cluster_with(components: &[&std::path::Path]) -> Cluster {
     cluster
 }
 
+/// A node tells of the keys about which the two differ, who keeps what, and no value; its metrics say the same.
+fn tells_of_differences(cluster: &Cluster, id: u64, plugin: &str) {
+    let told = shadow(cluster, id, plugin).unwrap();
+    assert!(told["conflicts"].as_u64() > told["differs"].as_u64() && told["failures"] == 0, "{told}");
+    for sample in told["samples"].as_array().unwrap() {
+        assert!(sample["key"].as_str().unwrap().starts_with("other-"), "{sample}");
+        let kept = |size: u64| {
+            let mut versions = sample["versions"].as_array().unwrap().iter();
+            let version = versions.find(|version| version["size"] == size).unwrap().clone();
+            (version["kept"].clone(), version["shadow_keeps"].clone())
+        };
+        assert_eq!((kept(12), kept(5)), ((true.into(), false.into()), (false.into(), true.into())), "{sample}");
+    }
+    assert!(!told.to_string().contains("a long value"), "values are nobody's business here: {told}");
+    let metrics = cluster.node(id).metrics();
+    let labels = ["keyspace=\"docs\"", "plugin=\"biggest@0.2.0\""];
+    assert!(metric_sum(&metrics, "mks_shadow_differs_total", &labels) > 0.0, "{metrics}");
+    assert!(metric_sum(&metrics, "mks_shadow_conflicts_total", &labels) > 0.0, "{metrics}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_candidate_is_compared_with_what_settles_and_changes_nothing_until_it_gets_the_keyspace() {
     let built = match built() {
@@ -70,24 +90,7 @@ async fn a_candidate_is_compared_with_what_settles_and_changes_nothing_until_it_
         };
         cluster.eventually(&format!("node {id} sees that the two differ"), differs).await;
     }
-    for id in 1..=3 {
-        let told = shadow(&cluster, id, smallest).unwrap();
-        assert!(told["conflicts"].as_u64() > told["differs"].as_u64() && told["failures"] == 0, "{told}");
-        for sample in told["samples"].as_array().unwrap() {
-            assert!(sample["key"].as_str().unwrap().starts_with("other-"), "{sample}");
-            let kept = |size: u64| {
-                let mut versions = sample["versions"].as_array().unwrap().iter();
-                let version = versions.find(|version| version["size"] == size).unwrap().clone();
-                (version["kept"].clone(), version["shadow_keeps"].clone())
-            };
-            assert_eq!((kept(12), kept(5)), ((true.into(), false.into()), (false.into(), true.into())), "{sample}");
-        }
-        assert!(!told.to_string().contains("a long value"), "values are nobody's business here: {told}");
-        let metrics = cluster.node(id).metrics();
-        let labels = ["keyspace=\"docs\"", "plugin=\"biggest@0.2.0\""];
-        assert!(metric_sum(&metrics, "mks_shadow_differs_total", &labels) > 0.0, "{metrics}");
-        assert!(metric_sum(&metrics, "mks_shadow_conflicts_total", &labels) > 0.0, "{metrics}");
-    }
+    (1..=3).for_each(|id| tells_of_differences(&cluster, id, smallest));
     let address = cluster.node(1).client_address().to_string();
     let text = mks(&["--addr", &address, "plugin", "show", smallest]).text();
     assert!(text.contains("docs, beside lww") && text.contains("kept by biggest@0.2.0"), "{text}");
