@@ -330,7 +330,7 @@ impl Page {
 }
 
 impl Book {
-    /// Begins a page for each pair of a resolver and a candidate that is new, and tears out those of all that are no more.
+    /// Begins a page for each pair of a resolver and a candidate that is new, and tears out those that are no more.
     pub fn turn(&mut self, shadows: &Shadows) {
         self.0.retain(|keyspace, page| shadows.get(keyspace).is_some_and(|shadow| page.shadow.is_like(shadow)));
         for (&keyspace, &shadow) in shadows {

@@ -1,8 +1,8 @@
 //! Which plugins shadow which keyspaces: they are asked about what the resolver of a keyspace has settled, and decide
 //! nothing ([`crate::shadow`]).
 //!
-//! A setting here has no author's word to hold it: it goes when the keyspace gets the candidate for its resolver, or one
-//! beside which the candidate has no place, and when the plugin is removed.
+//! A setting goes when the keyspace gets the candidate for its resolver, or one beside which the candidate has no
+//! place, and when the plugin is removed.
 
 use super::{Applied, Keyspace, Quarantine, Refusal, State};
 use crate::id::KeyspaceId;
