@@ -14,7 +14,7 @@ pub const MS: u64 = 1_000;
 pub const DEADLINE_MS: u64 = 1_000;
 
 /// Runs that are made for seals, percent.
-const GRAVES_PERCENT: u64 = 15;
+const GRAVES_PERCENT: u64 = 8;
 /// What may go wrong in those with what is on its way, and with everything else.
 const WAYS_OF_GRAVES: [Fault; 6] =
     [Fault::Late, Fault::Break, Fault::Cut, Fault::OneWay, Fault::Isolate, Fault::SlowLink];
@@ -293,7 +293,7 @@ impl Plan {
         }
         self.spares = dice.between(1, 4);
         if dice.chance(50) {
-            let known = Fault::ALL.iter().filter(|fault| **fault != Fault::Quarantine);
+            let known = Fault::ALL.iter().filter(|fault| !matches!(fault, Fault::Quarantine | Fault::Late));
             let rare = known.filter(|_| !dice.chance(10));
             self.faults = rare.fold(self.faults, |faults, fault| faults.without(FaultSet::default().with(*fault)));
             self.think_us = dice.pick(&[1, 2, 4]) * MS;
