@@ -201,8 +201,8 @@ mod tests {
         assert_eq!(hex, head.to_owned() + "a0e0b8832661833e96971466ab06f0c2987fc802c5");
     }
 
-    /// Made by libsodium (PyNaCl 1.6.2), with keys from BLAKE3 written after its paper in Python: no crate of ours had a
-    /// hand in it. The secret's bytes are 0 to 31, those of the nonce 64 to 87.
+    /// Made by libsodium (PyNaCl 1.6.2), with keys from BLAKE3 written after its paper in Python: no crate of ours had
+    /// a hand in it. The secret's bytes are 0 to 31, those of the nonce 64 to 87.
     #[test]
     fn another_implementation_makes_the_same() {
         let (key_id, nonce) = ("1d2cd2854c36ca91", "404142434445464748494a4b4c4d4e4f5051525354555657");

@@ -37,8 +37,8 @@ fn shows(directory: &Path, text: &str) -> bool {
 /// A byte of what lies in the engine that says which secret it was encrypted with.
 const KEY_ID_AT: usize = 6;
 
-/// Turns a bit in the value of each of some keys, as it lies in the engine of a node that does not run: in this byte, or
-/// in the last one.
+/// Turns a bit in the value of each of some keys, as it lies in the engine of a node that does not run: in this byte,
+/// or in the last one.
 fn damage(node: &mut Node, places: &[(usize, usize)]) {
     assert!(!node.running());
     let directory = node.data_dir().join("store");

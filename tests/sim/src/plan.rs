@@ -234,7 +234,7 @@ impl Plan {
     }
 
     /// In some seeds everything is made for seals: epochs are short, nodes that own nothing of a key coordinate its
-    /// writes, deleted keys have time to be purged, and the few faults last for several epochs, so that much comes late.
+    /// writes, deleted keys have time to be purged, and the few faults last for epochs, so that much comes late.
     fn graves(mut self) -> Self {
         let mut dice = Dice::new(self.seed, part::GRAVES);
         if !dice.chance(GRAVES_PERCENT) {
@@ -341,8 +341,8 @@ impl Plan {
         }
     }
 
-    /// Six weeks in which clients ask a few times a day, and for a month of which one machine is off. Nodes do so rarely
-    /// what they do by themselves that it costs little.
+    /// Six weeks in which clients ask a few times a day, and for a month of which one machine is off. What nodes do by
+    /// themselves they do so rarely that it costs little.
     #[must_use]
     pub fn month(seed: u64) -> Self {
         let (mut dice, hour_ms) = (Dice::new(seed, part::MONTH), 3_600_000);

@@ -17,16 +17,11 @@ use crate::trace::{Keep, Trace};
 use crate::trouble::End;
 use bytes::Bytes;
 use mks_logic::cluster::Entry;
-use mks_logic::event::{
-    AskJob, Effect, HintJob, HintOutcome, HintWork, Input, MoveJob, Question, ReadJob, Ticket, Told, WriteJob,
-};
-use mks_logic::hint;
+use mks_logic::event::{Effect, Input, MoveJob, ReadJob, Ticket, WriteJob};
 use mks_logic::id::{Incarnation, Key, NodeId};
 use mks_logic::message::{Message, ReadOutcome, Refused, WriteOutcome};
-use mks_logic::port::Durability;
 use mks_logic::replica;
 use mks_logic::request::{Reply, Request};
-use mks_logic::shadow::Trial;
 use mks_logic::sync;
 use mks_logic::time::Hlc;
 use std::cmp::Reverse;
@@ -477,46 +472,8 @@ impl World {
         }
     }
 
-    fn ask_code(&mut self, id: NodeId, mut job: AskJob) {
-        self.twist_question(&mut job);
-        let machine = self.machine(id);
-        let (told, slow) = (job.ask(&machine.rules, &machine.rules), machine.slow);
-        if let (Question::Merge(siblings), Told::Merge(Ok(merged))) = (&job.question, &told) {
-            let shadows = machine.state.shadowed();
-            Trial::at_read(&shadows, job.code, &job.key, siblings, merged).iter().for_each(rehearse);
-        }
-        let told = self.twist_answer(told);
-        let delay = self.dice.between(20, MS) * slow;
-        self.local(id, delay, Local::Input(Box::new(Input::Told { job: job.job, told })));
-    }
-
-    fn hint(&mut self, id: NodeId, mut job: HintJob) {
-        let mutation = self.site.plan.mutation;
-        let fake = match (&mut job.work, mutation) {
-            (HintWork::Keep(_, durability), Some(Mutation::HintNotSynced)) => {
-                *durability = Durability::Os;
-                None
-            }
-            (HintWork::Keep(..), Some(Mutation::HintNotKept)) => Some(HintOutcome::Done),
-            (HintWork::Count, Some(Mutation::HintsForgotten)) => Some(HintOutcome::Counted(BTreeMap::new())),
-            _ => None,
-        };
-        let machine = self.machine(id);
-        let outcome = fake.unwrap_or_else(|| hint::work(&machine.disk, std::slice::from_ref(&job)).remove(0));
-        if let (HintOutcome::Loaded { hints, .. }, Some(Mutation::HintDroppedEarly)) = (&outcome, mutation) {
-            let work = HintWork::Drop(hints.iter().map(|hint| hint.id).collect());
-            hint::work(&machine.disk, &[HintJob { job: job.job, work }]);
-        }
-        let (stopped, slow) = (machine.disk.is_stopped(), machine.slow);
-        let delay = self.dice.between(20, MS) * slow;
-        self.local(id, delay, Local::Input(Box::new(Input::Hinted { job: job.job, outcome })));
-        if stopped {
-            self.die_soon(id, delay);
-        }
-    }
-
     /// The pump ends the process once it hears of it; the answers before that may still get out.
-    fn die_soon(&mut self, id: NodeId, delay: u64) {
+    pub(crate) fn die_soon(&mut self, id: NodeId, delay: u64) {
         let after = self.dice.between(delay, delay + 5 * MS);
         self.local(id, after, Local::Die);
     }
