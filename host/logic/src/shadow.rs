@@ -99,6 +99,11 @@ pub struct SampleValue {
     pub head: Bytes,
 }
 
+/// Who shall be asked about what `active` has settled.
+fn beside(shadows: &Shadows, keyspace: KeyspaceId, active: ResolverHash) -> Option<Shadow> {
+    shadows.get(&keyspace).copied().filter(|shadow| shadow.runs && shadow.active == active)
+}
+
 /// Gathers the conflicts of one commit.
 #[derive(Debug)]
 pub(crate) struct Gathering<'a> {
@@ -120,9 +125,7 @@ impl<'a> Gathering<'a> {
         describe: impl FnOnce(&mut Columns),
     ) {
         let keyspace = key.keyspace;
-        let Some(&shadow) = self.shadows.get(&keyspace).filter(|shadow| shadow.runs && shadow.active == active) else {
-            return;
-        };
+        let Some(shadow) = beside(self.shadows, keyspace, active) else { return };
         let none = || Settled::AtWrite { keys: Vec::new(), conflicts: Columns::default(), verdicts: Vec::new() };
         let trial = self.trials.entry(keyspace).or_insert_with(|| Trial { keyspace, shadow, settled: none() });
         if let Settled::AtWrite { keys, conflicts, verdicts } = &mut trial.settled {
@@ -148,7 +151,7 @@ impl Trial {
         merged: &Merged,
     ) -> Option<Self> {
         let keyspace = key.keyspace;
-        let shadow = *shadows.get(&keyspace).filter(|shadow| shadow.runs && shadow.active == active)?;
+        let shadow = beside(shadows, keyspace, active)?;
         let settled = Settled::AtRead { key: key.clone(), siblings: siblings.clone(), merged: merged.clone() };
         Some(Self { keyspace, shadow, settled })
     }
@@ -201,14 +204,10 @@ impl Trial {
         if !conflicts.fits(&theirs) {
             return Err(ResolveError::Nonsense("it names versions that are not there".to_string()));
         }
-        let mut findings = Findings::default();
-        let mut differing = Vec::new();
-        for (i, (ours, theirs)) in verdicts.iter().zip(theirs).enumerate().filter(|(_, (a, b))| **a != *b) {
-            findings.differs += 1;
-            differing.push((i, *ours, theirs));
-        }
-        let newest = differing.into_iter().rev().take(SAMPLES_MAX).rev();
-        let sample = |(i, ours, theirs): (usize, Verdict, Verdict)| {
+        let both = verdicts.iter().copied().zip(theirs).enumerate();
+        let differing: Vec<(usize, (Verdict, Verdict))> = both.filter(|(_, (ours, theirs))| ours != theirs).collect();
+        let newest = &differing[differing.len().saturating_sub(SAMPLES_MAX)..];
+        let sample = |&(i, (ours, theirs)): &(usize, (Verdict, Verdict))| {
             let keeps = |verdict: Verdict, row: usize| match verdict {
                 Verdict::Keep(kept) => kept as usize == row,
                 Verdict::KeepAll => true,
@@ -216,8 +215,8 @@ impl Trial {
             let key = keys.get(i)?;
             Some(Sample::new(key, conflicts, i, |row| (keeps(ours, row), keeps(theirs, row))))
         };
-        findings.samples = newest.filter_map(sample).collect();
-        Ok(findings)
+        let samples = newest.iter().filter_map(sample).collect();
+        Ok(Findings { differs: differing.len() as u64, samples, ..Findings::default() })
     }
 
     fn run_at_read(
