@@ -3,7 +3,7 @@
 use crate::cluster::{Addresses, Keyspace, Member, Standing, State};
 use crate::context::Context;
 use crate::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums, recompute};
-use crate::event::{HintId, JobId, Operation, Request, WriteJob};
+use crate::event::{HintId, JobId, WriteJob};
 use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
 use crate::mint::Mints;
 use crate::outline::{Outline, OutlineTable, Outlines};
@@ -392,11 +392,6 @@ pub(crate) fn job(key: &Key, version: Version) -> WriteJob {
         beside: Vec::new(),
         apply: None,
     }
-}
-
-/// A request with everything left to the keyspace and the node.
-pub(crate) fn request(operation: Operation) -> Request {
-    Request::new(operation)
 }
 
 /// A formed cluster of the nodes 1 to `nodes`, with all keyspaces, `n` copies and quorums of `r` and `w`.

@@ -3,14 +3,14 @@
 use super::*;
 use crate::cluster::Wish;
 use crate::context::Context;
-use crate::event::{Input, Operation, Ticket};
+use crate::event::{Input, Operation, Request, Ticket};
 use crate::id::Key;
 use crate::limits::Limits;
 use crate::message::{Message, ReadOutcome, Refused, Tag, Want};
 use crate::node::town::Town;
 use crate::port::{Durability, StoreError};
 use crate::request::Answer;
-use crate::testing::{PARTITION_BITS, Rules, key, request, version};
+use crate::testing::{PARTITION_BITS, Rules, key, version};
 use crate::time::Hlc;
 use crate::version::Version;
 use bytes::Bytes;
@@ -201,7 +201,7 @@ fn a_write_under_way_when_the_table_changes_is_written_to_both_tables() {
         let owner = owners(&town, &key)[0];
         (key, owner)
     };
-    let put = request(Operation::Put { key: key.clone(), value });
+    let put = Request::new(Operation::Put { key: key.clone(), value });
     town.feed(coordinator, Input::Client { ticket, request: put });
     // What it sent as before is answered by owners that know of the change.
     town.lead();

@@ -1,14 +1,14 @@
 //! A disk that lies is found by the schedule, by an operator and by clients, and the other owners mend it.
 
 use super::*;
-use crate::event::{Input, Operation, Ticket, WriteJob};
+use crate::event::{Input, Operation, Request, Ticket, WriteJob};
 use crate::limits::Limits;
 use crate::message::WriteOutcome;
 use crate::node::town::Town;
 use crate::port::{Change, Durability, Store, Table};
 use crate::replica::absorb;
 use crate::request::{Answer, Reply};
-use crate::testing::{PARTITION_BITS, Rules, job, key, request, version};
+use crate::testing::{PARTITION_BITS, Rules, job, key, version};
 use crate::time::Hlc;
 use crate::version::Version;
 
@@ -136,7 +136,7 @@ fn a_client_that_meets_a_damaged_record_gets_its_answer_and_has_it_mended() {
     let mut town = equal(&limits());
     town.disk(2).damage(&key("key 7"));
     town.disk(2).restart();
-    let get = request(Operation::Get { key: key("key 7") });
+    let get = Request::new(Operation::Get { key: key("key 7") });
     town.feed(NodeId(2), Input::Client { ticket: Ticket(1), request: get });
     town.deliver();
     let [(Ticket(1), Reply::Ok(Answer::Found { versions, .. }))] = &town.replies[..] else {

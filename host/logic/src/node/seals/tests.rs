@@ -2,14 +2,14 @@
 
 use super::*;
 use crate::context::Context;
-use crate::event::{HintWork, Input, Operation, Ticket, WriteJob};
+use crate::event::{HintWork, Input, Operation, Request, Ticket, WriteJob};
 use crate::hint;
 use crate::limits::Limits;
 use crate::message::{Message, Refused, Tag, WriteOutcome};
 use crate::node::town::Town;
 use crate::port::Durability;
 use crate::replica::absorb;
-use crate::testing::{PARTITION_BITS, Rules, job, key, request, version};
+use crate::testing::{PARTITION_BITS, Rules, job, key, version};
 
 fn limits() -> Limits {
     Limits { sync_period_ms: 1 << 40, scrub_period_ms: 1 << 40, seals: true, ..Limits::default() }
@@ -31,7 +31,7 @@ fn town() -> Town {
 }
 
 fn delete(town: &mut Town, name: &str) {
-    let request = request(Operation::Delete { key: key(name) });
+    let request = Request::new(Operation::Delete { key: key(name) });
     town.feed(NodeId(1), Input::Client { ticket: Ticket(1), request });
     town.deliver();
     assert!(town.replies.pop().is_some_and(|(_, reply)| reply.is_ok()), "{name}");

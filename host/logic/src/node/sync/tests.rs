@@ -1,11 +1,11 @@
 //! Owners become equal, by the schedule and on demand, whatever is cut meanwhile.
 
 use super::*;
-use crate::event::{Input, Operation, Ticket};
+use crate::event::{Input, Operation, Request, Ticket};
 use crate::id::Epoch;
 use crate::limits::Limits;
 use crate::node::town::Town;
-use crate::testing::{LWW, PARTITION_BITS, Rules, formed, key, owners, request};
+use crate::testing::{LWW, PARTITION_BITS, Rules, formed, key, owners};
 use crate::time::Hlc;
 use alloc::sync::Arc;
 
@@ -70,7 +70,7 @@ fn behind() -> Town {
     let mut town =
         Town::new(&Limits { sync_period_ms: 1 << 40, sync_answer_ms: 1_000, hint_bytes_max: 0, ..Limits::default() });
     town.third(false);
-    let put = |i: u64| request(Operation::Put { key: key(&format!("key {i}")), value: "v".into() });
+    let put = |i: u64| Request::new(Operation::Put { key: key(&format!("key {i}")), value: "v".into() });
     for i in 0..20 {
         town.feed(NodeId(1), Input::Client { ticket: Ticket(i), request: put(i) });
         town.wire.retain(|(_, to, _)| *to != NodeId(3));

@@ -6,7 +6,7 @@ use crate::event::{Effect, HintJob, HintWork, Input};
 use crate::id::{Dot, Epoch, Incarnation, Key, NodeId};
 use crate::message::{Message, Refused, WriteOutcome};
 use crate::request::{Answer, Item, OpError, Operation, Reply, Request};
-use crate::testing::{CARTS, formed, key, owners, request, stranger};
+use crate::testing::{CARTS, formed, key, owners, stranger};
 use crate::time::Hlc;
 use bytes::Bytes;
 
@@ -19,7 +19,7 @@ fn cart() -> Key {
 }
 
 fn put(value: &'static str) -> Request {
-    request(Operation::Put { key: cart(), value: Bytes::from(value) })
+    Request::new(Operation::Put { key: cart(), value: Bytes::from(value) })
 }
 
 fn seen() -> Context {
@@ -177,10 +177,10 @@ fn a_disk_that_names_it_after_the_deadline_owes_it_to_the_others() {
 #[test]
 fn a_delete_must_say_what_it_has_seen() {
     let mut solo = solo();
-    let delete = || request(Operation::Delete { key: cart() });
+    let delete = || Request::new(Operation::Delete { key: cart() });
     assert_eq!(solo.refusal(delete()), Err(OpError::ContextNeeded));
     let items = vec![Item { key: cart(), value: None, context: None }];
-    assert_eq!(solo.refusal(request(Operation::Batch { items })), Err(OpError::ContextNeeded));
+    assert_eq!(solo.refusal(Request::new(Operation::Batch { items })), Err(OpError::ContextNeeded));
     let out = solo.ask(Request { context: Some(Context::default()), ..delete() });
     assert!(own_write(&out).1.is_tombstone(), "one who saw that there is nothing may");
 }
@@ -188,7 +188,7 @@ fn a_delete_must_say_what_it_has_seen() {
 #[test]
 fn contexts_belong_to_causal_keyspaces() {
     let mut solo = solo();
-    let plain = request(Operation::Put { key: key("k"), value: Bytes::new() });
+    let plain = Request::new(Operation::Put { key: key("k"), value: Bytes::new() });
     assert!(matches!(solo.refusal(Request { context: Some(seen()), ..plain }), Err(OpError::Invalid(_))));
 }
 
@@ -201,7 +201,7 @@ fn each_item_of_a_batch_has_its_own_context() {
         context,
     };
     let items = vec![item("a", Some(seen())), item("b", None)];
-    let out = solo.ask(request(Operation::Batch { items }));
+    let out = solo.ask(Request::new(Operation::Batch { items }));
     let job = |effect: &Effect| match effect {
         Effect::Write(job) => Some((job.past.clone(), job.mint)),
         _ => None,

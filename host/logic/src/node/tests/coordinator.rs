@@ -7,7 +7,7 @@ use crate::id::{Epoch, Incarnation, Key, KeyspaceId, NodeId};
 use crate::limits::Limits;
 use crate::message::{Message, ReadOutcome, Refused, Want, WriteOutcome};
 use crate::record::Record;
-use crate::testing::{Rules, formed, key, owners, request, stranger, version};
+use crate::testing::{Rules, formed, key, owners, stranger, version};
 use crate::time::Hlc;
 use bytes::Bytes;
 
@@ -15,11 +15,11 @@ const N2: NodeId = NodeId(2);
 const N3: NodeId = NodeId(3);
 
 fn put(value: &str) -> Request {
-    request(Operation::Put { key: key("k"), value: Bytes::copy_from_slice(value.as_bytes()) })
+    Request::new(Operation::Put { key: key("k"), value: Bytes::copy_from_slice(value.as_bytes()) })
 }
 
 fn get() -> Request {
-    request(Operation::Get { key: key("k") })
+    Request::new(Operation::Get { key: key("k") })
 }
 
 /// Node 1 of three, all of them owners, majorities needed.
@@ -266,7 +266,7 @@ fn a_done_write_is_not_applied_twice() {
 fn the_items_of_a_batch_take_no_id_that_a_counting_client_uses_next() {
     let mut solo = solo();
     let items = vec![Item { key: key("k"), value: None, context: None }; 3];
-    solo.ask(Request { request_id: Some(5), ..request(Operation::Batch { items }) });
+    solo.ask(Request { request_id: Some(5), ..Request::new(Operation::Batch { items }) });
     for id in 4..9 {
         let out = solo.ask(Request { request_id: Some(id), ..put("v") });
         assert_eq!(reply(&out), None, "id {id} is new");
@@ -358,7 +358,7 @@ fn a_batch_is_answered_in_order_whatever_each_item_met() {
     let item =
         |name, value: Option<&'static str>| Item { key: key(name), value: value.map(Bytes::from), context: None };
     let items = vec![item("good", Some("v")), item("full", Some("v")), item("slow", None)];
-    let out = solo.ask(Request { deadline_ms: Some(100), ..request(Operation::Batch { items }) });
+    let out = solo.ask(Request { deadline_ms: Some(100), ..Request::new(Operation::Batch { items }) });
     let jobs: Vec<_> =
         out.iter().filter_map(|e| if let Effect::Write(job) = e { Some(job.job) } else { None }).collect();
     let to_n2 = sends(&out).into_iter().filter(|(to, _)| *to == N2);
@@ -398,25 +398,28 @@ fn whatever_is_too_large_is_refused_before_anything_is_done() {
         (batch(3, 15), 48, 40),
         (batch(2, 17), 17, 16),
     ] {
-        match solo.refusal(request(operation.clone())) {
+        match solo.refusal(Request::new(operation.clone())) {
             Err(OpError::TooLarge { bytes: b, max: m, .. }) => assert_eq!((b, m), (bytes, max), "{operation:?}"),
             other => panic!("{operation:?}: {other:?}"),
         }
     }
-    assert_eq!(sends(&solo.ask(request(batch(2, 16)))).len(), 4, "at the limit is within it");
+    assert_eq!(sends(&solo.ask(Request::new(batch(2, 16)))).len(), 4, "at the limit is within it");
 }
 
 #[test]
 fn what_contradicts_itself_is_refused() {
     let mut solo = solo();
     let nowhere = Key { keyspace: KeyspaceId(9), ..key("k") };
-    assert_eq!(solo.refusal(request(Operation::Get { key: nowhere })), Err(OpError::UnknownKeyspace(KeyspaceId(9))));
+    assert_eq!(
+        solo.refusal(Request::new(Operation::Get { key: nowhere })),
+        Err(OpError::UnknownKeyspace(KeyspaceId(9)))
+    );
     for wrong in [
         Request { quorum: Some(4), ..put("v") },
         Request { quorum: Some(0), ..get() },
         Request { deadline_ms: Some(0), ..put("v") },
-        request(Operation::Get { key: key("") }),
-        request(Operation::Batch { items: Vec::new() }),
+        Request::new(Operation::Get { key: key("") }),
+        Request::new(Operation::Batch { items: Vec::new() }),
     ] {
         assert!(matches!(solo.refusal(wrong.clone()), Err(OpError::Invalid(_))), "{wrong:?}");
     }
@@ -433,7 +436,7 @@ fn beyond_its_bounds_a_node_is_busy_until_something_ends() {
     solo.held_here(&first);
     solo.written(N2, tag(&first), WriteOutcome::Held);
     let batch = Operation::Batch { items: vec![Item { key: key("k"), value: None, context: None }; 2] };
-    assert_eq!(solo.refusal(request(batch)), Err(OpError::Busy { operations: 1 }), "a batch counts its items");
+    assert_eq!(solo.refusal(Request::new(batch)), Err(OpError::Busy { operations: 1 }), "a batch counts its items");
     assert_eq!(sends(&solo.ask(get())).len(), 1);
 }
 

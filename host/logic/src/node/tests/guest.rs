@@ -8,7 +8,7 @@ use crate::message::{Message, ReadOutcome, Refused, WriteOutcome};
 use crate::port::TypeError;
 use crate::record::Record;
 use crate::request::{Answer, OpError, Operation, Request};
-use crate::testing::{TALLIES, formed, key, request, stranger, version};
+use crate::testing::{TALLIES, formed, key, stranger, version};
 use crate::time::Hlc;
 use bytes::Bytes;
 
@@ -20,11 +20,11 @@ fn tally() -> Key {
 }
 
 fn apply(text: &'static str) -> Request {
-    Request { request_id: Some(7), ..request(Operation::Apply { key: tally(), operation: text.into() }) }
+    Request { request_id: Some(7), ..Request::new(Operation::Apply { key: tally(), operation: text.into() }) }
 }
 
 fn view() -> Request {
-    request(Operation::View { key: tally(), question: Bytes::new() })
+    Request::new(Operation::View { key: tally(), question: Bytes::new() })
 }
 
 fn solo() -> Solo {
@@ -209,7 +209,7 @@ fn values_of_data_types_are_neither_put_nor_got_and_others_are_no_data_types() {
         Operation::View { key: key("k"), question: Bytes::new() },
     ];
     for (operation, hint) in typed.into_iter().map(|o| (o, "mks apply")).chain(plain.map(|o| (o, "--datatype"))) {
-        let Err(OpError::Invalid(text)) = solo.refusal(request(operation)) else { panic!("it must be refused") };
+        let Err(OpError::Invalid(text)) = solo.refusal(Request::new(operation)) else { panic!("it must be refused") };
         assert!(text.contains(hint), "{text}");
     }
 }

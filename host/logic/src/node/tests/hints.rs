@@ -8,7 +8,7 @@ use crate::limits::Limits;
 use crate::message::{Message, Refused, Tag, WriteOutcome};
 use crate::node::HintDropped;
 use crate::port::{Change, Durability, Store, StoreError, Table};
-use crate::testing::{Disk, PARTITION_BITS, formed, key, request};
+use crate::testing::{Disk, PARTITION_BITS, formed, key};
 use crate::version::Version;
 use bytes::Bytes;
 
@@ -18,7 +18,7 @@ const HELD: WriteOutcome = WriteOutcome::Held;
 const BUSY: WriteOutcome = WriteOutcome::Refused(Refused::Busy);
 
 fn put(value: &str) -> Request {
-    request(Operation::Put { key: key("k"), value: Bytes::copy_from_slice(value.as_bytes()) })
+    Request::new(Operation::Put { key: key("k"), value: Bytes::copy_from_slice(value.as_bytes()) })
 }
 
 /// Node 1 of three, and its disk.

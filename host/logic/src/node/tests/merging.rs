@@ -9,7 +9,7 @@ use crate::message::{Message, ReadOutcome};
 use crate::port::{Merged, ResolveError};
 use crate::record::Record;
 use crate::request::{Answer, Operation, Request};
-use crate::testing::{UNIONS, formed, key, request, version};
+use crate::testing::{UNIONS, formed, key, version};
 use crate::time::Hlc;
 use crate::version::Version;
 
@@ -18,7 +18,7 @@ fn union() -> Key {
 }
 
 fn get() -> Request {
-    request(Operation::Get { key: union() })
+    Request::new(Operation::Get { key: union() })
 }
 
 fn solo() -> Solo {

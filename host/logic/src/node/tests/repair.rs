@@ -8,14 +8,14 @@ use crate::message::{Message, ReadOutcome, Tag, Want, WriteOutcome};
 use crate::node::Figures;
 use crate::port::Durability;
 use crate::record::Record;
-use crate::testing::{formed, key, request, version};
+use crate::testing::{formed, key, version};
 use crate::version::Version;
 
 const N2: NodeId = NodeId(2);
 const N3: NodeId = NodeId(3);
 
 fn get() -> Request {
-    request(Operation::Get { key: key("k") })
+    Request::new(Operation::Get { key: key("k") })
 }
 
 fn solo() -> Solo {

@@ -10,7 +10,7 @@ use crate::message::{Message, ReadOutcome, Refused, Tag, WriteOutcome};
 use crate::port::Durability;
 use crate::record::Record;
 use crate::ring::{Candidate, Ring};
-use crate::testing::{PARTITION_BITS, formed, key, owners, request};
+use crate::testing::{PARTITION_BITS, formed, key, owners};
 use crate::version::Version;
 use bytes::Bytes;
 
@@ -18,7 +18,7 @@ const HELD: WriteOutcome = WriteOutcome::Held;
 
 fn put() -> Request {
     let operation = Operation::Put { key: key("k"), value: Bytes::from_static(b"v") };
-    Request { sloppy: true, ..request(operation) }
+    Request { sloppy: true, ..Request::new(operation) }
 }
 
 /// Five nodes, N = 3, W = 2: the owners of the key, and the others.
@@ -314,7 +314,7 @@ fn a_read_asks_owners_until_they_lie_far_enough_apart() {
         state.members.get_mut(owner).unwrap().zone = zone.into();
     }
     let mut solo = Solo::member(owners[0].0, &state);
-    let get = Request { node_confirms: Some(2), quorum: Some(1), ..request(Operation::Get { key: key("k") }) };
+    let get = Request { node_confirms: Some(2), quorum: Some(1), ..Request::new(Operation::Get { key: key("k") }) };
     let out = solo.ask(get);
     let to: Vec<NodeId> = sends(&out).into_iter().map(|(to, _)| to).collect();
     assert_eq!(to, [owners[2]], "the one in the other zone");
@@ -328,14 +328,14 @@ fn late_reads_are_hedged_after_what_recent_ones_took() {
     let most = Limits::default().hedge_after_ms * 1_000;
     assert_eq!(solo.node.hedge_after_us(), most);
     for _ in 0..400 {
-        let out = solo.ask(request(Operation::Get { key: key("k") }));
+        let out = solo.ask(Request::new(Operation::Get { key: key("k") }));
         solo.now.mono_us += 3_000;
         let (job, outcome) = (own_read(&out), ReadOutcome::Record(Record::default()));
         solo.feed(Input::Found { job, outcome });
     }
     let after = solo.node.hedge_after_us();
     assert!((3_000..4_000).contains(&after), "{after}");
-    let out = solo.ask(request(Operation::Get { key: key("k") }));
+    let out = solo.ask(Request::new(Operation::Get { key: key("k") }));
     assert_eq!(sends(&out).len(), 0, "R = 1: our own disk is enough");
     assert_eq!(sends(&solo.after(5)).len(), 2, "and it is late");
 }
