@@ -102,9 +102,12 @@ impl Clients {
         }
         let node = self.dice.pick(&alive);
         let known = &self.known[client];
-        let mut work = Work { dice: &mut self.dice, keys: &site.keys, serial: &mut self.serial, known };
+        let once = site.plan.once;
+        let mut work = Work { dice: &mut self.dice, keys: &site.keys, serial: &mut self.serial, known, once };
         let Invented { operation, context, saw } = site.plan.workload.invent(&mut work);
         let (writes, hasty) = (!operation.reads(), site.plan.workload == Kind::Graves);
+        // Node 1 may be an epoch behind.
+        let node = if once && matches!(operation, Operation::Delete { .. }) { NodeId(1) } else { node };
         let request = Request {
             operation,
             quorum: self.quorum(&site.plan, writes),

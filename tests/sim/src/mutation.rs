@@ -105,6 +105,8 @@ mutations! {
     ClosedTaken, "closed-taken";
     /// A node says that it is rid of what it does not own while it holds it.
     RidEarly, "rid-early";
+    /// A purge goes by epochs alone: whatever was stamped in a closed one goes.
+    EpochAlone, "epoch-alone";
 }
 
 impl World {

@@ -15,6 +15,8 @@ pub const DEADLINE_MS: u64 = 1_000;
 
 /// Runs that are made for seals, percent.
 const GRAVES_PERCENT: u64 = 8;
+/// Those among them in which hints wait for long, percent.
+const LATE_HINTS_PERCENT: u64 = 20;
 /// What may go wrong in those with what is on its way, and with everything else.
 const WAYS_OF_GRAVES: [Fault; 6] =
     [Fault::Late, Fault::Break, Fault::Cut, Fault::OneWay, Fault::Isolate, Fault::SlowLink];
@@ -37,6 +39,7 @@ pub(crate) mod part {
     pub(crate) const QUARANTINE: u64 = 12;
     pub(crate) const MONTH: u64 = 14;
     pub(crate) const GRAVES: u64 = 19;
+    pub(crate) const LATE_HINTS: u64 = 20;
     /// And one part per class of faults from here on.
     pub(crate) const FAULTS: u64 = 100;
 }
@@ -77,6 +80,8 @@ pub struct Plan {
     pub lasting_us: u64,
     /// What clients do.
     pub workload: Kind,
+    /// Keys are deleted once and not over and over, and through the first node.
+    pub once: bool,
     /// Keys, clients, and requests of all clients together.
     pub keys: u64,
     /// See [`Plan::keys`].
@@ -199,6 +204,7 @@ impl Plan {
             every_us: dice.between(load_us / 30, load_us / 2),
             lasting_us: dice.between(20 * MS, load_us / 3),
             workload: workload(seed, &mut dice),
+            once: false,
             keys: dice.between(1, 7),
             clients,
             operations,
@@ -273,6 +279,24 @@ impl Plan {
         self.skew_ms = dice.pick(&[20, 100]);
         self.sloppy_percent = self.sloppy_percent.min(10);
         self.limits = Limits { move_retry_ms: 40, hint_retry_ms: 100, hint_after_ms: 50, ..usual_limits() };
+        self.late_hints()
+    }
+
+    /// In some of those nodes are out of reach for a few epochs, and get as hints, many epochs later, what was written
+    /// meanwhile. It was deleted by a node that was an epoch behind, once.
+    fn late_hints(mut self) -> Self {
+        let mut dice = Dice::new(self.seed, part::LATE_HINTS);
+        if !dice.chance(LATE_HINTS_PERCENT) || self.faults.has(Fault::Members) {
+            return self;
+        }
+        self.once = true;
+        self.faults = FaultSet::default().with(Fault::Isolate);
+        (self.behind_us, self.lag_us) = (self.epoch_us, self.epoch_us / 8);
+        (self.lasting_us, self.every_us) = (3 * self.epoch_us, 1_000 * MS);
+        (self.nodes, self.spares) = (4, 0);
+        (self.keys, self.clients, self.operations) = (80, 6, 800);
+        self.skew_ms = 20;
+        self.limits.hint_retry_ms = 15 * self.epoch_us / MS;
         self
     }
 
@@ -370,6 +394,7 @@ impl Plan {
             every_us: 240 * hour_us,
             lasting_us: 24 * hour_us,
             workload: Kind::Graves,
+            once: false,
             keys: 12,
             clients: 3,
             operations: 500,

@@ -6,13 +6,14 @@ use crate::mutation::Mutation;
 use crate::plan::{MS, part};
 use crate::site::{Phase, Site};
 use crate::world::{Event, Local, Timed, World};
-use mks_logic::cluster::Entry;
+use mks_logic::cluster::{Entry, Mark};
 use mks_logic::event::{Input, JobId, Purge, SealJob, SealOutcome, SealWork, WriteJob};
 use mks_logic::id::{NodeId, PartitionId};
 use mks_logic::message::Message;
 use mks_logic::node::Node;
-use mks_logic::note::tombstone;
+use mks_logic::note::{self, tombstone};
 use mks_logic::outline::Outline;
+use mks_logic::port::Durability;
 use mks_logic::purge;
 use mks_logic::time::Hlc;
 use std::cmp::Reverse;
@@ -88,6 +89,7 @@ impl World {
         let mutation = self.site.plan.mutation;
         let outcome = match (mutation, &job.work) {
             (Some(Mutation::DrainedWithHints), SealWork::Drain { .. }) => SealOutcome::Drained { least: None },
+            (Some(Mutation::EpochAlone), SealWork::Purge(purge)) => self.purge_by_epoch(id, purge),
             (_, work) => self.seal_work(id, work),
         };
         let delay = self.dice.between(20, MS) * self.machine(id).slow;
@@ -108,6 +110,18 @@ impl World {
             let (keyspaces, after) = (vec![KEYSPACE], bytes::Bytes::new());
             self.seal_work(id, &SealWork::Purge(Purge { partition, seal, keyspaces, whole: true, after }));
         }
+    }
+
+    /// A disk removes tombstones of epochs that are sealed, whenever they were stamped.
+    fn purge_by_epoch(&mut self, id: NodeId, purge: &Purge) -> SealOutcome {
+        let blind = Purge { seal: Mark { clock: Hlc(u64::MAX), ..purge.seal }, ..purge.clone() };
+        let outcome = self.seal_work(id, &SealWork::Purge(blind));
+        // The mark that says how far it came is no bug.
+        let mark = vec![note::mark(purge.partition, purge.seal)];
+        if matches!(outcome, SealOutcome::Purged { next: None, .. }) {
+            let _ = self.machine(id).ports().store.apply(mark, Durability::Os);
+        }
+        outcome
     }
 
     /// A disk takes a late copy that its node refuses.
@@ -159,7 +173,7 @@ impl World {
         let after = if purges { stamps(self) } else { Vec::new() };
         for (key, (before, after)) in before.into_iter().zip(after).enumerate() {
             if let (Some(stamp), None) = (before, after) {
-                self.note(|| format!("{id} purges key {key}"));
+                self.note(|| format!("{id} purges key {key}, deleted at {stamp:?}"));
                 let known = self.site.purged.entry(key).or_default();
                 *known = stamp.max(*known);
                 self.check(|invariant, site| invariant.purged(site, id, key, stamp));

@@ -150,6 +150,8 @@ pub struct Work<'a> {
     pub serial: &'a mut u64,
     /// What the client knows, by the position of the key.
     pub known: &'a BTreeMap<usize, Known>,
+    /// Keys are deleted once rather than over and over.
+    pub once: bool,
 }
 
 impl Work<'_> {
