@@ -129,7 +129,7 @@ impl Default for Limits {
             hint_retry_ms: 1_000,
             needs_sync_max: 4_096,
             move_retry_ms: 1_000,
-            seals: false,
+            seals: true,
         }
     }
 }

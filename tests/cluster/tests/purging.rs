@@ -12,8 +12,6 @@ use mks_tests_cluster::{Client, Cluster, Node, PATIENCE, get_request, key, metri
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-/// Off by default.
-const SEALS: &str = "[limits]\nseals = true";
 const KEYS: usize = 300;
 /// Keys of the measurement; `MKS_PURGE_KEYS` says otherwise.
 const MEASURED_KEYS: usize = 20_000;
@@ -101,7 +99,7 @@ async fn wait_purged(cluster: &Cluster, deleted_in: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_deleted_in_one_epoch_is_on_no_disk_two_epochs_later() {
-    let mut cluster = Cluster::configured(3, SEALS);
+    let mut cluster = Cluster::of(3);
     let client = cluster.node(1).client();
     write(&client, KEYS, Some("value"), 3).await;
     write(&client, KEYS, None, 3).await;
@@ -119,7 +117,7 @@ async fn what_is_deleted_in_one_epoch_is_on_no_disk_two_epochs_later() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_down_holds_up_the_seal_says_so_and_brings_nothing_back() {
-    let mut cluster = Cluster::configured(3, SEALS);
+    let mut cluster = Cluster::of(3);
     let client = cluster.node(1).client();
     write(&client, KEYS, Some("value"), 3).await;
     cluster.node_mut(3).terminate();
@@ -161,7 +159,7 @@ async fn a_node_that_was_down_holds_up_the_seal_says_so_and_brings_nothing_back(
 #[ignore = "a measurement"]
 async fn a_million_deleted_keys_leave_the_disks() {
     let keys = std::env::var("MKS_PURGE_KEYS").map_or(MEASURED_KEYS, |text| text.parse().expect("a number"));
-    let mut cluster = Cluster::configured(3, SEALS);
+    let mut cluster = Cluster::of(3);
     let client = cluster.node(1).client();
     let begin = Instant::now();
     write(&client, keys, Some("value"), 3).await;
