@@ -296,9 +296,11 @@ impl ReadOp {
         };
         let held: Vec<u64> = self.owners.iter().filter_map(Owner::held).collect();
         if held.is_empty() {
-            // One record at least must be on its way: from whoever gave a digest, or else from somebody new.
-            if !self.owners.iter().any(|o| o.owes(Want::Record) && !o.lost) {
-                let known = self.owners.iter().position(|o| matches!(o.heard, Heard::Digest(_)));
+            // One record at least must be on its way: from whoever gave a digest, or else from somebody new. Where the
+            // answers are late, one more: owners remember digests, so it is the record that is late.
+            if everybody || !self.owners.iter().any(|o| o.owes(Want::Record) && !o.lost) {
+                let gave = |o: &Owner| matches!(o.heard, Heard::Digest(_)) && (o.lost || !o.owes(Want::Record));
+                let known = self.owners.iter().position(gave);
                 let fresh = || self.owners.iter().position(|o| o.asked.is_none());
                 if let Some(i) = known.or_else(fresh) {
                     put(&mut self.owners[i], Want::Record);
@@ -454,11 +456,21 @@ mod tests {
     #[test]
     fn owners_that_agree_with_what_is_held_need_not_be_waited_for() {
         let mut op = op(2);
-        assert_eq!(op.hedge(), Next::Ask(vec![(N3, Want::Digest)]));
+        assert_eq!(op.hedge(), Next::Ask(vec![(N3, Want::Record)]));
         assert_eq!(op.hedge(), Next::Wait, "everybody was asked");
         holds(&mut op, ME, 5);
         digest(&mut op, N2, 6);
         assert_eq!(sees(digest(&mut op, N3, 5)), 5, "two of three agree, whatever the third has");
+    }
+
+    #[test]
+    fn where_a_record_is_late_another_owner_gives_one() {
+        let mut op = op(2);
+        digest(&mut op, N2, 5);
+        assert_eq!(op.hedge(), Next::Ask(vec![(N2, Want::Record), (N3, Want::Digest)]));
+        assert_eq!(op.hedge(), Next::Wait, "all is on its way");
+        assert_eq!(holds(&mut op, N2, 5), Next::Wait);
+        assert_eq!(sees(digest(&mut op, N3, 5)), 5, "without a word of the first owner");
     }
 
     #[test]
@@ -540,7 +552,7 @@ mod tests {
         op.hedge();
         holds(&mut op, ME, 5);
         digest(&mut op, N2, 6);
-        digest(&mut op, N3, 5);
+        holds(&mut op, N3, 5);
         assert_eq!(mends(&mut op), [], "what the second holds is on its way");
         op.late(N2, ReadOutcome::Record(record(6)));
         assert_eq!(mends(&mut op), [(ME, false, vec![6]), (N3, false, vec![6])]);
