@@ -78,8 +78,8 @@ struct Part<'a> {
 
 /// What is to be done about a record.
 enum Verdict {
-    /// It is removed.
-    Goes,
+    /// It is removed: a tombstone of that epoch.
+    Goes(Epoch),
     /// It is a tombstone that a later seal may cover, of that epoch.
     Waits(Epoch),
     /// Something else.
@@ -122,7 +122,7 @@ impl Part<'_> {
             let engine_key = key.slice_ref(engine_key);
             // One that waits has a note of its own epoch.
             let done = match self.look(&engine_key, &value) {
-                Verdict::Goes | Verdict::Stays => true,
+                Verdict::Goes(_) | Verdict::Stays => true,
                 Verdict::Waits(noted) => noted != epoch,
                 Verdict::Unknown => false,
             };
@@ -144,8 +144,13 @@ impl Part<'_> {
             if rows.len() == PART_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         for (key, value) in &rows {
-            if let Verdict::Waits(epoch) = self.look(key, value) {
-                self.batch.push(note::note(*partition, epoch, key));
+            match self.look(key, value) {
+                Verdict::Waits(epoch) => self.batch.push(note::note(*partition, epoch, key)),
+                Verdict::Goes(epoch) => {
+                    let key = note::note_key(*partition, epoch, key);
+                    self.batch.push(Change::Delete { table: Table::Digests, key });
+                }
+                Verdict::Stays | Verdict::Unknown => {}
             }
         }
         Ok(rows.pop().map(|(key, _)| key).filter(|_| rows.len() + 1 == PART_MAX))
@@ -167,7 +172,7 @@ impl Part<'_> {
             digest::difference(engine_key, copies, &rows, &[], &mut self.deltas);
             self.batch.push(Change::Delete { table: Table::Records, key: engine_key.clone() });
         }
-        Verdict::Goes
+        Verdict::Goes(tombstone.epoch)
     }
 }
 
@@ -275,6 +280,14 @@ mod tests {
         assert_eq!((notes(&disk), purge(&disk, mark(4, 50), false)), (0, 0), "nobody told");
         assert_eq!((purge(&disk, mark(4, 50), true), notes(&disk)), (1, 1), "what waits is noted now");
         assert_eq!(purge(&disk, mark(9, 90), false), 1);
+    }
+
+    #[test]
+    fn a_partition_that_is_read_as_a_whole_keeps_no_note_of_what_went() {
+        let disk = Disk::default();
+        write(&disk, "old", (3, 10), None);
+        write(&disk, "new", (8, 80), None);
+        assert_eq!((purge(&disk, mark(4, 50), true), notes(&disk)), (1, 1));
     }
 
     #[test]
