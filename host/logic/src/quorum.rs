@@ -272,13 +272,13 @@ mod tests {
         /// Two tables are won when each of them alone would be, and lost when one of them is.
         #[test]
         fn two_tables_are_two_quorums(
-            needed in 1u8..=3,
+            needed in [1u8..=3, 1u8..=3],
             answers in prop::collection::vec((0usize..5, any::<bool>()), 0..12),
         ) {
             // The owners 0, 1, 2 and 1, 3, 4.
             let tables = [0b0_0111u16, 0b1_1010];
-            let mut both = Tally::new(5, needed).tables(tables);
-            let mut alone = tables.map(|_| Tally::new(3, needed));
+            let mut both = Tally::new(5, 0).tables(tables, needed);
+            let mut alone = needed.map(|needed| Tally::new(3, needed));
             for (owner, did) in answers {
                 if did { both.ack(owner) } else { both.refuse(owner) }
                 for (tally, table) in alone.iter_mut().zip([[0, 1, 2], [1, 3, 4]]) {

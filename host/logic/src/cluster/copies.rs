@@ -89,10 +89,21 @@ impl State {
         all.filter(|(keyspace, wanted)| keyspace.copies() != *wanted)
     }
 
+    /// Whether a change waits to be begun, of the table or of numbers of copies: [`Self::due`] says which.
+    #[must_use]
+    pub fn has_due(&self) -> bool {
+        self.change.is_none() && (self.is_unsettled() || !self.wanted.is_empty())
+    }
+
     /// Who owns a key of the keyspace in that partition.
     #[must_use]
     pub fn tables(&self, partition: PartitionId, id: KeyspaceId) -> Tables<'_> {
-        let Some((now, then)) = self.copies(id) else { return Tables::default() };
+        self.copies(id).map_or_else(Tables::default, |copies| self.tables_of(partition, copies))
+    }
+
+    /// The same for any keyspace of so many copies now, and so many in the next table.
+    #[must_use]
+    pub fn tables_of(&self, partition: PartitionId, (now, then): (Copies, Copies)) -> Tables<'_> {
         let old = self.owners(partition, now.n);
         let alone = Tables { read: old, old, next: None, r: now.r, w: [now.w; 2] };
         let Some(change) = &self.change else { return alone };
