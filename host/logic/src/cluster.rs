@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 mod birth;
 mod change;
+mod copies;
 mod history;
 mod parts;
 mod plain;
@@ -28,6 +29,7 @@ mod tests;
 mod voters;
 
 pub use change::{Change, REMOVED_MAX, Removed, Standing, Tables, Wish};
+pub use copies::Copies;
 use history::Signed;
 pub use history::{Event, HISTORY_MAX};
 pub use parts::{Addresses, Keyspace, Member};
@@ -97,6 +99,8 @@ pub struct State {
     pub seals: Seals,
     /// Plugins that are asked beside the resolver of a keyspace, and decide nothing: [`Self::shadowed`].
     pub shadows: BTreeMap<KeyspaceId, ResolverHash>,
+    /// Copies that keyspaces shall have, where that takes a change that has not begun.
+    pub wanted: BTreeMap<KeyspaceId, Copies>,
 }
 
 /// One entry of the epoch log.
@@ -144,7 +148,7 @@ pub enum Entry {
         /// Its definition.
         keyspace: Keyspace,
     },
-    /// Another definition for an existing one; its name and n stay.
+    /// Another definition for an existing one; its name stays, and its n until a change has made so many copies.
     AlterKeyspace {
         /// Its definition.
         keyspace: Keyspace,
@@ -273,6 +277,11 @@ pub enum Entry {
         keyspace: String,
         /// False: no more.
         on: bool,
+    },
+    /// What keyspaces shall have of copies ([`State::wanted`]) is made from now on. The leader proposes it.
+    BeginCopies {
+        /// [`State::changes`] as it was when that was due.
+        changes: u64,
     },
 }
 
@@ -404,6 +413,7 @@ impl State {
                 self.confirm(*node, *closed, *changes, partitions).map(|()| Applied::Done)
             }
             Entry::ShadowPlugin { plugin, keyspace, on } => self.shadow_plugin(*plugin, keyspace, *on),
+            Entry::BeginCopies { changes } => self.begin_copies(*changes).map(|()| Applied::Done),
             Entry::Rid { node, changes } => self.rid(*node, *changes).map(|()| Applied::Done),
             // Taken apart before, and never one in another.
             Entry::Signed { .. } => Err(Refusal::Invalid("an entry is signed once".to_string())),
@@ -430,12 +440,12 @@ impl State {
         let Some(resolver_hash) = self.default_resolver_hash else {
             return Err(Refusal::Order("the cluster was founded without a resolver".to_string()));
         };
-        let n = ring.width().min(3);
+        let Copies { n, r, w } = Copies::usual(ring.width().min(3));
         let keyspace = Keyspace {
             name: DEFAULT_KEYSPACE.to_string(),
             n,
-            r: n / 2 + 1,
-            w: n / 2 + 1,
+            r,
+            w,
             durability: Durability::Sync,
             ttl_ms: 0,
             resolver: self.default_resolver.clone(),
@@ -476,15 +486,13 @@ impl State {
     }
 
     fn alter_keyspace(&mut self, keyspace: &Keyspace) -> Result<Applied, Refusal> {
-        keyspace.check(self.formed()?.width())?;
+        self.formed()?;
+        keyspace.check(RING_WIDTH_MAX)?;
         let Some((id, known)) = self.keyspace(&keyspace.name) else {
             return Err(Refusal::KeyspaceUnknown(keyspace.name.clone()));
         };
-        if known.n != keyspace.n {
-            return Err(Refusal::Invalid(format!(
-                "keyspace {:?} has n = {} owners per key, which can't become {}; make a new keyspace and copy",
-                known.name, known.n, keyspace.n
-            )));
+        if self.copies_wanted(id).is_some_and(|wanted| wanted.n != keyspace.n) {
+            self.check_copies(keyspace)?;
         }
         if known.causal != keyspace.causal {
             return Err(Refusal::Invalid(format!(
@@ -506,7 +514,13 @@ impl State {
             )));
         }
         self.check_resolver(keyspace, Some(known.resolver_hash))?;
-        self.keyspaces.insert(id, self.judged(keyspace));
+        let (has, wanted) = (known.copies(), keyspace.copies());
+        let mut keyspace = self.judged(keyspace);
+        keyspace.set_copies(has);
+        self.keyspaces.insert(id, keyspace);
+        self.want(id, wanted);
+        // A wider ring comes first.
+        self.asked += u64::from(self.ring.as_ref().is_some_and(|ring| ring.width() < wanted.n));
         self.fit_shadow(id);
         self.advance();
         Ok(Applied::Keyspace(id))

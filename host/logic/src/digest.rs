@@ -5,8 +5,9 @@
 //! grouping, so that every owner may reach them on its own way, and a range of epochs is one sum as well: epochs before
 //! the two latest ones are folded into a base, and an owner that has not folded yet adds up to the same.
 //!
-//! Keyspaces of fewer copies lie on fewer of a partition's owners. So sums are kept apart by the number of copies (at
-//! most [`crate::ring::RING_WIDTH_MAX`] of them, usually one), and two owners compare those that both of them hold.
+//! Keyspaces of fewer copies lie on fewer of a partition's owners. So sums are kept apart by keyspace, and two owners add
+//! up those of the keyspaces that both of them hold. A keyspace that gets another number of copies only goes over from
+//! one of these sums to another: no record is read for that, and nothing that was kept of it changes.
 //!
 //! # Why a log of deltas
 //!
@@ -21,10 +22,12 @@
 //! the one whose stored form is the oldest. A page names the last commit in it, so that deltas before it are not added
 //! twice. Deltas older than all that pages lack are dropped. Hence bounds: memory is three epochs' sums per partition,
 //! the log is at most [`FLUSH_EVERY`] deltas per partition (12 MiB for 256 of them), a commit carries at most a few
-//! pages (usually none), and opening reads one log and one page per partition. A page or delta whose checksum fails is
-//! not believed: then the sums are recomputed from the records.
+//! pages (usually none), and opening reads one log and one page per partition. All that is for each keyspace, and for
+//! one of few records it is as little as those ([`part`]). A page or delta whose checksum fails is not believed: then
+//! the sums are recomputed from the records.
 
 mod codec;
+mod part;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -75,7 +78,7 @@ impl Age {
     }
 }
 
-/// Which sums: of a partition, for the keyspaces of at least so many copies, of that age.
+/// Which sums: of a partition, for the keyspaces of at least so many copies ([`Digests::copies`]), of that age.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Range {
     /// Which partition.
@@ -97,8 +100,8 @@ pub struct Range {
 pub struct Delta {
     /// Which partition.
     pub partition: PartitionId,
-    /// Copies of the record's keyspace.
-    pub copies: u8,
+    /// The record's keyspace.
+    pub keyspace: KeyspaceId,
     /// Which bucket, below [`BUCKETS`].
     pub bucket: u16,
     /// Of which epoch's sum.
@@ -111,7 +114,7 @@ pub struct Delta {
 ///
 /// One thread stages, commits and then settles: [`Self::stage`] before the engine's commit, [`Self::settle`] after it.
 pub trait Digests: Send + Sync {
-    /// Copies of the records of a keyspace; `None` when this node has not heard of it.
+    /// Owners of the records of a keyspace, the most in any table in force; `None` when this node has not heard of it.
     fn copies(&self, keyspace: KeyspaceId) -> Option<u8>;
 
     /// What the batch that carries the change of the records must carry as well. The sums are as before.
@@ -123,8 +126,9 @@ pub trait Digests: Send + Sync {
     /// The sums of a range; `None` when they can't be told apart any more: records of a later epoch are here already.
     fn sums(&self, range: Range) -> Option<Sums>;
 
-    /// What must be staged so that the sums of a bucket become those of its records, by copies and epoch.
-    fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta>;
+    /// What must be staged so that the sums of a bucket become those of its records, by keyspace and epoch.
+    fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(KeyspaceId, Epoch), u128>)
+    -> Vec<Delta>;
 
     /// Partitions of which there are records, each with the copies of a keyspace that it has records of.
     fn held(&self) -> Vec<(PartitionId, u8)>;
@@ -136,8 +140,8 @@ pub trait Digests: Send + Sync {
 /// A run of buckets.
 pub type Buckets = core::ops::RangeInclusive<u16>;
 
-/// What records add up to, by copies, bucket and epoch.
-pub type Contributions = BTreeMap<(u8, u16, Epoch), u128>;
+/// What records add up to, by keyspace, bucket and epoch.
+pub type Contributions = BTreeMap<(KeyspaceId, u16, Epoch), u128>;
 
 /// What one version adds to its bucket's sum. Part of the stored format, and the same on every owner.
 ///
@@ -161,12 +165,18 @@ pub fn key_hash(engine_key: &[u8]) -> u64 {
 }
 
 /// Adds to `deltas` what changes when the rows `before` of a record become `after`. Both are ordered by dot.
-pub fn difference(engine_key: &[u8], copies: u8, before: &[Row], after: &[Row], deltas: &mut Vec<Delta>) {
+pub fn difference(
+    engine_key: &[u8],
+    keyspace: KeyspaceId,
+    before: &[Row],
+    after: &[Row],
+    deltas: &mut Vec<Delta>,
+) {
     let Some(place) = Place::of_engine_key(engine_key) else { return };
     let (key, first) = (key_hash(engine_key), deltas.len());
     let mut add = |epoch: Epoch, sum: u128| match deltas[first..].iter_mut().find(|delta| delta.epoch == epoch) {
         Some(delta) => delta.sum = delta.sum.wrapping_add(sum),
-        None => deltas.push(Delta { partition: place.partition, copies, bucket: place.bucket, epoch, sum }),
+        None => deltas.push(Delta { partition: place.partition, keyspace, bucket: place.bucket, epoch, sum }),
     };
     for row in before.iter().filter(|row| !after.contains(row)) {
         add(row.epoch, contribution(key, row).wrapping_neg());

@@ -98,6 +98,7 @@ pub struct ReadOp {
     spread: Spread,
     began_us: MonoUs,
     tells_deletes: bool,
+    quorum: Option<u8>,
 }
 
 /// What one owner lacks, found by a read.
@@ -137,7 +138,7 @@ impl ReadOp {
         let owner = |(i, node)| Owner { node, heard: Heard::Nothing, asked: want(i), lost: false, mended: None };
         let owners = owners.into_iter().enumerate().map(owner).collect();
         let (refusals, spread) = (BTreeSet::new(), Spread::default());
-        Self { key, policy, needed, owners, refusals, spread, began_us: 0, tells_deletes: false }
+        Self { key, policy, needed, owners, refusals, spread, began_us: 0, tells_deletes: false, quorum: None }
     }
 
     /// The same, answered by owners that lie so far apart.
@@ -171,10 +172,16 @@ impl ReadOp {
         self.tells_deletes
     }
 
-    /// Owners that must answer, and the distinct zones that they must lie in.
+    /// The same for a client that has said how many owners must answer, if it has.
     #[must_use]
-    pub fn needed(&self) -> (u8, u8) {
-        (self.needed, self.spread.zones_min)
+    pub fn asked(self, quorum: Option<u8>) -> Self {
+        Self { quorum, ..self }
+    }
+
+    /// Owners that must answer, if the client has said it, and the distinct zones that they must lie in.
+    #[must_use]
+    pub fn wants(&self) -> (Option<u8>, u8) {
+        (self.quorum, self.spread.zones_min)
     }
 
     /// Whether these are the owners that it asks, in any order.

@@ -5,7 +5,7 @@
 
 use crate::digest::{self, Delta};
 use crate::event::{MoveOutcome, MoveWork};
-use crate::id::{BUCKETS, Key, NodeId, PartitionId, Place};
+use crate::id::{BUCKETS, Key, KeyspaceId, NodeId, PartitionId, Place};
 use crate::note;
 use crate::outline::Outline;
 use crate::port::{Change, Durability, StoreError, Table};
@@ -141,7 +141,8 @@ pub(crate) fn range(partition: PartitionId) -> (Bytes, Bytes) {
 fn without(ports: Ports<'_>, partition: PartitionId, below: u8) -> Vec<Delta> {
     let nothing = BTreeMap::new();
     let of = |bucket: u32| ports.digests.correct(partition, bucket as u16, &nothing);
-    (0..BUCKETS).flat_map(of).filter(|delta| delta.copies < below).collect()
+    let goes = |delta: &Delta| ports.digests.copies(delta.keyspace).map_or(below == u8::MAX, |copies| copies < below);
+    (0..BUCKETS).flat_map(of).filter(goes).collect()
 }
 
 /// Removes the whole range, and the sums over it in the same batch.
@@ -165,10 +166,11 @@ fn drop_below(ports: Ports<'_>, partition: PartitionId, below: u8, after: &[u8])
         }
         seen += 1;
         next = Some(Bytes::copy_from_slice(key));
-        let copies = Key::from_engine_key(key).and_then(|key| ports.digests.copies(key.keyspace));
-        if let Some(copies) = copies.filter(|copies| *copies < below) {
+        let keyspace = Key::from_engine_key(key).map(|key| key.keyspace);
+        let goes = |keyspace: &KeyspaceId| ports.digests.copies(*keyspace).is_some_and(|copies| copies < below);
+        if let Some(keyspace) = keyspace.filter(goes) {
             let record = Record::decode(&Bytes::copy_from_slice(value)).unwrap_or_default();
-            digest::difference(key, copies, &Outline::of(&record).rows, &[], &mut deltas);
+            digest::difference(key, keyspace, &Outline::of(&record).rows, &[], &mut deltas);
             batch.push(Change::Delete { table: Table::Records, key: Bytes::copy_from_slice(key) });
         }
         ControlFlow::Continue(())

@@ -161,15 +161,15 @@ impl Part<'_> {
         if !self.purge.keyspaces.contains(&keyspace) {
             return Verdict::Stays;
         }
-        let copies = self.ports.digests.copies(keyspace);
-        let (Ok(record), Some(copies)) = (Record::decode(value), copies) else { return Verdict::Unknown };
+        let known = self.ports.digests.copies(keyspace);
+        let (Ok(record), Some(_)) = (Record::decode(value), known) else { return Verdict::Unknown };
         let rows = Outline::of(&record).rows;
         let Some(tombstone) = note::tombstone(&rows) else { return Verdict::Stays };
         if !self.purge.seal.covers(tombstone.epoch, tombstone.written) {
             return Verdict::Waits(tombstone.epoch);
         }
         if self.gone.insert(engine_key.clone()) {
-            digest::difference(engine_key, copies, &rows, &[], &mut self.deltas);
+            digest::difference(engine_key, keyspace, &rows, &[], &mut self.deltas);
             self.batch.push(Change::Delete { table: Table::Records, key: engine_key.clone() });
         }
         Verdict::Goes(tombstone.epoch)

@@ -34,28 +34,26 @@ pub struct Seats {
     pub owners: Vec<NodeId>,
     /// See [`Tally::tables`].
     pub tables: [u16; 2],
+    /// How many of each table must take it; where there is one, the first.
+    pub needed: [u8; 2],
     /// How far apart those must be who take it.
     pub spread: Spread,
     /// Nodes that may stand in for owners, each with its zone, the first before the others.
     pub stand_ins: Vec<(NodeId, u8)>,
 }
 
-impl From<Vec<NodeId>> for Seats {
-    fn from(owners: Vec<NodeId>) -> Self {
-        Self { owners, ..Self::default() }
-    }
-}
-
 impl Seats {
-    /// The owners of these tables.
+    /// The owners of these tables. The client may say how many of them must take it: as many as a table has at most.
     #[must_use]
-    pub fn of(tables: Tables<'_>) -> Self {
+    pub fn of(tables: Tables<'_>, quorum: Option<u8>) -> Self {
         let owners = tables.all();
+        let most = [tables.old, tables.next.unwrap_or(tables.old)].map(|table| table.len().max(1) as u8);
+        let needed = [0, 1].map(|i| quorum.unwrap_or(tables.w[i]).min(most[i]));
         let bits = |table: &[NodeId]| {
             owners.iter().enumerate().fold(0, |bits, (i, owner)| bits | u16::from(table.contains(owner)) << i)
         };
         let tables = tables.next.map_or([0; 2], |next| [bits(tables.old), bits(next)]);
-        Self { owners, tables, ..Self::default() }
+        Self { owners, tables, needed, ..Self::default() }
     }
 }
 
@@ -81,6 +79,8 @@ pub struct WriteOp {
     pub policy: Policy,
     /// The client allows other nodes to stand in for owners.
     pub sloppy: bool,
+    /// How many owners must take it, where the client has said so.
+    pub quorum: Option<u8>,
     tables: [u16; 2],
     tally: Tally,
     refusals: BTreeSet<Refused>,
@@ -114,13 +114,12 @@ pub enum Next {
 }
 
 impl WriteOp {
-    /// A write of `version` that needs `needed` of the owners, of each table.
+    /// A write of `version`.
     #[must_use]
     pub fn new(
         key: Key,
         (version, past): (Version, Context),
-        seats: impl Into<Seats>,
-        needed: u8,
+        seats: Seats,
         durability: Durability,
         policy: Policy,
     ) -> Self {
@@ -134,8 +133,9 @@ impl WriteOp {
             durability,
             policy,
             sloppy: false,
+            quorum: None,
             tables: [0; 2],
-            tally: Tally::new(0, needed),
+            tally: Tally::new(0, 0),
             refusals: BTreeSet::new(),
             never: 0,
             stand_ins: Vec::new(),
@@ -143,12 +143,12 @@ impl WriteOp {
             late: false,
             said: None,
         };
-        op.sit(seats.into());
+        op.sit(seats);
         op
     }
 
-    fn sit(&mut self, Seats { owners, tables, spread, stand_ins }: Seats) {
-        self.tally = Tally::new(owners.len(), self.tally.needed()).tables(tables).spread(spread);
+    fn sit(&mut self, Seats { owners, tables, needed, spread, stand_ins }: Seats) {
+        self.tally = Tally::new(owners.len(), 0).tables(tables, needed).spread(spread);
         let stand_in = |(node, zone)| StandIn { node, zone, seat: None, answer: None };
         self.stand_ins = stand_ins.into_iter().filter(|(node, _)| !owners.contains(node)).map(stand_in).collect();
         self.stand_ins.truncate(OWNERS_MAX);
@@ -418,10 +418,14 @@ mod tests {
     use crate::port::{ResolverHash, Role};
 
     fn op(needed: u8) -> WriteOp {
-        seated(needed, [1, 2, 3].map(NodeId).to_vec().into())
+        seated(Seats { needed: [needed; 2], ..three() })
     }
 
-    fn seated(needed: u8, seats: Seats) -> WriteOp {
+    fn three() -> Seats {
+        Seats { owners: [1, 2, 3].map(NodeId).to_vec(), needed: [2; 2], ..Seats::default() }
+    }
+
+    fn seated(seats: Seats) -> WriteOp {
         let key = Key { keyspace: KeyspaceId(1), partition_key: Bytes::from_static(b"k"), sort_key: Bytes::new() };
         let version = Version {
             dot: Dot { counter: 1, ..Dot::default() },
@@ -432,7 +436,7 @@ mod tests {
             value: None,
         };
         let policy = Policy { resolver: ResolverHash([0; 32]), causal: false, role: Role::Resolver };
-        WriteOp::new(key, (version, Context::default()), seats, needed, Durability::Sync, policy)
+        WriteOp::new(key, (version, Context::default()), seats, Durability::Sync, policy)
     }
 
     #[test]
@@ -452,7 +456,7 @@ mod tests {
         let stale = WriteOutcome::StaleStamp { latest: Hlc(50) };
         assert_eq!(op.answered(NodeId(2), &stale), Next::Restamp { above: Hlc(50) });
         let version = Version { written: Hlc(51), ..op.version.clone() };
-        op.again(version, op.owners.clone().into());
+        op.again(version, three());
         assert_eq!(op.unanswered().count(), 3, "acks of the first attempt do not count for the second");
     }
 
@@ -483,7 +487,7 @@ mod tests {
 
     fn sloppy() -> WriteOp {
         let stand_ins = vec![(NodeId(4), 16), (NodeId(5), 17), (NodeId(1), 0)];
-        seated(2, Seats { stand_ins, ..[1, 2, 3].map(NodeId).to_vec().into() })
+        seated(Seats { stand_ins, ..three() })
     }
 
     fn away(node: NodeId) -> bool {
@@ -542,20 +546,20 @@ mod tests {
     /// Owned by 1, 2, 3 so far, and by 1, 2, 4 from now on.
     fn moving() -> Seats {
         let (old, next) = ([1, 2, 3].map(NodeId), [1, 2, 4].map(NodeId));
-        Seats::of(Tables { read: &old, old: &old, next: Some(&next) })
+        Seats::of(Tables { read: &old, old: &old, next: Some(&next), r: 2, w: [2; 2] }, None)
     }
 
     #[test]
     fn while_a_partition_moves_each_table_has_its_own_quorum_and_a_node_in_both_counts_in_both() {
         let held = |op: &mut WriteOp, node| op.answered(NodeId(node), &WriteOutcome::Held);
-        let mut op = seated(2, moving());
+        let mut op = seated(moving());
         assert_eq!(op.owners, [1, 2, 3, 4].map(NodeId));
         assert_eq!((held(&mut op, 1), held(&mut op, 3)), (Next::Wait, Next::Wait), "one of the next table");
         assert!(matches!(held(&mut op, 4), Next::Done(Ok(Answer::Written { acks: 3, .. }))));
-        let mut both = seated(2, moving());
+        let mut both = seated(moving());
         held(&mut both, 1);
         assert!(matches!(held(&mut both, 2), Next::Done(Ok(Answer::Written { acks: 2, .. }))));
-        let mut lost = seated(2, moving());
+        let mut lost = seated(moving());
         let full = WriteOutcome::Refused(Refused::DiskFull);
         assert_eq!(lost.answered(NodeId(3), &full), Next::Wait);
         assert!(matches!(lost.answered(NodeId(2), &full), Next::Done(Err(_))), "the old table has 1 alone");
@@ -563,7 +567,7 @@ mod tests {
 
     #[test]
     fn whoever_stands_in_takes_the_seat_that_is_worth_most() {
-        let mut op = seated(2, Seats { stand_ins: vec![(NodeId(7), 16), (NodeId(8), 17)], ..moving() });
+        let mut op = seated(Seats { stand_ins: vec![(NodeId(7), 16), (NodeId(8), 17)], ..moving() });
         op.answered(NodeId(1), &WriteOutcome::Held);
         let away = |node: NodeId| ![2, 3, 4].contains(&node.0);
         assert_eq!(op.call_stand_ins(away), [(NodeId(7), NodeId(2))], "its seat is in both tables");

@@ -41,7 +41,8 @@ impl Spread {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tally {
     owners: u8,
-    needed: u8,
+    /// Of each table; where there is one, the first.
+    needed: [u8; 2],
     acked: u16,
     refused: u16,
     /// Owners that another node stands in for.
@@ -59,14 +60,14 @@ impl Tally {
     pub fn new(owners: usize, needed: u8) -> Self {
         assert!(owners <= OWNERS_MAX, "a ring is never wider than {OWNERS_MAX}");
         let spread = Spread::default();
-        Self { owners: owners as u8, needed, acked: 0, refused: 0, kept: 0, spare: 0, spread, tables: [0; 2] }
+        Self { owners: owners as u8, needed: [needed; 2], acked: 0, refused: 0, kept: 0, spare: 0, spread, tables: [0; 2] }
     }
 
     /// The same where owners belong to two tables, one bit each: so many of *each* must do it. One quorum over all of
     /// them together could lie in the one table alone, and readers of the other one would miss it.
     #[must_use]
-    pub fn tables(self, tables: [u16; 2]) -> Self {
-        Self { tables, ..self }
+    pub fn tables(self, tables: [u16; 2], needed: [u8; 2]) -> Self {
+        Self { tables, needed, ..self }
     }
 
     /// The same, and so far apart.
@@ -132,10 +133,10 @@ impl Tally {
         (self.kept & !self.acked).count_ones() as u8
     }
 
-    /// Nodes that must do it.
+    /// Nodes that must do it: of one table; of the other one, if there is one, so many are enough as well.
     #[must_use]
     pub fn needed(&self) -> u8 {
-        self.needed
+        self.each_table().map(|(_, needed)| needed).max().unwrap_or(0)
     }
 
     /// All owners.
@@ -150,23 +151,23 @@ impl Tally {
         self.each_table().all(|table| self.suffices_in(table, seats, spread))
     }
 
-    /// The tables in force, as owners.
-    fn each_table(&self) -> impl Iterator<Item = u16> + use<> {
+    /// The tables in force: their owners, and how many of those must do it.
+    fn each_table(&self) -> impl Iterator<Item = (u16, u8)> + use<> {
         let all = if self.tables == [0; 2] { [u16::MAX, 0] } else { self.tables };
-        all.into_iter().filter(|table| *table != 0)
+        all.into_iter().zip(self.needed).filter(|(table, _)| *table != 0)
     }
 
-    fn suffices_in(&self, table: u16, seats: u16, spread: &Spread) -> bool {
+    fn suffices_in(&self, (table, needed): (u16, u8), seats: u16, spread: &Spread) -> bool {
         let seats = seats & table;
         let positions = (0..usize::from(self.owners)).filter(|i| seats & 1 << i != 0);
         let zones = if spread.zones_min > 1 { spread.zones_of(positions) } else { spread.zones_min };
-        seats.count_ones() as u8 >= self.needed && zones >= spread.zones_min
+        seats.count_ones() as u8 >= needed && zones >= spread.zones_min
     }
 
     /// In how many tables that lack some this owner is.
     #[must_use]
     pub fn lacking(&self, owner: usize, seats: u16, spread: &Spread) -> usize {
-        let lacks = |table: &u16| table & 1 << owner != 0 && !self.suffices_in(*table, seats, spread);
+        let lacks = |table: &(u16, u8)| table.0 & 1 << owner != 0 && !self.suffices_in(*table, seats, spread);
         self.each_table().filter(lacks).count()
     }
 
@@ -178,9 +179,9 @@ impl Tally {
         let open = u16::MAX.checked_shr(16 - u32::from(self.owners)).unwrap_or(0) & !hopeless;
         // Zones of stand-ins that are not known yet may be any.
         let spread = if self.spare > 0 { Spread::default() } else { self.spread };
-        let reachable = |table: u16| {
+        let reachable = |(table, needed): (u16, u8)| {
             let spare = ((hopeless & table).count_ones() as u8).min(self.spare);
-            Self { needed: self.needed.saturating_sub(spare), ..*self }.suffices_in(table, open, &spread)
+            self.suffices_in((table, needed.saturating_sub(spare)), open, &spread)
         };
         if self.suffices(taken, &self.spread) {
             Verdict::Won
@@ -271,13 +272,13 @@ mod tests {
         /// Two tables are won when each of them alone would be, and lost when one of them is.
         #[test]
         fn two_tables_are_two_quorums(
-            needed in 1u8..=3,
+            needed in [1u8..=3, 1u8..=3],
             answers in prop::collection::vec((0usize..5, any::<bool>()), 0..12),
         ) {
             // The owners 0, 1, 2 and 1, 3, 4.
             let tables = [0b0_0111u16, 0b1_1010];
-            let mut both = Tally::new(5, needed).tables(tables);
-            let mut alone = tables.map(|_| Tally::new(3, needed));
+            let mut both = Tally::new(5, 0).tables(tables, needed);
+            let mut alone = needed.map(|needed| Tally::new(3, needed));
             for (owner, did) in answers {
                 if did { both.ack(owner) } else { both.refuse(owner) }
                 for (tally, table) in alone.iter_mut().zip([[0, 1, 2], [1, 3, 4]]) {

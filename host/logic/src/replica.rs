@@ -12,7 +12,7 @@ use crate::cluster::Shadows;
 use crate::context::Context;
 use crate::digest::{self, Delta, Digests};
 use crate::event::WriteJob;
-use crate::id::{Dot, Key, Place};
+use crate::id::{Dot, Key, KeyspaceId, Place};
 use crate::message::{ReadOutcome, Refused, Want, WriteOutcome};
 use crate::mint::Mints;
 use crate::note;
@@ -65,8 +65,7 @@ struct Candidate {
 /// One record that the group touches.
 struct Slot {
     policy: Policy,
-    /// Copies of the record's keyspace.
-    copies: u8,
+    keyspace: KeyspaceId,
     /// The first job that names it.
     first: usize,
     /// What the store holds, ordered by dot.
@@ -198,16 +197,15 @@ impl Slot {
                 Err(refused) => (Outline::default(), Some(refused)),
             },
         };
-        let copies = copies.unwrap_or_else(|| {
+        if copies.is_none() {
             // No record without its part of a sum.
             failed = Some(Refused::UnknownKeyspace);
-            0
-        });
+        }
         let candidates = outline.rows.iter().map(|&row| Candidate { row, fresh: None }).collect();
         let Outline { rows: before, past, .. } = outline;
-        let (policy, jobs) = (job.policy, Vec::new());
+        let (policy, keyspace, jobs) = (job.policy, job.key.keyspace, Vec::new());
         let (grown, changed, asked, stored) = (false, false, false, None);
-        Self { policy, copies, first, before, candidates, past, grown, changed, jobs, asked, failed, stored }
+        Self { policy, keyspace, first, before, candidates, past, grown, changed, jobs, asked, failed, stored }
     }
 
     /// The latest clock of any version but this one.
@@ -339,7 +337,7 @@ impl Slot {
     /// The outline of what the record becomes, and how the sums change with it.
     fn outline(&self, key: &[u8], record: &Record, deltas: &mut Vec<Delta>) -> Outline {
         let outline = Outline::of(record);
-        digest::difference(key, self.copies, &self.before, &outline.rows, deltas);
+        digest::difference(key, self.keyspace, &self.before, &outline.rows, deltas);
         outline
     }
 

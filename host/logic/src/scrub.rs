@@ -17,7 +17,7 @@ mod tests;
 
 use crate::digest::{self, Contributions, Delta};
 use crate::event::{Checked, Looked, ScrubOutcome, ScrubWork};
-use crate::id::{BUCKETS, Epoch, Key, PartitionId, Place};
+use crate::id::{BUCKETS, Epoch, Key, KeyspaceId, PartitionId, Place};
 use crate::note;
 use crate::outline::Outline;
 use crate::port::{Change, Durability, StoreError, Table};
@@ -64,8 +64,8 @@ fn unreadable(error: &StoreError, bucket: u16) -> ScrubOutcome {
 
 /// What a record of the table says.
 enum Seen {
-    /// Its versions, of a keyspace with so many copies.
-    Versions(u8, Vec<crate::outline::Row>),
+    /// Its versions, and its keyspace.
+    Versions(KeyspaceId, Vec<crate::outline::Row>),
     /// Its bytes are not what was written.
     Damaged,
     /// Of a later release, or of a keyspace that this node has not heard of yet: not the disk's fault.
@@ -73,9 +73,10 @@ enum Seen {
 }
 
 fn read(ports: Ports<'_>, key: &[u8], value: &[u8]) -> Seen {
-    let known = Key::from_engine_key(key).and_then(|key| ports.digests.copies(key.keyspace));
+    let keyspace = Key::from_engine_key(key).map(|key| key.keyspace);
+    let known = keyspace.filter(|keyspace| ports.digests.copies(*keyspace).is_some());
     match (Record::decode(&Bytes::copy_from_slice(value)), known) {
-        (Ok(record), Some(copies)) => Seen::Versions(copies, Outline::of(&record).rows),
+        (Ok(record), Some(keyspace)) => Seen::Versions(keyspace, Outline::of(&record).rows),
         (Err(DecodeError::FutureFormat(_)), _) | (Ok(_), None) => Seen::Unknown,
         (Err(DecodeError::Malformed | DecodeError::Damaged), _) => Seen::Damaged,
     }
@@ -103,10 +104,10 @@ fn look(ports: Ports<'_>, partition: PartitionId, from: u16) -> ScrubOutcome {
         looked.records += 1;
         looked.bytes += (key.len() + value.len()) as u64;
         match read(ports, key, value) {
-            Seen::Versions(copies, rows) => {
+            Seen::Versions(keyspace, rows) => {
                 let hash = digest::key_hash(key);
                 for row in rows {
-                    let sum = there.entry((copies, bucket, row.epoch)).or_default();
+                    let sum = there.entry((keyspace, bucket, row.epoch)).or_default();
                     *sum = sum.wrapping_add(digest::contribution(hash, &row));
                 }
             }
@@ -139,15 +140,15 @@ fn check(ports: Ports<'_>, partition: PartitionId, bucket: u16) -> Result<Checke
     let first = first_key(partition, bucket);
     let end = first.checked_add(1).map(u32::to_be_bytes);
     let mut checked = Checked::default();
-    let mut there: BTreeMap<(u8, Epoch), u128> = BTreeMap::new();
+    let mut there: BTreeMap<(KeyspaceId, Epoch), u128> = BTreeMap::new();
     ports.store.scan(Table::Records, &first.to_be_bytes(), end.as_ref().map(|end| &end[..]), &mut |key, value| {
         checked.records += 1;
         checked.bytes += (key.len() + value.len()) as u64;
         match read(ports, key, value) {
-            Seen::Versions(copies, rows) => {
+            Seen::Versions(keyspace, rows) => {
                 let hash = digest::key_hash(key);
                 for row in rows {
-                    let sum: &mut u128 = there.entry((copies, row.epoch)).or_default();
+                    let sum: &mut u128 = there.entry((keyspace, row.epoch)).or_default();
                     *sum = sum.wrapping_add(digest::contribution(hash, &row));
                 }
             }
@@ -182,13 +183,13 @@ fn check(ports: Ports<'_>, partition: PartitionId, bucket: u16) -> Result<Checke
 fn mend(ports: Ports<'_>, key: &Key, record: &Record) -> Result<(), StoreError> {
     let engine_key = Bytes::from(key.engine_key(ports.partition_bits));
     let bytes = ports.store.get(Table::Records, &engine_key)?.unwrap_or_default();
-    let Some(copies) = ports.digests.copies(key.keyspace) else { return Ok(()) };
-    if !matches!(Record::decode(&bytes), Err(DecodeError::Malformed | DecodeError::Damaged)) {
+    let unknown = ports.digests.copies(key.keyspace).is_none();
+    if unknown || !matches!(Record::decode(&bytes), Err(DecodeError::Malformed | DecodeError::Damaged)) {
         return Ok(());
     }
     let outline = Outline::of(record);
     let mut deltas = Vec::new();
-    digest::difference(&engine_key, copies, &[], &outline.rows, &mut deltas);
+    digest::difference(&engine_key, key.keyspace, &[], &outline.rows, &mut deltas);
     let kept = Bytes::from([QUARANTINE, &engine_key].concat());
     let mut batch = alloc::vec![Change::Put { table: Table::Digests, key: kept, value: bytes }];
     batch.push(if record.is_empty() {

@@ -350,7 +350,7 @@ impl Pump {
                 self.links.insert(*node, Link::start(*node, address.clone(), self.parts.links.clone()));
             }
         }
-        self.parts.digests.learn(state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)));
+        self.parts.digests.learn(state.all_copies_max());
         self.parts.shadows.learn(&state);
         self.change = state.change.as_ref().map(|change| match self.change {
             Some(known) if known.id == change.id => known,

@@ -53,7 +53,7 @@ impl Digests for Nothing {
         None
     }
 
-    fn correct(&self, _: PartitionId, _: u16, _: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta> {
+    fn correct(&self, _: PartitionId, _: u16, _: &BTreeMap<(KeyspaceId, Epoch), u128>) -> Vec<Delta> {
         Vec::new()
     }
 
@@ -92,7 +92,7 @@ impl Digests for Kept {
         self.table(|table| table.sums(range))
     }
 
-    fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta> {
+    fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(KeyspaceId, Epoch), u128>) -> Vec<Delta> {
         self.table(|table| table.correct(partition, bucket, records))
     }
 

@@ -1,6 +1,7 @@
 //! Clients that ask one thing after the other and remember what they heard.
 
 use crate::dice::Dice;
+use crate::fault::Fault;
 use crate::history::{Act, History, Saw};
 use crate::machine::Machine;
 use crate::mutation::Mutation;
@@ -131,6 +132,8 @@ impl Clients {
         match plan.mutation {
             Some(Mutation::ReadQuorumShort) if !writes => Some(asked.unwrap_or(least).max(2) - 1),
             Some(Mutation::WriteQuorumShort) if writes => Some(asked.unwrap_or(least).max(2) - 1),
+            // What is more than enough now may be too few, or more than there are, in a moment.
+            _ if plan.faults.has(Fault::Copies) => None,
             _ => asked,
         }
     }
@@ -273,10 +276,9 @@ fn heard(history: &mut History, at: usize, reply: &Reply, now_us: u64, counts: b
 /// meets the same owner, and what was acknowledged in a batch would be written again by a restarted one.
 fn coordinates(request: &Request, machine: &Machine) -> bool {
     let state = &machine.state;
-    let n = |key: &Key| state.keyspaces.get(&key.keyspace).map_or(0, |keyspace| keyspace.n);
     match &request.operation {
         Operation::Put { key, .. } | Operation::Delete { key } => {
-            state.holds(machine.id, key.place(state.partition_bits).partition, n(key))
+            state.holds(machine.id, key.place(state.partition_bits).partition, state.copies_max(key.keyspace))
         }
         // Whoever is no owner hands it to the one that knows it.
         Operation::Apply { .. } => true,

@@ -74,13 +74,15 @@ faults! {
     Quarantine, "quarantine";
     /// Streams break at writes, and what was on its way comes all the same, much later. A rate, not an event.
     Late, "late";
+    /// The keyspace gets another number of copies.
+    Copies, "copies";
 }
 
 impl Fault {
     /// Those that have dice of their own: all else of a seed is as it was before there were any.
     #[must_use]
     pub const fn is_apart(self) -> bool {
-        matches!(self, Self::Members | Self::LogStall | Self::Away | Self::Quarantine | Self::Late)
+        matches!(self, Self::Members | Self::LogStall | Self::Away | Self::Quarantine | Self::Late | Self::Copies)
     }
 }
 

@@ -167,7 +167,7 @@ impl World {
     /// The leader does what is due, a while after it has become so.
     fn lead(&mut self) {
         let state = &self.site.log.state;
-        if !self.site.log.leads && state.change.is_none() && state.is_unsettled() {
+        if !self.site.log.leads && state.has_due() {
             self.site.log.leads = true;
             let delay = self.node_dice.between(100, self.site.plan.lag_us);
             self.schedule(delay, Event::Lead);
@@ -199,6 +199,8 @@ impl World {
         self.note(|| format!("LOG {entry:?}"));
         let was = step(&self.site.log.state);
         let accepted = Arc::make_mut(&mut self.site.log.state).apply(&entry).is_ok();
+        let now = self.site.log.state.copies(KEYSPACE).into_iter().flat_map(|(now, next)| [now.w, next.w]);
+        self.site.w_least = now.chain([self.site.w_least]).min().unwrap_or_default();
         let wish = if let Entry::Change { wish, .. } = &entry { Some(wish) } else { None };
         if let Some(Wish::Leave { node, dead: true } | Wish::Replace { gone: node, .. }) = wish {
             self.site.buried &= accepted;
@@ -255,13 +257,14 @@ impl World {
         self.check(|invariant, site| invariant.learned(site, id));
         let machine = self.site.machine(id);
         let mut state = Arc::clone(&machine.state);
+        self.copy_at_once(&mut state);
         if self.site.plan.mutation == Some(Mutation::SameIncarnation)
             && state.members.get(&id).is_some_and(|m| m.opening == machine.opening)
             && let Some(member) = Arc::make_mut(&mut state).members.get_mut(&id)
         {
             member.incarnation = Incarnation(1);
         }
-        machine.sums.learn(state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)));
+        machine.sums.learn(self.site.copies_known(&machine.state));
         self.step(id, Input::Cluster(state));
         self.purge_early(id);
         self.rid_early(id);

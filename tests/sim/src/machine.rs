@@ -213,8 +213,8 @@ impl World {
 
     /// False when the disk can't read or write.
     pub(crate) fn open_sums(&mut self, id: NodeId) -> bool {
+        let keyspaces = self.site.copies_known(&self.site.machine(id).state);
         let machine = self.machine(id);
-        let keyspaces = machine.state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n));
         match Sums::open(&machine.disk, keyspaces) {
             Ok(sums) => {
                 machine.sums = sums;

@@ -1,11 +1,14 @@
 //! Deliberate bugs, to prove that the simulator bites. The harness carries out what the logic decides, so it can lie.
 
+use crate::site::Site;
 use crate::world::World;
 use bytes::Bytes;
+use mks_logic::cluster::{Copies, State};
 use mks_logic::context::Context;
 use mks_logic::event::{AskJob, Deed, JobId, Question, Told, WriteJob};
-use mks_logic::id::NodeId;
+use mks_logic::id::{KeyspaceId, NodeId};
 use mks_logic::port::Merged;
+use std::sync::Arc;
 
 macro_rules! mutations {
     ($($(#[$doc:meta])* $mutation:ident, $name:literal;)*) => {
@@ -107,6 +110,19 @@ mutations! {
     RidEarly, "rid-early";
     /// A purge goes by epochs alone: whatever was stamped in a closed one goes.
     EpochAlone, "epoch-alone";
+    /// Another number of copies is in force as soon as it is begun: quorums are of the next table alone, and nobody
+    /// fetches anything.
+    CopiesAtOnce, "copies-at-once";
+    /// A node goes on adding up its sums, and listing its records, by the number of copies that a keyspace had at first.
+    UngroupedSums, "ungrouped-sums";
+}
+
+impl Site {
+    /// How many owners keyspaces have, as the sums of a node in that state go by it.
+    pub(crate) fn copies_known(&self, state: &State) -> Vec<(KeyspaceId, u8)> {
+        let state = if self.plan.mutation == Some(Mutation::UngroupedSums) { &self.birth } else { state };
+        state.all_copies_max().collect()
+    }
 }
 
 impl World {
@@ -124,6 +140,20 @@ impl World {
         match (told, self.site.plan.mutation) {
             (Told::Merge(Err(_)), Some(Mutation::MergeNothing)) => Told::Merge(Ok(Merged::Value(Bytes::new()))),
             (told, _) => told,
+        }
+    }
+
+    /// What deliberate bugs make of the state that a node hears of.
+    pub(crate) fn copy_at_once(&self, state: &mut Arc<State>) {
+        let begun = state.change.iter().flat_map(|change| change.copies.clone()).collect::<Vec<_>>();
+        if self.site.plan.mutation != Some(Mutation::CopiesAtOnce) || begun.is_empty() {
+            return;
+        }
+        let keyspaces = &mut Arc::make_mut(state).keyspaces;
+        for (id, Copies { n, r, w }) in begun {
+            if let Some(keyspace) = keyspaces.get_mut(&id) {
+                (keyspace.n, keyspace.r, keyspace.w) = (n, r, w);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! way, and only the sender hears of it. A cut link holds what is sent until it heals or the stream is given up.
 
 use crate::fault::Fault;
+use crate::log::KEYSPACE;
 use crate::mutation::Mutation;
 use crate::plan::MS;
 use crate::site::{Phase, Site};
@@ -258,11 +259,10 @@ impl World {
     /// An owner of any partition that moves, of the table that `one` is not in, as the coordinator knows them.
     fn alone_in_the_other(&self, coordinator: NodeId, one: NodeId) -> Option<NodeId> {
         let state = &self.site.machine(coordinator).state;
-        let n = self.site.plan.quorums.0;
         let moving = state.change.iter().flat_map(|change| change.next.iter().map(|(partition, _)| partition));
         moving
             .filter_map(|partition| {
-                let tables = state.tables(partition, n);
+                let tables = state.tables(partition, KEYSPACE);
                 let next = tables.next?;
                 let only = |a: &[NodeId], b: &[NodeId]| a.iter().find(|node| !b.contains(node)).copied();
                 match (tables.old.contains(&one), next.contains(&one)) {

@@ -17,7 +17,9 @@ pub const DEADLINE_MS: u64 = 1_000;
 const GRAVES_PERCENT: u64 = 8;
 /// Those among them in which hints wait for long, percent.
 const LATE_HINTS_PERCENT: u64 = 20;
-/// What may go wrong in those with what is on its way, and with everything else.
+/// Runs whose keyspace gets another number of copies, percent.
+const COPIES_PERCENT: u64 = 15;
+/// What may go wrong in those that are made for seals, with what is on its way, and with everything else.
 const WAYS_OF_GRAVES: [Fault; 6] =
     [Fault::Late, Fault::Break, Fault::Cut, Fault::OneWay, Fault::Isolate, Fault::SlowLink];
 /// See [`WAYS_OF_GRAVES`].
@@ -39,7 +41,8 @@ pub(crate) mod part {
     pub(crate) const QUARANTINE: u64 = 12;
     pub(crate) const MONTH: u64 = 14;
     pub(crate) const GRAVES: u64 = 19;
-    pub(crate) const LATE_HINTS: u64 = 20;
+    pub(crate) const LATE_HINTS: u64 = 21;
+    pub(crate) const COPIES: u64 = 20;
     /// And one part per class of faults from here on.
     pub(crate) const FAULTS: u64 = 100;
 }
@@ -224,6 +227,7 @@ impl Plan {
         .members()
         .epochs()
         .graves()
+        .copies()
         .quarantine()
         .possible()
     }
@@ -317,8 +321,8 @@ impl Plan {
         }
         self.spares = dice.between(1, 4);
         if dice.chance(50) {
-            // The plans of old seeds stay what they were before there were these two.
-            let known = Fault::ALL.iter().filter(|fault| !matches!(fault, Fault::Quarantine | Fault::Late));
+            // The plans of old seeds stay what they were before there were these.
+            let known = Fault::ALL.iter().filter(|fault| !matches!(fault, Fault::Quarantine | Fault::Late | Fault::Copies));
             let rare = known.filter(|_| !dice.chance(10));
             self.faults = rare.fold(self.faults, |faults, fault| faults.without(FaultSet::default().with(*fault)));
             self.think_us = dice.pick(&[1, 2, 4]) * MS;
@@ -333,6 +337,29 @@ impl Plan {
             self.faults = self.faults.with(Fault::LogStall);
         }
         self
+    }
+
+    /// In some seeds the keyspace gets another number of copies now and then, as a rule while little else goes wrong.
+    fn copies(mut self) -> Self {
+        let mut dice = Dice::new(self.seed, part::COPIES);
+        if !dice.chance(COPIES_PERCENT) {
+            return self;
+        }
+        if dice.chance(60) && self.workload != Kind::Graves {
+            let rare = self.faults.iter().filter(|fault| *fault != Fault::Members && !dice.chance(20));
+            self.faults = self.faults.without(rare.fold(FaultSet::default(), FaultSet::with));
+            self.think_us = dice.pick(&[1, 2, 4]) * MS;
+            self.lag_us = dice.pick(&[1, 5, 20]) * MS;
+            self.lasting_us = dice.between(20 * MS, self.load_us / 3);
+        }
+        self.faults = self.faults.with(Fault::Copies);
+        self
+    }
+
+    /// Whether changes of the table come, of either kind.
+    #[must_use]
+    pub fn moves(&self) -> bool {
+        self.faults.has(Fault::Members) || self.faults.has(Fault::Copies)
     }
 
     /// The figures' load: five nodes, four clients and 13 requests per second for a minute, as nodes die and links

@@ -125,7 +125,7 @@ fn liveness(world: &mut World) {
     let gossip = &world.site.plan.gossip;
     let settle_ms = DEADLINE_MS + gossip.announce_period_ms + if jumped { JUMP_MS } else { world.site.plan.skew_ms };
     world.advance((settle_ms + 500) * MS);
-    let moves = world.site.plan.faults.has(Fault::Members);
+    let moves = world.site.plan.moves();
     if world.site.plan.faults.has(Fault::BitFlip) {
         // A look at every record; what that finds is served again when all owners were asked, and asked again.
         world.advance(world.site.plan.limits.scrub_period_ms * MS);

@@ -129,7 +129,7 @@ impl World {
         let Message::Write { key, version, past, fresh: false, durability, .. } = message else { return };
         let state = &self.site.machine(id).state;
         let Some(keyspace) = state.keyspaces.get(&key.keyspace) else { return };
-        let owns = state.holds(id, key.place(state.partition_bits).partition, keyspace.n);
+        let owns = state.holds(id, key.place(state.partition_bits).partition, state.copies_max(key.keyspace));
         if self.site.plan.mutation != Some(Mutation::ClosedTaken) || !owns || version.epoch > state.closed().epoch {
             return;
         }

@@ -45,6 +45,8 @@ pub struct Site {
     pub waiting: usize,
     /// A machine was lost for good, or declared so.
     pub buried: bool,
+    /// The least W that the keyspace has had.
+    pub w_least: u8,
     /// That part of the time in which nothing happened, microseconds.
     pub leaped_us: u64,
     /// The latest stamp of a tombstone that was purged, by the position of its key.
@@ -62,7 +64,7 @@ impl Site {
     #[must_use]
     pub fn owners(&self, key: &Key) -> Vec<NodeId> {
         let state = &self.log.state;
-        state.tables(key.place(state.partition_bits).partition, self.plan.quorums.0).all()
+        state.tables(key.place(state.partition_bits).partition, key.keyspace).all()
     }
 
     /// Whether a write of the key at that position was settled by a tombstone that is purged.
@@ -82,10 +84,10 @@ impl Site {
     /// Who or what it waits for.
     pub fn settled(&self) -> Result<(), String> {
         let state = &self.log.state;
-        if state.change.is_some() || state.is_unsettled() {
+        if state.change.is_some() || state.is_unsettled() || !state.wanted.is_empty() {
             return Err(format!(
-                "{:?} is under way, of {} wishes {} are done",
-                state.change, state.asked, state.settled
+                "{:?} is under way, of {} wishes {} are done, and {:?} is wanted",
+                state.change, state.asked, state.settled, state.wanted
             ));
         }
         if let Some((node, member)) = state.members.iter().find(|(_, member)| member.standing == Standing::Leaving) {

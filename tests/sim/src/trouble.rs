@@ -2,14 +2,14 @@
 
 use crate::disk::Trouble;
 use crate::fault::Fault;
-use crate::log::shadow;
+use crate::log::{KEYSPACE, shadow};
 use crate::machine::Machine;
 use crate::plan::MS;
 use crate::rules::Rules;
 use crate::site::Phase;
 use crate::workloads::Kind;
 use crate::world::{Event, World};
-use mks_logic::cluster::{Entry, Standing, State, Wish};
+use mks_logic::cluster::{Copies, Entry, Keyspace, Standing, State, Wish};
 use mks_logic::id::NodeId;
 use mks_logic::port::StoreError;
 use std::sync::Arc;
@@ -57,8 +57,8 @@ impl World {
         let load_us = self.site.plan.load_us;
         let pause = match (fault, self.site.plan.workload) {
             // Between two changes something should be sealed.
-            (Fault::Members, Kind::Graves) => load_us / 10 + number % (load_us / 3),
-            (Fault::Members, _) => load_us / 40 + number % (load_us / 10),
+            (Fault::Members | Fault::Copies, Kind::Graves) => load_us / 10 + number % (load_us / 3),
+            (Fault::Members | Fault::Copies, _) => load_us / 40 + number % (load_us / 10),
             _ => pause,
         };
         self.schedule(pause, Event::Fault(fault));
@@ -124,6 +124,7 @@ impl World {
                 self.crash(a, self.site.plan.loses_power(), lasts);
                 self.schedule(lasts / 2, Event::Leap((1 + number % AWAY_DAYS_MAX) * DAY_US));
             }
+            Fault::Copies => self.recopy(number),
             Fault::LogStall => self.site.log.stalled_until = now_us + lasts,
             Fault::Quarantine => {
                 let (plugin, reason) = (self.site.log.code(), "it was told to".into());
@@ -165,6 +166,16 @@ impl World {
         if let Some(wish) = wish {
             self.propose(Entry::Change { wish, seen: None });
         }
+    }
+
+    /// An operator wants another number of copies, with the usual quorums. A single one is lost with its disk.
+    fn recopy(&mut self, number: u64) {
+        let (state, faults) = (&self.site.log.state, self.site.plan.faults);
+        let Some(keyspace) = state.keyspaces.get(&KEYSPACE) else { return };
+        let least = if faults.has(Fault::Members) || faults.has(Fault::BitFlip) { 2 } else { 1 };
+        let Copies { n, r, w } = Copies::usual((least + number % (6 - least)) as u8);
+        let keyspace = Keyspace { n, r, w, ..keyspace.clone() };
+        self.propose(Entry::AlterKeyspace { keyspace });
     }
 
     /// A machine is lost for good, or taken for that: what its disk held counts as lost. Once in a run, and not where

@@ -171,6 +171,7 @@ impl World {
             history: History::default(),
             waiting: 0,
             buried: false,
+            w_least: plan.quorums.2,
             leaped_us: 0,
             purged: BTreeMap::new(),
             seal_goal: None,

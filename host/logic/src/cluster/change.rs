@@ -8,8 +8,8 @@
 //! (writes need a quorum in both tables; each partition is read from the old table until all who gain it say that they
 //! hold it), *closing* (all that will be cut over is; old owners say that they have seen it), *ended* (one table).
 
-use super::{MEMBERS_MAX, Member, Refusal, State, check_zone};
-use crate::id::{Epoch, NodeId, PartitionId};
+use super::{Copies, MEMBERS_MAX, Member, Refusal, State, check_zone};
+use crate::id::{Epoch, KeyspaceId, NodeId, PartitionId};
 use crate::ring::{RING_WIDTH_MAX, Ring, WEIGHT_MAX};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -87,7 +87,7 @@ pub enum Wish {
     },
 }
 
-/// The change of table that is under way.
+/// The change of table, or of the number of copies, that is under way.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Change {
     /// Counts the changes of this cluster, from 1.
@@ -96,6 +96,8 @@ pub struct Change {
     pub began: Epoch,
     /// The table as it shall be.
     pub next: Ring,
+    /// Copies that keyspaces shall have: then the ring stays. All others keep theirs.
+    pub copies: BTreeMap<KeyspaceId, Copies>,
     /// Who gains each partition and does not hold it yet. A partition that is not here is cut over.
     pub waits: BTreeMap<PartitionId, Vec<NodeId>>,
     /// How many partitions move.
@@ -115,8 +117,8 @@ pub struct Removed {
     pub epoch: Epoch,
 }
 
-/// Who owns a partition, for a keyspace of so many owners, while its table may be changing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Who owns a partition, for some keyspace, while its table may be changing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tables<'a> {
     /// Those who are read from.
     pub read: &'a [NodeId],
@@ -124,6 +126,10 @@ pub struct Tables<'a> {
     pub old: &'a [NodeId],
     /// ... and one among these, if there are two tables.
     pub next: Option<&'a [NodeId]>,
+    /// How many of those who are read from must answer.
+    pub r: u8,
+    /// How many of the old table must take a write, and how many of the next one.
+    pub w: [u8; 2],
 }
 
 impl Tables<'_> {
@@ -145,25 +151,22 @@ impl Change {
 }
 
 /// Whether both are the same nodes, in any order.
-fn same(a: &[NodeId], b: &[NodeId]) -> bool {
+pub(super) fn same(a: &[NodeId], b: &[NodeId]) -> bool {
     a.len() == b.len() && a.iter().all(|node| b.contains(node))
 }
 
 impl State {
-    /// Who owns `partition`, for a keyspace of `n` owners.
+    /// Who owns `partition` in any table in force, for a keyspace of `n` owners at most.
     #[must_use]
-    pub fn tables(&self, partition: PartitionId, n: u8) -> Tables<'_> {
-        let old = self.owners(partition, n);
-        let alone = Tables { read: old, old, next: None };
-        let Some(change) = &self.change else { return alone };
-        let next = change.next.owners(partition, n);
-        if same(old, next) {
-            return alone;
-        }
-        Tables { read: if change.is_cut(partition) { next } else { old }, old, next: Some(next) }
+    pub fn all_owners(&self, partition: PartitionId, n: u8) -> Vec<NodeId> {
+        let mut all = self.owners(partition, n).to_vec();
+        let next = self.change.as_ref().map_or(&[][..], |change| change.next.owners(partition, n));
+        all.extend(next.iter().filter(|node| !self.owners(partition, n).contains(node)));
+        all
     }
 
-    /// Whether `node` owns `partition` in any table in force, for a keyspace of `n` owners.
+    /// Whether `node` owns `partition` in any table in force, for a keyspace of `n` owners at most
+    /// ([`Self::copies_max`]).
     #[must_use]
     pub fn holds(&self, node: NodeId, partition: PartitionId, n: u8) -> bool {
         let next = self.change.as_ref().map_or(&[][..], |change| change.next.owners(partition, n));
@@ -185,11 +188,13 @@ impl State {
         self.members.values().filter(|member| member.standing == Standing::Up).count()
     }
 
-    /// How wide the next ring is: as the one in force, where there are members for it. It does not widen with the
-    /// cluster: that would move data of keyspaces that use the first positions only.
+    /// How wide the next ring is: as the one in force, where there are members for it, or as the copies need that a
+    /// keyspace shall have. It does not widen with the cluster: that would move data of keyspaces that use the first
+    /// positions only.
     fn next_width(&self) -> u8 {
         let up = u8::try_from(self.up()).unwrap_or(u8::MAX);
-        self.ring.as_ref().map_or(RING_WIDTH_MAX, Ring::width).min(up)
+        let wanted = self.wanted.values().map(|wanted| wanted.n).max().unwrap_or(0);
+        self.ring.as_ref().map_or(RING_WIDTH_MAX, Ring::width).max(wanted).min(up)
     }
 
     /// The most owners that a new keyspace may have, now and after everything that is asked for.
@@ -224,7 +229,7 @@ impl State {
     /// What a leader has to propose now, unasked. Takes a while for large clusters.
     #[must_use]
     pub fn due(&self) -> Option<super::Entry> {
-        self.form_entry().or_else(|| self.begin_entry())
+        self.form_entry().or_else(|| self.begin_entry()).or_else(|| self.begin_copies_entry())
     }
 
     pub(super) fn wish(&mut self, wish: &Wish, seen: Option<Epoch>) -> Result<(), Refusal> {
@@ -296,12 +301,13 @@ impl State {
     /// Refuses where too few owners would be left.
     fn check_enough(&self, node: NodeId) -> Result<(), Refusal> {
         let left = self.up() - 1;
-        let widest = self.keyspaces.values().max_by_key(|keyspace| keyspace.n);
-        match widest.filter(|keyspace| usize::from(keyspace.n) > left) {
-            Some(keyspace) => Err(Refusal::Invalid(format!(
-                "without {node} there are {left} members that own data, and keyspace {:?} keeps n = {} copies; let \
+        let most = |id: &KeyspaceId| self.copies_max(*id).max(self.copies_wanted(*id).map_or(0, |wanted| wanted.n));
+        let widest = self.keyspaces.iter().map(|(id, keyspace)| (keyspace, most(id))).max_by_key(|(_, n)| *n);
+        match widest.filter(|(_, n)| usize::from(*n) > left) {
+            Some((keyspace, n)) => Err(Refusal::Invalid(format!(
+                "without {node} there are {left} members that own data, and keyspace {:?} keeps n = {n} copies; let \
                  another node join first, or replace {node}",
-                keyspace.name, keyspace.n
+                keyspace.name
             ))),
             None => Ok(()),
         }
@@ -333,7 +339,7 @@ impl State {
     }
 
     pub(super) fn begin(&mut self, asked: u64, ring: &Ring) -> Result<(), Refusal> {
-        let old = self.formed()?.clone();
+        self.formed()?;
         if let Some(change) = &self.change {
             return Err(Refusal::Order(format!(
                 "change {} is under way; what is asked for since follows it",
@@ -355,36 +361,8 @@ impl State {
         }
         ring.verify(self.partition_bits, &self.candidates()).map_err(|error| Refusal::Invalid(error.to_string()))?;
         self.settled = self.asked;
-        self.changes += 1;
-        let waits = self.gains(&old, ring);
-        let moving = waits.len() as u32;
-        // Nobody takes any more what was sent under one table alone.
-        self.epoch.0 += 2;
-        let (id, began) = (self.changes, self.epoch);
-        // Whoever hears of this knows that they are dead, and hears them no more.
-        let (next, seen) = (ring.clone(), self.dead().collect());
-        self.change = Some(Change { id, began, next, waits, moving, closing: None, seen });
-        self.unconfirm_moving();
-        self.check_progress();
+        self.begin_change(ring.clone(), BTreeMap::new());
         Ok(())
-    }
-
-    /// Who must fetch which partition.
-    fn gains(&self, old: &Ring, next: &Ring) -> BTreeMap<PartitionId, Vec<NodeId>> {
-        let copies: BTreeSet<u8> = self.keyspaces.values().map(|keyspace| keyspace.n).collect();
-        let mut gains: BTreeMap<PartitionId, Vec<NodeId>> = BTreeMap::new();
-        for (partition, _) in next.iter() {
-            for &n in &copies {
-                let before = old.owners(partition, n);
-                for node in next.owners(partition, n).iter().filter(|node| !before.contains(node)) {
-                    let gainers = gains.entry(partition).or_default();
-                    if !gainers.contains(node) {
-                        gainers.push(*node);
-                    }
-                }
-            }
-        }
-        gains
     }
 
     fn under_way(&mut self, id: u64) -> Result<&mut Change, Refusal> {
@@ -452,7 +430,7 @@ impl State {
     }
 
     /// Members that were declared dead.
-    fn dead(&self) -> impl Iterator<Item = NodeId> + '_ {
+    pub(super) fn dead(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.members.iter().filter(|(_, member)| member.standing == Standing::Dead).map(|(node, _)| *node)
     }
 
@@ -475,12 +453,20 @@ impl State {
     }
 
     /// Goes from moving to closing, and from closing to the end, when it is time.
-    fn check_progress(&mut self) {
+    pub(super) fn check_progress(&mut self) {
         let Some(change) = &mut self.change else { return };
         if change.closing.is_none() {
-            let up = |node: &NodeId| self.members.get(node).is_some_and(|member| member.standing == Standing::Up);
+            let standing = |node: &NodeId| self.members.get(node).map(|member| member.standing);
+            let up = |node: &NodeId| standing(node) == Some(Standing::Up);
+            if !change.copies.is_empty() {
+                // The ring stays as it is until another change: whoever leaves it fetches first, unless it is dead.
+                change.waits.values_mut().for_each(|gainers| {
+                    gainers.retain(|node| standing(node).is_some_and(|standing| standing != Standing::Dead));
+                });
+                change.waits.retain(|_, gainers| !gainers.is_empty());
+            }
             // Somebody who shall own nothing (any more) will not fetch anything: what is not cut over stays as it is.
-            let hopeless = change.waits.values().flatten().any(|node| !up(node));
+            let hopeless = change.copies.is_empty() && change.waits.values().flatten().any(|node| !up(node));
             if !change.waits.is_empty() && !hopeless {
                 return;
             }
@@ -499,16 +485,16 @@ impl State {
     /// True when no read quorum is left that could answer as before a cutover: see `docs/moving.md`.
     fn is_seen(&self) -> bool {
         let (Some(change), Some(ring)) = (&self.change, &self.ring) else { return false };
-        let strict = self.keyspaces.values().filter(|keyspace| keyspace.r + keyspace.w > keyspace.n);
-        let quorums: BTreeSet<(u8, u8)> = strict.map(|keyspace| (keyspace.n, keyspace.r)).collect();
+        let copies = self.keyspaces.keys().filter_map(|id| self.copies(*id)).filter(|(now, _)| now.is_strict());
+        let quorums: BTreeSet<(u8, u8, u8)> = copies.map(|(now, then)| (now.n, now.r, then.n)).collect();
         let silent = |node: &&NodeId| !change.seen.contains(node) && self.members.contains_key(node);
         ring.iter().filter(|(partition, _)| change.is_cut(*partition)).all(|(partition, _)| {
-            quorums.iter().all(|&(n, r)| {
+            quorums.iter().all(|&(n, r, next)| {
                 let old = ring.owners(partition, n);
                 let silent: Vec<&NodeId> = old.iter().filter(silent).collect();
                 // Who was declared dead meanwhile may live, and serve whoever has not heard of it either. But where
                 // nobody else is left to wait for, the operator's word must do.
-                same(old, change.next.owners(partition, n))
+                same(old, change.next.owners(partition, next))
                     || silent.len() < usize::from(r)
                     || !silent.into_iter().any(|node| self.has_living(*node))
             })
@@ -518,11 +504,13 @@ impl State {
     fn end(&mut self) {
         let Some(change) = self.change.take() else { return };
         let Some(ring) = &self.ring else { return };
+        let copies = change.copies;
         self.ring = Some(if change.waits.is_empty() {
             change.next
         } else {
             ring.blend(&change.next, |partition| change.waits.contains_key(&partition))
         });
+        self.settle_copies(&copies);
         self.epoch.0 += 1;
         self.forget_the_dead();
         debug_assert!(self.members.len() <= MEMBERS_MAX);

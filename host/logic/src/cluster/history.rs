@@ -1,8 +1,8 @@
 //! What changed, when, and by whom: the tail of the epoch log, for people.
 
 use super::change::Wish;
-use super::{Entry, NAME_BYTES_MAX, Refusal, State};
-use crate::id::Epoch;
+use super::{Copies, Entry, NAME_BYTES_MAX, Refusal, State};
+use crate::id::{Epoch, KeyspaceId};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -72,7 +72,7 @@ impl Entry {
             Self::Advance => "time passed".to_string(),
             Self::Change { wish, .. } => wish.to_string(),
             Self::Left { node } => format!("{node} has left"),
-            Self::Open { .. } | Self::Begin { .. } | Self::Hold { .. } | Self::Seen { .. } => return None,
+            Self::Open { .. } | Self::Begin { .. } | Self::BeginCopies { .. } | Self::Hold { .. } | Self::Seen { .. } => return None,
             Self::Drained { .. } | Self::Confirm { .. } | Self::Rid { .. } => return None,
             // Their names must be looked up first: `State::tells_of_plugin`.
             Self::InstallPlugin { .. }
@@ -107,12 +107,18 @@ impl State {
             tell(what);
         }
         let now = self.change.as_ref().map(|change| (change.id, change.moving));
-        if let Some((id, moving)) = now.filter(|_| matches!(signed.entry, Entry::Begin { .. })) {
-            tell(format!("change {id} began: {moving} partitions move"));
+        let begins = matches!(signed.entry, Entry::Begin { .. } | Entry::BeginCopies { .. });
+        if let Some((id, moving)) = now.filter(|_| begins) {
+            let copies = self.change.iter().flat_map(|change| &change.copies);
+            let of = |(id, copies): (&KeyspaceId, &Copies)| {
+                let keyspace = self.keyspaces.get(id)?;
+                Some(format!("; keyspace {:?} gets {} copies, and had {}", keyspace.name, copies.n, keyspace.n))
+            };
+            tell(format!("change {id} began: {moving} partitions move{}", copies.filter_map(of).collect::<String>()));
         }
         if let (Some((id, _)), None) = (change_before, now) {
             tell(format!("change {id} ended"));
-        } else if now.is_none() && matches!(signed.entry, Entry::Begin { .. }) {
+        } else if now.is_none() && begins {
             tell(format!("change {} ended: nothing had to move", self.changes));
         }
     }

@@ -56,7 +56,7 @@ impl State {
         let base = self.change.as_ref().map_or(self.ring.as_ref(), |change| Some(&change.next));
         let old = base.ok_or_else(|| Refusal::Order("the cluster is forming".into()))?;
         let new = then.solve()?;
-        let copies = self.keyspaces.values().map(|keyspace| keyspace.n).max().unwrap_or(1);
+        let copies = self.widest().max(1);
         let mut loads: BTreeMap<NodeId, Load> = BTreeMap::new();
         let mut count = |ring: &Ring, add: fn(&mut Load)| {
             for (partition, _) in ring.iter() {

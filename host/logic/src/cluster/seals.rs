@@ -5,7 +5,7 @@
 //! held when it was closed. Nodes that owned a partition before a change, or were to own it, are *leftovers* of it
 //! until they are rid of what they held.
 
-use super::{Refusal, Standing, State};
+use super::{Change, Refusal, Standing, State};
 use crate::id::{Epoch, Incarnation, NodeId, PartitionId};
 use crate::ring::RING_WIDTH_MAX;
 use crate::time::Hlc;
@@ -114,16 +114,18 @@ impl State {
     /// Everybody who owns records of a partition.
     #[must_use]
     pub fn sealers(&self, partition: PartitionId) -> &[NodeId] {
-        let widest = self.keyspaces.values().map(|keyspace| keyspace.n).max().unwrap_or(0);
-        self.owners(partition, widest)
+        self.owners(partition, self.widest())
     }
 
-    /// Whether the change under way gives the partition other owners, or gives them other places: those say who owns
-    /// it in keyspaces that are still to come.
+    /// Whether the change under way gives the partition other owners, in some keyspace, or gives them other places:
+    /// those say who owns it in keyspaces that are still to come.
     #[must_use]
     pub fn is_moving(&self, partition: PartitionId) -> bool {
-        let next = self.change.as_ref().map(|change| change.next.owners(partition, RING_WIDTH_MAX));
-        next.is_some_and(|next| next != self.owners(partition, RING_WIDTH_MAX))
+        let moves = |change: &Change| {
+            let next = change.next.owners(partition, RING_WIDTH_MAX);
+            !change.copies.is_empty() || next != self.owners(partition, RING_WIDTH_MAX)
+        };
+        self.change.as_ref().is_some_and(moves)
     }
 
     /// What the next seal of a partition waits for.

@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! 0                          the mark: the sums here are those of the records
-//! 1 | partition u16 | copies u8  a page: varint last commit | varint epochs + 1, then per part (base first)
+//! 1 | partition u16 | keyspace u32  a page: varint last commit | varint epochs + 1, then per part (base first)
 //!                            varint epoch | bitmap of buckets that are not zero | their sums
-//! 2 | commit u64             deltas: u16 partition | u8 copies | u16 bucket | varint epoch | u128
+//! 2 | commit u64             deltas: u16 partition | varint keyspace | u16 bucket | varint epoch | u128
 //! ```
 //!
 //! Values end in an xxh3-64 of what is before it. Keys are big-endian, values little-endian.
 
 use super::Delta;
+use super::part::Part;
 use super::table::{Page, PageId};
-use crate::id::{BUCKETS, Epoch, PartitionId};
+use crate::id::{BUCKETS, Epoch, KeyspaceId, PartitionId};
 use crate::port::{Change, Table};
 use alloc::vec::Vec;
 use bytes::{Buf, BufMut, Bytes};
@@ -20,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 /// The key of the mark.
 pub(super) const MARK: &[u8] = &[0];
 /// The value of the mark: the format.
-pub(super) const FORMAT: &[u8] = &[1];
+pub(super) const FORMAT: &[u8] = &[2];
 /// Where pages begin.
 pub(super) const PAGES: &[u8] = &[1];
 /// Where deltas begin.
@@ -37,12 +38,12 @@ pub(super) fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Change {
 pub(super) fn page_key(id: PageId) -> Vec<u8> {
     let mut key = PAGES.to_vec();
     key.put_u16(id.0.0);
-    key.put_u8(id.1);
+    key.put_u32(id.1.0);
     key
 }
 
 pub(super) fn read_page_key(mut key: &[u8]) -> Option<PageId> {
-    (key.len() == 4 && key.get_u8() == PAGES[0]).then(|| (PartitionId(key.get_u16()), key.get_u8()))
+    (key.len() == 7 && key.get_u8() == PAGES[0]).then(|| (PartitionId(key.get_u16()), KeyspaceId(key.get_u32())))
 }
 
 pub(super) fn log_key(commit: u64) -> Vec<u8> {
@@ -59,7 +60,7 @@ pub(super) fn encode_deltas(deltas: &[Delta]) -> Vec<u8> {
     let mut out = Vec::with_capacity(8 + 26 * deltas.len());
     for delta in deltas {
         out.put_u16_le(delta.partition.0);
-        out.put_u8(delta.copies);
+        put_varint(&mut out, delta.keyspace.0.into());
         out.put_u16_le(delta.bucket);
         put_varint(&mut out, delta.epoch.0);
         out.put_u128_le(delta.sum);
@@ -73,11 +74,11 @@ pub(super) fn decode_deltas(bytes: &[u8]) -> Option<Vec<Delta>> {
     let mut deltas = Vec::new();
     while at.has_remaining() {
         let partition = PartitionId(at.try_get_u16_le().ok()?);
-        let copies = at.try_get_u8().ok()?;
+        let keyspace = KeyspaceId(get_varint(&mut at)?.try_into().ok()?);
         let bucket = at.try_get_u16_le().ok().filter(|bucket| u32::from(*bucket) < BUCKETS)?;
         let epoch = Epoch(get_varint(&mut at)?);
         let sum = at.try_get_u128_le().ok()?;
-        deltas.push(Delta { partition, copies, bucket, epoch, sum });
+        deltas.push(Delta { partition, keyspace, bucket, epoch, sum });
     }
     Some(deltas)
 }
@@ -89,16 +90,10 @@ pub(super) fn encode_page(page: &Page, last_commit: u64) -> Vec<u8> {
     put_varint(&mut out, parts.len() as u64);
     for (epoch, sums) in parts {
         put_varint(&mut out, epoch.0);
-        if sums.is_empty() {
-            // Nothing was folded yet: as if all of it were zero.
-            out.put_bytes(0, BITMAP_BYTES);
-        }
-        for eight in sums.chunks(8) {
-            out.put_u8(eight.iter().rev().fold(0, |bits, sum| bits << 1 | u8::from(*sum != 0)));
-        }
-        for sum in sums.iter().filter(|sum| **sum != 0) {
-            out.put_u128_le(*sum);
-        }
+        let mut bitmap = [0u8; BITMAP_BYTES];
+        sums.iter().for_each(|(bucket, _)| bitmap[usize::from(bucket) / 8] |= 1 << (bucket % 8));
+        out.put_slice(&bitmap);
+        sums.iter().for_each(|(_, sum)| out.put_u128_le(sum));
     }
     sealed(out)
 }
@@ -112,10 +107,10 @@ pub(super) fn decode_page(bytes: &[u8]) -> Option<(Page, u64)> {
         let epoch = Epoch(get_varint(&mut at)?);
         let bitmap = at.split_at_checked(BITMAP_BYTES)?;
         at = bitmap.1;
-        let mut sums = super::nothing();
-        for (bucket, sum) in sums.iter_mut().enumerate() {
-            if bitmap.0[bucket / 8] >> (bucket % 8) & 1 == 1 {
-                *sum = at.try_get_u128_le().ok()?;
+        let mut sums = Part::default();
+        for bucket in 0..BUCKETS as u16 {
+            if bitmap.0[usize::from(bucket) / 8] >> (bucket % 8) & 1 == 1 {
+                sums.add(bucket, at.try_get_u128_le().ok()?);
             }
         }
         parts.push((epoch, sums));

@@ -1,6 +1,7 @@
 //! The sums of one node: in memory, and how they reach the disk and come back.
 
 use super::codec;
+use super::part::Part;
 use super::{Age, Buckets, Contributions, Delta, Range, Sums, difference, nothing};
 use crate::id::{BUCKETS, Epoch, Key, KeyspaceId, PartitionId};
 use crate::outline::Outline;
@@ -11,8 +12,15 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use core::ops::ControlFlow;
 
-/// Deltas for which one page is written, the oldest: a page is at most 48 KiB, so about 24 bytes per delta.
+/// Deltas for which one full page is written, the oldest: a page is at most 48 KiB, so about 24 bytes per delta. One
+/// with fewer sums is written for fewer deltas.
 pub const FLUSH_EVERY: usize = 2_048;
+
+/// Sums of a full page: those of the base and of two epochs.
+const PAGE_SUMS_MAX: usize = 3 * BUCKETS as usize;
+
+/// What a page costs beside its sums, in sums.
+const PAGE_COST: usize = 32;
 
 /// What a log entry costs beside its deltas, in deltas: so that many small commits are bounded like few large ones.
 const ENTRY_COST: usize = 3;
@@ -26,15 +34,15 @@ const WATCH_EVERY: u64 = 1_024;
 /// Pages of one batch while all of them are written anew, so that the batch stays small.
 const REBUILD_PAGES_MAX: usize = 64;
 
-/// The sums of one partition's keyspaces of so many copies.
-pub(super) type PageId = (PartitionId, u8);
+/// The sums of one keyspace in one partition.
+pub(super) type PageId = (PartitionId, KeyspaceId);
 
 /// Sums of one [`PageId`] by epoch: the two latest epochs on their own, all before them as one.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Page {
-    base: Sums,
+    base: Part,
     /// At most two, the latest last: never with a gap of more than one between them.
-    epochs: Vec<(Epoch, Sums)>,
+    epochs: Vec<(Epoch, Part)>,
     /// The first commit that the stored form lacks.
     dirty: Option<u64>,
 }
@@ -46,20 +54,15 @@ impl Page {
 
     fn add(&mut self, delta: &Delta) {
         if self.epochs.is_empty() || delta.epoch > self.newest() {
-            self.epochs.push((delta.epoch, nothing()));
+            self.epochs.push((delta.epoch, Part::default()));
             self.fold();
         }
         let previous = self.newest().0.saturating_sub(1);
         if delta.epoch.0 == previous && self.epochs.iter().all(|(epoch, _)| *epoch != delta.epoch) {
-            self.epochs.insert(0, (delta.epoch, nothing()));
+            self.epochs.insert(0, (delta.epoch, Part::default()));
         }
         let own = self.epochs.iter_mut().find(|(epoch, _)| *epoch == delta.epoch);
-        let sums = own.map_or(&mut self.base, |(_, sums)| sums);
-        if sums.is_empty() {
-            *sums = nothing();
-        }
-        let sum = &mut sums[usize::from(delta.bucket) % BUCKETS as usize];
-        *sum = sum.wrapping_add(delta.sum);
+        own.map_or(&mut self.base, |(_, sums)| sums).add(delta.bucket, delta.sum);
     }
 
     /// Epochs before the two latest become one.
@@ -68,11 +71,7 @@ impl Page {
         while let Some((epoch, _)) = self.epochs.first().filter(|(epoch, _)| epoch.0 < kept) {
             debug_assert!(epoch.0 < kept);
             let (_, sums) = self.epochs.remove(0);
-            if self.base.is_empty() {
-                self.base = sums;
-            } else {
-                self.base.iter_mut().zip(&sums).for_each(|(base, sum)| *base = base.wrapping_add(*sum));
-            }
+            sums.iter().for_each(|(bucket, sum)| self.base.add(bucket, sum));
         }
     }
 
@@ -86,30 +85,35 @@ impl Page {
         if self.newest() > current && age != Age::Any {
             return false;
         }
-        let base = (matches!(age, Age::Closed | Age::Any) && !self.base.is_empty()).then_some(&self.base);
+        let base = matches!(age, Age::Closed | Age::Any).then_some(&self.base);
         let own = self.epochs.iter().filter(|(epoch, _)| age.spans(*epoch, current));
         for sums in base.into_iter().chain(own.map(|(_, sums)| sums)) {
-            into.iter_mut().zip(sums).for_each(|(all, sum)| *all = all.wrapping_add(*sum));
+            for (bucket, sum) in sums.iter() {
+                let all = &mut into[usize::from(bucket)];
+                *all = all.wrapping_add(sum);
+            }
         }
         true
     }
 
     /// The base (as of epoch 0) and the epochs, for the stored form.
-    pub(super) fn parts(&self) -> Vec<(Epoch, &[u128])> {
-        let base = [(Epoch(0), &self.base[..])];
-        base.into_iter().chain(self.epochs.iter().map(|(epoch, sums)| (*epoch, &sums[..]))).collect()
+    pub(super) fn parts(&self) -> Vec<(Epoch, &Part)> {
+        let base = [(Epoch(0), &self.base)];
+        base.into_iter().chain(self.epochs.iter().map(|(epoch, sums)| (*epoch, sums))).collect()
+    }
+
+    /// What it costs to write it, in deltas.
+    fn cost(&self) -> usize {
+        let sums = self.parts().iter().map(|(_, sums)| sums.weight()).sum::<usize>();
+        (FLUSH_EVERY * (PAGE_COST + sums)).div_ceil(PAGE_SUMS_MAX).min(FLUSH_EVERY)
     }
 
     /// The reverse of [`Self::parts`]; `None` when the parts can't be those of a page.
-    pub(super) fn of_parts(mut parts: Vec<(Epoch, Sums)>) -> Option<Self> {
+    pub(super) fn of_parts(mut parts: Vec<(Epoch, Part)>) -> Option<Self> {
         if parts.is_empty() || parts.len() > 3 {
             return None;
         }
-        let (_, mut base) = parts.remove(0);
-        if base.iter().all(|sum| *sum == 0) {
-            base.clear();
-            base.shrink_to_fit();
-        }
+        let (_, base) = parts.remove(0);
         Some(Self { base, epochs: parts, dirty: None })
     }
 }
@@ -203,7 +207,7 @@ impl DigestTable {
             intact = entry.is_some();
             entry.map_or(ControlFlow::Break(()), |(commit, deltas)| {
                 let missing =
-                    |delta: &&Delta| last.get(&(delta.partition, delta.copies)).is_none_or(|last| *last < commit);
+                    |delta: &&Delta| last.get(&(delta.partition, delta.keyspace)).is_none_or(|last| *last < commit);
                 table.apply(commit, deltas.iter().filter(missing));
                 table.trimmed = if table.trimmed == 0 { commit } else { table.trimmed };
                 table.next = table.next.max(commit.saturating_add(1));
@@ -232,7 +236,7 @@ impl DigestTable {
         Ok(())
     }
 
-    /// Takes in how many copies keyspaces have. It never changes for one of them, and ids are never used again.
+    /// Takes in how many owners keyspaces have, the most in any table in force.
     pub fn learn(&mut self, keyspaces: impl IntoIterator<Item = (KeyspaceId, u8)>) {
         self.copies.extend(keyspaces);
     }
@@ -256,11 +260,12 @@ impl DigestTable {
         batch.push(codec::put(codec::log_key(self.next), codec::encode_deltas(&deltas)));
         let mut credit = self.credit + deltas.len() + ENTRY_COST;
         let mut flushed = Vec::new();
-        for (_, id) in self.dirty.iter().take(credit / FLUSH_EVERY) {
+        for (_, id) in &self.dirty {
+            let Some(left) = credit.checked_sub(self.pages[id].cost()) else { break };
             // As of the commit before this one: whether this one succeeds is not known yet.
             batch.push(codec::put(codec::page_key(*id), codec::encode_page(&self.pages[id], self.next - 1)));
             flushed.push(*id);
-            credit -= FLUSH_EVERY;
+            credit = left;
         }
         let needed = self.dirty.first().map_or(self.next, |(commit, _)| *commit);
         let mut trimmed = self.trimmed;
@@ -293,7 +298,7 @@ impl DigestTable {
 
     fn apply<'a>(&mut self, commit: u64, deltas: impl Iterator<Item = &'a Delta>) {
         for delta in deltas {
-            let id = (delta.partition, delta.copies);
+            let id = (delta.partition, delta.keyspace);
             let page = self.pages.entry(id).or_default();
             page.add(delta);
             if page.dirty.is_none() {
@@ -307,8 +312,8 @@ impl DigestTable {
     #[must_use]
     pub fn sums(&self, range: Range) -> Option<Sums> {
         let mut sums = nothing();
-        let of_partition = (range.partition, range.copies_min)..=(range.partition, u8::MAX);
-        for (_, page) in self.pages.range(of_partition) {
+        let shared = |keyspace| self.copies(keyspace).is_some_and(|copies| copies >= range.copies_min);
+        for (_, page) in self.of(range.partition).filter(|(keyspace, _)| shared(*keyspace)) {
             if !page.add_to(range.epoch, range.age, &mut sums) {
                 return None;
             }
@@ -318,50 +323,48 @@ impl DigestTable {
 
     /// See [`super::Digests::correct`].
     #[must_use]
-    pub fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(u8, Epoch), u128>) -> Vec<Delta> {
-        let mut deltas: BTreeMap<(u8, Epoch), u128> = BTreeMap::new();
-        for (&(copies, epoch), &sum) in records {
-            let kept = self.pages.get(&(partition, copies)).map_or(epoch, |page| page.part_of(epoch));
-            let delta = deltas.entry((copies, kept)).or_default();
+    pub fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(KeyspaceId, Epoch), u128>) -> Vec<Delta> {
+        let mut deltas: BTreeMap<(KeyspaceId, Epoch), u128> = BTreeMap::new();
+        for (&(keyspace, epoch), &sum) in records {
+            let kept = self.pages.get(&(partition, keyspace)).map_or(epoch, |page| page.part_of(epoch));
+            let delta = deltas.entry((keyspace, kept)).or_default();
             *delta = delta.wrapping_add(sum);
         }
-        for (&(_, copies), page) in self.pages.range((partition, 0)..=(partition, u8::MAX)) {
+        for (keyspace, page) in self.of(partition) {
             for (epoch, sums) in page.parts() {
-                let kept = sums.get(usize::from(bucket)).copied().unwrap_or(0);
-                let delta = deltas.entry((copies, page.part_of(epoch))).or_default();
-                *delta = delta.wrapping_sub(kept);
+                let delta = deltas.entry((keyspace, page.part_of(epoch))).or_default();
+                *delta = delta.wrapping_sub(sums.get(bucket));
             }
         }
         let changed = deltas.into_iter().filter(|(_, sum)| *sum != 0);
-        changed.map(|((copies, epoch), sum)| Delta { partition, copies, bucket, epoch, sum }).collect()
+        changed.map(|((keyspace, epoch), sum)| Delta { partition, keyspace, bucket, epoch, sum }).collect()
     }
 
     /// See [`super::Digests::held`].
     #[must_use]
     pub fn held(&self) -> Vec<(PartitionId, u8)> {
-        let some = |page: &Page| page.parts().iter().any(|(_, sums)| sums.iter().any(|sum| *sum != 0));
-        self.pages.iter().filter(|(_, page)| some(page)).map(|(id, _)| *id).collect()
+        let some = |page: &Page| page.parts().iter().any(|(_, sums)| sums.iter().next().is_some());
+        let held = self.pages.iter().filter(|(_, page)| some(page)).map(|(id, _)| *id);
+        let held = held.filter_map(|(partition, keyspace)| Some((partition, self.copies(keyspace)?)));
+        held.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// See [`super::Digests::differing`].
     #[must_use]
     pub fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {
         let mut found: Contributions = BTreeMap::new();
-        for (&(copies, bucket, epoch), &sum) in records {
-            let part = self.pages.get(&(partition, copies)).map_or(epoch, |page| page.part_of(epoch));
-            let all = found.entry((copies, bucket, part)).or_default();
+        for (&(keyspace, bucket, epoch), &sum) in records {
+            let part = self.pages.get(&(partition, keyspace)).map_or(epoch, |page| page.part_of(epoch));
+            let all = found.entry((keyspace, bucket, part)).or_default();
             *all = all.wrapping_add(sum);
         }
-        for (&(_, copies), page) in self.pages.range((partition, 0)..=(partition, u8::MAX)) {
+        for (keyspace, page) in self.of(partition) {
             for (epoch, sums) in page.parts() {
                 let part = page.part_of(epoch);
-                for bucket in buckets.clone() {
-                    let kept = sums.get(usize::from(bucket)).copied().unwrap_or(0);
-                    // Most buckets of a small partition are empty: those cost no look-up.
-                    if kept != 0 {
-                        let left = found.entry((copies, bucket, part)).or_default();
-                        *left = left.wrapping_sub(kept);
-                    }
+                // Most buckets of a small partition are empty: those cost no look-up.
+                for (bucket, kept) in sums.iter().filter(|(bucket, _)| buckets.contains(bucket)) {
+                    let left = found.entry((keyspace, bucket, part)).or_default();
+                    *left = left.wrapping_sub(kept);
                 }
             }
         }
@@ -369,9 +372,15 @@ impl DigestTable {
         differ.into_iter().collect()
     }
 
-    /// Partitions that have sums, each with the copies of its keyspaces.
-    pub fn partitions(&self) -> impl Iterator<Item = (PartitionId, u8)> + '_ {
+    /// Partitions that have sums, each with its keyspaces.
+    pub fn partitions(&self) -> impl Iterator<Item = (PartitionId, KeyspaceId)> + '_ {
         self.pages.keys().copied()
+    }
+
+    /// The pages of a partition.
+    fn of(&self, partition: PartitionId) -> impl Iterator<Item = (KeyspaceId, &Page)> {
+        let all = (partition, KeyspaceId(0))..=(partition, KeyspaceId(u32::MAX));
+        self.pages.range(all).map(|((_, keyspace), page)| (*keyspace, page))
     }
 
     /// Log entries that an opening would read now.
@@ -407,9 +416,10 @@ fn recompute_watched(
             }
         }
         let record = Record::decode(&Bytes::copy_from_slice(value)).ok();
-        let copies = Key::from_engine_key(key).and_then(|key| table.copies(key.keyspace));
-        if let Some((record, copies)) = record.zip(copies) {
-            difference(key, copies, &[], &Outline::of(&record).rows, &mut deltas);
+        let keyspace = Key::from_engine_key(key).map(|key| key.keyspace);
+        let keyspace = keyspace.filter(|keyspace| table.copies(*keyspace).is_some());
+        if let Some((record, keyspace)) = record.zip(keyspace) {
+            difference(key, keyspace, &[], &Outline::of(&record).rows, &mut deltas);
             table.apply(0, deltas.iter());
             deltas.clear();
         }

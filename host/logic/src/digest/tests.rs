@@ -77,7 +77,7 @@ fn what_was_kept_is_read_back_and_not_made_anew() {
         for number in 0..3 * FLUSH_EVERY as u64 {
             let delta = Delta {
                 partition: PartitionId((number % 3) as u16),
-                copies: 3,
+                keyspace: FIRST,
                 bucket: (number % 1_000) as u16,
                 epoch: Epoch(5 + number * epochs / (3 * FLUSH_EVERY as u64)),
                 sum: 1 << (number % 100),
@@ -268,7 +268,7 @@ fn the_log_stays_short_and_opens_again_at_any_moment() {
 #[test]
 fn damaged_or_missing_sums_are_recomputed() {
     let jobs: Vec<_> = (0..200).map(|i| write(i, 1, 2 * i + 2, 3)).collect();
-    for table_key in [codec::MARK.to_vec(), codec::log_key(1), codec::page_key((PartitionId(3), 3))] {
+    for table_key in [codec::MARK.to_vec(), codec::log_key(1), codec::page_key((PartitionId(3), FIRST))] {
         let disk = Disk::default();
         let _ = absorb(disk.ports(&Rules::Work), &jobs);
         let value = Bytes::from_static(b"not what was written");

@@ -104,7 +104,9 @@ impl Node {
         if key.partition_key.is_empty() {
             return Err(OpError::Invalid("the key is empty".into()));
         }
-        let n = self.keyspace(key.keyspace)?.n;
+        self.keyspace(key.keyspace)?;
+        // While the number of copies changes: what both tables have.
+        let n = self.state.copies(key.keyspace).map_or(0, |(now, next)| now.n.min(next.n));
         if let Some(confirms) = request.node_confirms.filter(|confirms| *confirms == 0 || *confirms > n) {
             return Err(OpError::Invalid(format!(
                 "node_confirms of {confirms} is impossible: this keyspace keeps {n} copies, so ask for 1 to {n}"

@@ -44,11 +44,10 @@ impl Node {
             return Ok(());
         };
         let keyspace = self.keyspace(key.keyspace)?;
-        let needed = request.quorum.unwrap_or(if reads { keyspace.r } else { keyspace.w });
-        let (policy, n) = (keyspace.policy(), keyspace.n);
+        let (policy, id, quorum) = (keyspace.policy(), key.keyspace, request.quorum);
         let partition = key.place(self.state.partition_bits).partition;
         let handed_on = matches!(waiter, Waiter::Peer { .. });
-        let is_owner = self.state.holds(self.me, partition, n);
+        let is_owner = self.state.holds(self.me, partition, self.state.copies_max(id));
         match self.done_before(&request, is_owner) {
             Some(Before::Handed) if !handed_on => {
                 return self.forward(step, waiter, deadline, request, BTreeSet::new());
@@ -61,16 +60,16 @@ impl Node {
         let anyway = handed_on && (reads || !policy.causal);
         // Where no owner is in reach, others may take a sloppy write; this node coordinates it.
         let without = request.sloppy && !reads && !handed_on && !policy.causal;
-        let all = || self.state.tables(partition, n).all();
+        let all = || self.state.tables(partition, id).all();
         if is_owner || anyway || without && !all().iter().any(|owner| self.is_there(*owner)) {
             match request.operation {
                 Operation::Get { key } if policy.role != Role::Merger => {
-                    self.start_read(step, waiter, deadline, key, (needed, request.node_confirms))
+                    self.start_read(step, waiter, deadline, key, (quorum, request.node_confirms))
                 }
                 Operation::Get { .. } | Operation::Apply { .. } | Operation::View { .. } => {
-                    self.start_guest(step, waiter, deadline, request, needed)
+                    self.start_guest(step, waiter, deadline, request)
                 }
-                _ => self.start_write(step, waiter, deadline, request, (needed, None)),
+                _ => self.start_write(step, waiter, deadline, request, None),
             }
         } else if handed_on {
             Err(OpError::NoOwner)
@@ -106,7 +105,7 @@ impl Node {
         waiter: Waiter,
         deadline: MonoUs,
         key: Key,
-        quorum: (u8, Option<u8>),
+        quorum: (Option<u8>, Option<u8>),
     ) -> Result<(), OpError> {
         let op = self.read_op(key, quorum)?.began(step.now.mono_us);
         self.begin_read(step, Op { waiter, deadline, bytes: 0, kind: Kind::Read(op) });
@@ -135,7 +134,9 @@ impl Node {
     }
 
     fn read_from(&mut self, step: &mut Step<'_>, tag: Tag, owner: NodeId, key: Key, want: Want) {
-        if owner == self.me && (self.is_closed_for(&key) || self.scrub.lacks(&key)) {
+        // One that was declared dead may have been taken for an owner that holds everything, so that others can go on.
+        let dead = !self.state.has_living(self.me);
+        if owner == self.me && (dead || self.is_closed_for(&key) || self.scrub.lacks(&key)) {
             self.found(step, tag, owner, ReadOutcome::Refused(Refused::Busy));
         } else if owner == self.me {
             self.read_here(step, tag, key, want);
@@ -152,7 +153,7 @@ impl Node {
         waiter: Waiter,
         deadline: MonoUs,
         request: Request,
-        (needed, seen): (u8, Option<(Vec<Version>, Context)>),
+        seen: Option<(Vec<Version>, Context)>,
     ) -> Result<(), OpError> {
         if self.incarnation.0 == 0 || !self.hears_clocks() {
             return Err(OpError::NotAdmitted);
@@ -177,7 +178,7 @@ impl Node {
             (past, apply) = (context, Some(Apply { seen, deed: Deed::Operate(operation) }));
         }
         // Whatever is refused is refused before its id is remembered: nobody would ever end it.
-        let seats = self.seats(&key, request.sloppy, request.node_confirms)?;
+        let seats = self.seats(&key, request.sloppy, (request.quorum, request.node_confirms))?;
         if apply.is_some() && !seats.owners.contains(&self.me) {
             // The partition went while the key was read.
             let known = remembered.is_some_and(|id| self.memory.knows(id));
@@ -217,8 +218,8 @@ impl Node {
         let seen_bytes = |apply: &Apply| apply.seen.iter().filter_map(|v| v.value.as_ref()).map(Bytes::len).sum();
         let value_bytes = apply.as_ref().map_or(value_bytes, seen_bytes);
         let bytes = key.partition_key.len() + key.sort_key.len() + value_bytes + past.bytes();
-        let mut op = Box::new(WriteOp::new(key, (version, past), seats, needed, durability, policy));
-        (op.sloppy, op.apply) = (request.sloppy, apply);
+        let mut op = Box::new(WriteOp::new(key, (version, past), seats, durability, policy));
+        (op.sloppy, op.quorum, op.apply) = (request.sloppy, request.quorum, apply);
         let tag = self.tag();
         self.insert(tag, Op { waiter, deadline, bytes, kind: Kind::Write { op, request: remembered } });
         self.begin_write(step, tag);
@@ -334,7 +335,7 @@ impl Node {
             return;
         }
         let Some(Op { kind: Kind::Write { op, .. }, .. }) = self.ops.get(&tag) else { return };
-        let seats = match self.seats(&op.key, op.sloppy, Some(op.zones_min())) {
+        let seats = match self.seats(&op.key, op.sloppy, (op.quorum, Some(op.zones_min()))) {
             // Nobody but an owner names it, and nothing was written.
             Ok(seats) if op.is_nameless() && !seats.owners.contains(&self.me) && op.is_again() => Err(op.timed_out()),
             Ok(seats) if op.is_nameless() && !seats.owners.contains(&self.me) => {

@@ -22,8 +22,8 @@ impl Node {
         mut tried: BTreeSet<NodeId>,
     ) -> Result<(), OpError> {
         let Some(key) = request.operation.key() else { return Ok(()) };
-        let n = self.keyspace(key.keyspace)?.n;
-        let owners = self.state.tables(key.place(self.state.partition_bits).partition, n).read;
+        self.keyspace(key.keyspace)?;
+        let owners = self.state.tables(key.place(self.state.partition_bits).partition, key.keyspace).read;
         // Spread over the owners; but a request that has an id goes where it went before, and where it is known.
         let turn = request.request_id.unwrap_or(u128::from(self.serial)) % owners.len().max(1) as u128;
         let turn = turn as usize;

@@ -26,7 +26,6 @@ use bytes::Bytes;
 #[derive(Debug)]
 pub(super) struct GuestOp {
     request: Request,
-    needed: u8,
     /// What was read is with the code.
     thinks: Option<Thinks>,
 }
@@ -55,16 +54,15 @@ impl Node {
         waiter: Waiter,
         deadline: MonoUs,
         request: Request,
-        needed: u8,
     ) -> Result<(), OpError> {
         let Some(key) = request.operation.key().cloned() else { return Ok(()) };
         let keyspace = self.keyspace(key.keyspace)?;
         quarantine(keyspace)?;
-        let quorum = if request.operation.reads() { (needed, request.node_confirms) } else { (keyspace.r, None) };
+        let quorum = if request.operation.reads() { (request.quorum, request.node_confirms) } else { (None, None) };
         let merges = matches!(request.operation, Operation::Get { .. });
         let read = self.read_op(key, quorum)?.began(step.now.mono_us).telling_deletes(merges);
         let (tag, bytes) = (self.tag(), request_bytes(&request));
-        let kind = Kind::Guest(GuestOp { request, needed, thinks: None });
+        let kind = Kind::Guest(GuestOp { request, thinks: None });
         self.insert(tag, Op { waiter, deadline, bytes, kind });
         self.begin_read(step, Op { waiter: Waiter::Guest(tag), deadline, bytes: 0, kind: Kind::Read(read) });
         Ok(())
@@ -89,8 +87,8 @@ impl Node {
             Operation::Get { .. } => self.merge(step, tag, versions, context),
             _ => {
                 let Some(Op { waiter, deadline, kind: Kind::Guest(op), .. }) = self.remove(tag) else { return };
-                let (GuestOp { request, needed, .. }, seen) = (op, (versions, context.unwrap_or_default()));
-                if let Err(error) = self.start_write(step, waiter, deadline, request, (needed, Some(seen))) {
+                let (GuestOp { request, .. }, seen) = (op, (versions, context.unwrap_or_default()));
+                if let Err(error) = self.start_write(step, waiter, deadline, request, Some(seen)) {
                     self.reply(step, waiter, Err(error));
                 }
             }

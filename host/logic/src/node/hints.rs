@@ -383,8 +383,7 @@ impl Node {
     /// `None`: to nobody, now.
     fn hint_receiver(&self, hint: &Hint) -> Option<NodeId> {
         let owner = hint.id.owner;
-        let n = self.state.keyspaces.get(&hint.key.keyspace).map_or(0, |keyspace| keyspace.n);
-        let owners = self.state.tables(hint.id.partition, n).all();
+        let owners = self.state.tables(hint.id.partition, hint.key.keyspace).all();
         if owners.is_empty() || owners.contains(&owner) {
             return self.state.members.contains_key(&owner).then_some(owner);
         }

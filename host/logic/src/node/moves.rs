@@ -9,7 +9,7 @@ use super::{JobFor, Node, SOON, Step};
 use crate::cluster::{Entry, Standing};
 use crate::event::{Effect, JobId, MoveJob, MoveOutcome, MoveWork};
 use crate::exchange::SyncRefused;
-use crate::id::{Epoch, NodeId, PartitionId};
+use crate::id::{Epoch, KeyspaceId, NodeId, PartitionId};
 use crate::moves::{MoveError, Moving, Phase, Way};
 use crate::sync::{End, Tally};
 use crate::time::MonoUs;
@@ -89,6 +89,8 @@ pub(super) struct Moves {
     before: JobId,
     /// Partitions that this node holds in any table in force, with the least copies that it takes.
     mine: BTreeMap<PartitionId, u8>,
+    /// Owners of each keyspace, the most in any table in force.
+    copies: BTreeMap<KeyspaceId, u8>,
     ins: BTreeMap<PartitionId, In>,
     outs: BTreeMap<PartitionId, Out>,
     survey: Survey,
@@ -109,6 +111,7 @@ impl Default for Moves {
             flushing: false,
             before: JobId(0),
             mine: BTreeMap::new(),
+            copies: BTreeMap::new(),
             ins: BTreeMap::new(),
             outs: BTreeMap::new(),
             survey: Survey::Due(0),
@@ -177,24 +180,27 @@ impl Node {
     /// every set that acknowledged a write is met.
     fn sources(&self, partition: PartitionId) -> Vec<(Vec<NodeId>, usize)> {
         let mut least: BTreeMap<u8, u8> = BTreeMap::new();
-        for keyspace in self.state.keyspaces.values() {
-            let w = least.entry(keyspace.n).or_insert(keyspace.w);
-            *w = (*w).min(keyspace.w);
+        for (id, keyspace) in &self.state.keyspaces {
+            if self.state.gains(self.me, partition, *id) {
+                let w = least.entry(keyspace.n).or_insert(keyspace.w);
+                *w = (*w).min(keyspace.w);
+            }
         }
         let group = |(n, w): (u8, u8)| {
-            let tables = self.state.tables(partition, n);
-            let gains = tables.next.is_some_and(|next| next.contains(&self.me)) && !tables.old.contains(&self.me);
-            let owners: Vec<NodeId> =
-                tables.old.iter().copied().filter(|owner| self.state.has_living(*owner)).collect();
-            let needed = usize::from(n + 1 - w).min(owners.len());
-            gains.then_some((owners, needed))
+            let old = self.state.owners(partition, n);
+            let others = old.iter().copied().filter(|owner| *owner != self.me);
+            let owners: Vec<NodeId> = others.filter(|owner| self.state.has_living(*owner)).collect();
+            // It may be one of them, in a change of the number of copies.
+            let needed = usize::from(n + 1 - w) - usize::from(old.contains(&self.me));
+            (owners.clone(), needed.min(owners.len()))
         };
-        least.into_iter().filter_map(group).collect()
+        least.into_iter().map(group).collect()
     }
 
     /// Owners of keyspaces of so many copies, and how many of them must have what is here before it is dropped.
     fn heirs(&self, partition: PartitionId, copies: u8) -> (Vec<NodeId>, usize) {
-        let w = self.state.keyspaces.values().filter(|keyspace| keyspace.n == copies).map(|keyspace| keyspace.w).max();
+        let of_so_many = self.state.keyspaces.keys().filter(|id| self.state.copies_max(**id) == copies);
+        let w = of_so_many.filter_map(|id| self.state.copies(*id)).map(|(now, next)| now.w.max(next.w)).max();
         (self.state.owners(partition, copies).to_vec(), usize::from(w.unwrap_or(0)))
     }
 
@@ -229,12 +235,27 @@ impl Node {
             self.moves.survey = Survey::Due(now);
         }
         self.moves.mine = mine;
+        self.recopied(now);
         // What is gained again stays.
         let moves = &mut self.moves;
         for (partition, out) in moves.outs.iter_mut().filter(|(_, out)| out.progress.phase != Phase::Dropping) {
             out.copies.retain(|copies, _| moves.mine.get(partition).is_none_or(|least| least > copies));
         }
         moves.outs.retain(|_, out| !out.copies.is_empty() || out.progress.phase == Phase::Dropping);
+    }
+
+    /// Where keyspaces have another number of copies now, others own what is here of them: who has it, and who needs
+    /// it, is looked at anew. What is being removed was handed over.
+    fn recopied(&mut self, now: MonoUs) {
+        let copies: BTreeMap<KeyspaceId, u8> = self.state.all_copies_max().collect();
+        let moves = &mut self.moves;
+        let differs = |(id, before): (&KeyspaceId, &u8)| copies.get(id).is_some_and(|now| now != before);
+        if moves.copies.iter().any(differs) {
+            moves.outs.retain(|_, out| out.progress.phase == Phase::Dropping);
+            moves.jobs.retain(|_, whose| !matches!(whose, For::Survey));
+            (moves.lost, moves.survey) = (JobId(self.serial), Survey::Due(now));
+        }
+        moves.copies = copies;
     }
 
     /// When [`Self::moves_tick`] has something to do.

@@ -125,16 +125,17 @@ impl Node {
         }
         let keyspace = self.state.keyspaces.get(&key.keyspace).ok_or(Refused::UnknownKeyspace)?;
         let partition = key.place(self.state.partition_bits).partition;
-        if !self.state.holds(self.me, partition, keyspace.n) {
+        let copies = self.state.copies_max(key.keyspace);
+        if !self.state.holds(self.me, partition, copies) {
             return Err(Refused::NotOwner);
         }
-        if self.moves.drops(partition, keyspace.n) { Err(Refused::Busy) } else { Ok(keyspace.policy()) }
+        if self.moves.drops(partition, copies) { Err(Refused::Busy) } else { Ok(keyspace.policy()) }
     }
 
     /// Whether our own disk can't take anything of this key now.
     pub(super) fn is_closed_for(&self, key: &Key) -> bool {
-        let n = self.state.keyspaces.get(&key.keyspace).map_or(0, |keyspace| keyspace.n);
-        self.disk_is_busy() || self.moves.drops(key.place(self.state.partition_bits).partition, n)
+        let copies = self.state.copies_max(key.keyspace);
+        self.disk_is_busy() || self.moves.drops(key.place(self.state.partition_bits).partition, copies)
     }
 
     /// Whether as many jobs wait for our disk as may, whoever they are for.

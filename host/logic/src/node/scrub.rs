@@ -254,7 +254,7 @@ impl Node {
 
     /// The ring or the keyspaces may have changed: which partitions are looked at.
     pub(super) fn scrub_cluster(&mut self, step: &Step<'_>) {
-        let widest = self.state.keyspaces.values().map(|keyspace| keyspace.n).max().unwrap_or(0);
+        let widest = self.state.widest();
         let mine: BTreeSet<_> = self.state.partitions().filter(|p| self.state.holds(self.me, *p, widest)).collect();
         let state = &self.state;
         for (partition, distrust) in &mut self.scrub.distrusted {
@@ -522,8 +522,7 @@ impl Node {
         while self.scrub.fetches.len() < FETCHES_MAX
             && let Some((_, key)) = self.scrub.damaged.pop_front_if(|(at, _)| *at <= now)
         {
-            let Some(n) = self.state.keyspaces.get(&key.keyspace).map(|keyspace| keyspace.n) else { continue };
-            let owners = self.state.tables(key.place(self.state.partition_bits).partition, n).all();
+            let owners = self.state.tables(key.place(self.state.partition_bits).partition, key.keyspace).all();
             let left: BTreeSet<NodeId> = owners.iter().copied().filter(|owner| *owner != self.me).collect();
             // Where there is no other owner, nothing can be done: reads say so, and the next write replaces it.
             if !owners.contains(&self.me) || left.is_empty() {

@@ -161,9 +161,12 @@ impl Node {
             self.figures.nonsense += 1;
             return Err(Refused::Damaged);
         }
-        let n = self.state.keyspaces.get(&key.keyspace).ok_or(Refused::UnknownKeyspace)?.n;
+        if !self.state.keyspaces.contains_key(&key.keyspace) {
+            return Err(Refused::UnknownKeyspace);
+        }
+        let copies = self.state.copies_max(key.keyspace);
         let partition = key.place(self.state.partition_bits).partition;
-        let may = owner != self.me && self.stays(self.me) && self.state.holds(owner, partition, n);
+        let may = owner != self.me && self.stays(self.me) && self.state.holds(owner, partition, copies);
         if may { Ok(()) } else { Err(Refused::NotOwner) }
     }
 

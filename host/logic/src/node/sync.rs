@@ -146,11 +146,11 @@ impl Node {
 
     /// The ring or the keyspaces may have changed: who is compared with whom.
     pub(super) fn sync_cluster(&mut self, step: &mut Step<'_>) {
-        let widest = self.state.keyspaces.values().map(|keyspace| keyspace.n).max().unwrap_or(0);
+        let widest = self.state.widest();
         let mut pairs = BTreeMap::new();
         for partition in 0..self.state.ring.as_ref().map_or(0, |ring| ring.partitions()) {
             let partition = PartitionId(partition as u16);
-            let owners = self.state.tables(partition, widest).all();
+            let owners = self.state.all_owners(partition, widest);
             if !owners.contains(&self.me) {
                 continue;
             }
@@ -536,7 +536,7 @@ impl Node {
     /// All of them, and not only those that have data in the partition: both owners are in the same epoch, so their
     /// definitions are the same ones, and no count of records per keyspace is needed.
     fn code(&self, resolve: &dyn Resolve, copies_min: u8) -> u64 {
-        let shared = self.state.keyspaces.iter().filter(|(_, keyspace)| keyspace.n >= copies_min);
+        let shared = self.state.keyspaces.iter().filter(|(id, _)| self.state.copies_max(**id) >= copies_min);
         shared.fold(0, |hash, (id, keyspace)| {
             let resolver = keyspace.policy().resolver;
             let hash =

@@ -313,7 +313,7 @@ impl Booted {
     /// The sums over the records. Where there are none yet, or damaged ones, every record is read once, on a thread of
     /// its own. `None` when the node is stopped meanwhile.
     async fn digests(&self, state: &State, opening: &Arc<Opening>) -> anyhow::Result<Option<SharedDigests>> {
-        let keyspaces: Vec<_> = state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)).collect();
+        let keyspaces: Vec<_> = state.all_copies_max().collect();
         let (store, opening, stopped) = (Arc::clone(&self.opened.store), Arc::clone(opening), self.stopped.clone());
         let open = move || {
             let (about, mut said) = (store.stats().records_estimate, Instant::now());

@@ -234,6 +234,10 @@ pub(super) enum KeyspaceCommand {
     Alter {
         /// Its name
         name: String,
+        /// Another number of owners of each key. They are made while clients read and write, as `mks moves` shows; r
+        /// and w become majorities of it, unless they are named as well
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=255))]
+        n: Option<u32>,
         #[command(flatten)]
         definition: DefinitionArgs,
     },
@@ -290,9 +294,9 @@ pub(super) async fn keyspace(client: &Client, command: &KeyspaceCommand, output:
             let made = client.admin(Retry::Write, ask).await?;
             output.result(&keyspace_json(&made), |_| keyspaces_text(std::slice::from_ref(&made)))
         }
-        KeyspaceCommand::Alter { name, definition } => {
+        KeyspaceCommand::Alter { name, n, definition } => {
             let ask = |mut admin: Admin| {
-                let request = signed(AlterKeyspaceRequest { keyspace: Some(definition.definition(name, None)) });
+                let request = signed(AlterKeyspaceRequest { keyspace: Some(definition.definition(name, *n)) });
                 async move { admin.alter_keyspace(request).await }
             };
             let altered = client.admin(Retry::Write, ask).await?;
@@ -316,27 +320,31 @@ fn durability_name(definition: &KeyspaceDefinition) -> &'static str {
 }
 
 fn keyspace_json(response: &KeyspaceResponse) -> Value {
-    let KeyspaceResponse { id, keyspace, resolver_hash, epoch } = response;
+    let KeyspaceResponse { id, keyspace, resolver_hash, epoch, next } = response;
     let definition = keyspace.clone().unwrap_or_default();
     json!({
         "id": id, "name": definition.name, "n": definition.n, "r": definition.r, "w": definition.w,
         "durability": durability_name(&definition), "ttl_ms": definition.ttl_ms.filter(|ttl| *ttl != 0),
         "resolver": definition.resolver, "data_type": definition.data_type, "causal": definition.causal, "resolver_hash": resolver_hash, "epoch": epoch,
+        "next": next.as_ref().map(|next| json!({ "n": next.n, "r": next.r, "w": next.w })),
     })
 }
 
 fn keyspaces_text(keyspaces: &[KeyspaceResponse]) -> String {
     let mut rows =
         table(&["keyspace", "id", "n", "r", "w", "durability", "ttl", "resolver or type", "causal", "resolver hash"]);
-    for KeyspaceResponse { id, keyspace, resolver_hash, .. } in keyspaces {
+    for KeyspaceResponse { id, keyspace, resolver_hash, next, .. } in keyspaces {
         let definition = keyspace.clone().unwrap_or_default();
-        let number = |number: Option<u32>| number.map_or_else(String::new, |number| number.to_string());
+        let number = |now: Option<u32>, next: Option<u32>| match (now, next.filter(|next| now != Some(*next))) {
+            (Some(now), Some(next)) => format!("{now}, will be {next}"),
+            (now, _) => now.map_or_else(String::new, |now| now.to_string()),
+        };
         rows.add_row([
             definition.name.clone(),
             id.to_string(),
-            number(definition.n),
-            number(definition.r),
-            number(definition.w),
+            number(definition.n, next.map(|next| next.n)),
+            number(definition.r, next.map(|next| next.r)),
+            number(definition.w, next.map(|next| next.w)),
             durability_name(&definition).to_owned(),
             definition.ttl_ms.filter(|ttl| *ttl != 0).map_or_else(|| "never".to_owned(), units::span),
             definition.data_type.clone().or(definition.resolver.clone()).unwrap_or_default(),

@@ -115,8 +115,12 @@ async fn ask(address: &str) -> Result<MovesResponse, String> {
 
 impl Look {
     fn is_over(&self) -> bool {
-        let MovesResponse { asked, settled, change, leaving, .. } = &self.latest;
-        settled >= asked && change.is_none() && leaving.is_empty() && self.moves.is_empty()
+        let MovesResponse { asked, settled, change, leaving, keyspaces, .. } = &self.latest;
+        settled >= asked
+            && change.is_none()
+            && leaving.is_empty()
+            && keyspaces.is_empty()
+            && self.moves.is_empty()
     }
 
     /// Milliseconds until the last partition is cut over, if it goes on as it did.
@@ -141,9 +145,10 @@ impl Look {
 
     fn json(&self, before: Option<&Self>) -> Value {
         let rates = self.rates(before);
-        let MovesResponse { epoch, asked, settled, change, leaving, waits, .. } = &self.latest;
+        let MovesResponse { epoch, asked, settled, change, leaving, waits, keyspaces, .. } = &self.latest;
         json!({
             "epoch": epoch, "asked": asked, "settled": settled, "leaving": leaving, "waits": waits,
+            "keyspaces": keyspaces,
             "over": self.is_over(),
             "change": change.as_ref().map(|change| json!({
                 "id": change.id, "began": change.began, "partitions": change.partitions, "left": change.left,

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// First byte of every stored value and every message. Another number is another format.
-const FORMAT: u8 = 5;
+const FORMAT: u8 = 6;
 
 /// Bytes that are not what they should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,5 +1,5 @@
 //! What the leader does unasked: found, form, let members follow and vote, accept them where the config says so, begin
-//! the change of the ring that is asked for, let those go that left, and end each epoch when its time is over.
+//! the change of the ring, or of a number of copies, that is asked for, let those go that left, and end each epoch when its time is over.
 //!
 //! Every step looks at the state as it is and does the one thing that is missing, so a new leader goes on where the
 //! old one stopped, and nothing is done twice: an entry that came too late is refused by the state.
@@ -93,7 +93,7 @@ async fn next_entry(core: &Core, state: &Arc<State>, seen: &Seen) -> Option<Entr
     if let Some((&node, _)) = joining.filter(|_| options.auto_accept) {
         return Some(Entry::Change { wish: Wish::Accept { node }, seen: None });
     }
-    if state.change.is_none() && state.is_unsettled() && seen.asked.1.elapsed() >= WISHES_SETTLE {
+    if state.has_due() && seen.asked.1.elapsed() >= WISHES_SETTLE {
         let state = Arc::clone(state);
         return tokio::task::spawn_blocking(move || state.due()).await.ok()?;
     }
@@ -106,6 +106,7 @@ async fn propose(core: &Core, entry: Entry) {
         Entry::Form { .. } => "forming the ring",
         Entry::Change { .. } => "accepting a node that has joined",
         Entry::Begin { .. } => "beginning a change of the ring",
+        Entry::BeginCopies { .. } => "beginning to change the number of copies",
         _ => "advancing the epoch",
     };
     match core.write(entry.signed(core.options.node.to_string(), wall_ms())).await {

@@ -14,7 +14,7 @@ use crate::handle::Handle;
 use crate::metrics::{Surface, resident_bytes};
 use crate::status;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use mks_logic::cluster::{Applied, Entry, Keyspace, Plugin, Refusal, State};
+use mks_logic::cluster::{Applied, Copies, Entry, Keyspace, Plugin, Refusal, State, Tables};
 use mks_logic::event::HintCount;
 use mks_logic::id::{KeyspaceId, NodeId, PartitionId};
 use mks_logic::node::SyncFigures;
@@ -76,7 +76,7 @@ impl AdminService {
         let (sign, request) = signed(request);
         let keyspace = self.new_keyspace(named(request.keyspace)?)?;
         match self.propose(sign(Entry::CreateKeyspace { keyspace: keyspace.clone() })).await? {
-            Applied::Keyspace(id) => Ok(self.keyspace_response(id, &keyspace)),
+            Applied::Keyspace(id) => Ok(self.keyspace_response(id, &keyspace, keyspace.copies())),
             Applied::Done | Applied::Opened(_) => Err(Fault::wrong_answer()),
         }
     }
@@ -87,9 +87,13 @@ impl AdminService {
         let state = self.state();
         let (id, current) =
             state.keyspace(&changes.name).ok_or_else(|| Fault::from(Refusal::KeyspaceUnknown(changes.name.clone())))?;
-        let keyspace = self.changed_keyspace(current, changes)?;
+        let has = state.copies_wanted(id).unwrap_or(current.copies());
+        let keyspace = self.changed_keyspace((current, has), changes)?;
         self.propose(sign(Entry::AlterKeyspace { keyspace: keyspace.clone() })).await?;
-        Ok(self.keyspace_response(id, &keyspace))
+        let wanted = keyspace.copies();
+        // Another number of copies is made by a change that begins now.
+        let Copies { n, r, w } = if wanted.n == current.n { wanted } else { current.copies() };
+        Ok(self.keyspace_response(id, &Keyspace { n, r, w, ..keyspace }, wanted))
     }
 
     /// Fills in what was left out.
@@ -124,15 +128,14 @@ impl AdminService {
         })
     }
 
-    /// Keeps what was left out.
-    fn changed_keyspace(&self, current: &Keyspace, changes: KeyspaceDefinition) -> Result<Keyspace, Fault> {
-        let n = current.n;
-        if let Some(wanted) = changes.n
-            && wanted != u32::from(n)
-        {
-            let message = format!("n is {wanted}, and {n} now: it can't be changed yet; make a new keyspace instead");
-            return Err(Fault::invalid(message));
-        }
+    /// Keeps what was left out; but with another number of copies, quorums that were left out become majorities of it.
+    fn changed_keyspace(
+        &self,
+        (current, has): (&Keyspace, Copies),
+        changes: KeyspaceDefinition,
+    ) -> Result<Keyspace, Fault> {
+        let n = small("n", changes.n)?.unwrap_or(has.n);
+        let kept = if n == has.n { has } else { Copies::usual(n) };
         check_typed(&changes)?;
         let (resolver, resolver_hash, role) = match (&changes.data_type, &changes.resolver) {
             (Some(name), _) => self.code(name, true)?,
@@ -144,8 +147,8 @@ impl AdminService {
         Ok(Keyspace {
             name: changes.name,
             n,
-            r: small("r", changes.r)?.unwrap_or(current.r),
-            w: small("w", changes.w)?.unwrap_or(current.w),
+            r: small("r", changes.r)?.unwrap_or(kept.r),
+            w: small("w", changes.w)?.unwrap_or(kept.w),
             durability: durability(changes.durability)?.unwrap_or(current.durability),
             ttl_ms: changes.ttl_ms.unwrap_or(current.ttl_ms),
             resolver,
@@ -175,9 +178,9 @@ impl AdminService {
         Err(Fault::new(Reason::UnknownResolver, message))
     }
 
-    fn keyspace_response(&self, id: KeyspaceId, keyspace: &Keyspace) -> KeyspaceResponse {
+    fn keyspace_response(&self, id: KeyspaceId, keyspace: &Keyspace, wanted: Copies) -> KeyspaceResponse {
         let epoch = self.handle.epoch_log.watch().borrow().epoch.0;
-        keyspace_response(id, keyspace, epoch)
+        keyspace_response(id, (keyspace, wanted), epoch)
     }
 
     fn log_status(&self) -> LogStatus {
@@ -272,7 +275,7 @@ impl AdminService {
                 let (key, keyspace) = Checker::new(&self.handle.limits, &state, &self.handle.tokens).key(Some(key))?;
                 let partition = key.place(state.partition_bits).partition;
                 let number = u32::from(partition.0);
-                (vec![range(&state, partition, keyspace.n)], Some(number))
+                (vec![range(partition, state.tables(partition, key.keyspace))], Some(number))
             }
         };
         let change = state.change.as_ref().map(|change| change.id);
@@ -406,7 +409,10 @@ impl Admin for AdminService {
         _: Request<ListKeyspacesRequest>,
     ) -> Result<Response<ListKeyspacesResponse>, Status> {
         let state = self.state();
-        let response = |(id, keyspace): (&KeyspaceId, &Keyspace)| keyspace_response(*id, keyspace, state.epoch.0);
+        let response = |(id, keyspace): (&KeyspaceId, &Keyspace)| {
+            let wanted = state.copies_wanted(*id).unwrap_or(keyspace.copies());
+            keyspace_response(*id, (keyspace, wanted), state.epoch.0)
+        };
         Ok(Response::new(ListKeyspacesResponse { keyspaces: state.keyspaces.iter().map(response).collect() }))
     }
 
@@ -515,7 +521,7 @@ fn small(what: &str, number: Option<u32>) -> Result<Option<u8>, Fault> {
     small.map(Some)
 }
 
-fn keyspace_response(id: KeyspaceId, keyspace: &Keyspace, epoch: u64) -> KeyspaceResponse {
+fn keyspace_response(id: KeyspaceId, (keyspace, wanted): (&Keyspace, Copies), epoch: u64) -> KeyspaceResponse {
     let durability = match keyspace.durability {
         Durability::Os => v1::Durability::Os,
         Durability::Sync => v1::Durability::Sync,
@@ -535,6 +541,11 @@ fn keyspace_response(id: KeyspaceId, keyspace: &Keyspace, epoch: u64) -> Keyspac
         }),
         resolver_hash: keyspace.resolver_hash.0.iter().map(|byte| format!("{byte:02x}")).collect(),
         epoch,
+        next: (keyspace.copies() != wanted).then(|| v1::Copies {
+            n: wanted.n.into(),
+            r: wanted.r.into(),
+            w: wanted.w.into(),
+        }),
     }
 }
 
@@ -542,8 +553,7 @@ fn owned(ring: &Ring, node: NodeId) -> u32 {
     ring.owned_by(node, RING_WIDTH_MAX) as u32
 }
 
-fn range(state: &State, partition: PartitionId, n: u8) -> RingRange {
-    let tables = state.tables(partition, n);
+fn range(partition: PartitionId, tables: Tables<'_>) -> RingRange {
     let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     let number = u32::from(partition.0);
     RingRange {
@@ -559,7 +569,8 @@ fn range(state: &State, partition: PartitionId, n: u8) -> RingRange {
 fn ranges(state: &State, ring: &Ring) -> Vec<RingRange> {
     let mut ranges: Vec<RingRange> = Vec::new();
     for (partition, _) in ring.iter() {
-        let next = range(state, partition, RING_WIDTH_MAX);
+        let all = Copies { n: RING_WIDTH_MAX, ..Copies::default() };
+        let next = range(partition, state.tables_of(partition, (all, all)));
         let same =
             |last: &RingRange| (&last.owners, &last.next, last.cut_over) == (&next.owners, &next.next, next.cut_over);
         match ranges.last_mut() {

@@ -1,8 +1,8 @@
 //! What a change of the members waits for, and for whom.
 
 use crate::handle::Handle;
-use mks_logic::cluster::{Change, Member, Standing, State};
-use mks_logic::id::NodeId;
+use mks_logic::cluster::{Change, Copies, Member, Standing, State};
+use mks_logic::id::{KeyspaceId, NodeId};
 use mks_logic::moves::{Phase, Way};
 use mks_logic::ring::RING_WIDTH_MAX;
 use std::collections::BTreeMap;
@@ -32,6 +32,7 @@ pub fn waits(handle: &Handle, state: &State) -> Vec<String> {
         ),
         None => {}
     }
+    waits.extend(state.wanted.iter().filter_map(|(id, wanted)| of_copies(state, *id, *wanted)));
     waits.extend(state.members.iter().filter_map(|(&node, member)| of_member(state, node, member, &away)));
     let stuck = view.moves.iter().filter(|one| one.phase == Phase::Waiting);
     let stuck = stuck.filter_map(|one| one.error.map(|error| (one, error)));
@@ -43,6 +44,17 @@ pub fn waits(handle: &Handle, state: &State) -> Vec<String> {
         format!("partition {} {way} yet: {error}", one.partition.0)
     }));
     waits
+}
+
+fn of_copies(state: &State, id: KeyspaceId, wanted: Copies) -> Option<String> {
+    let keyspace = state.keyspaces.get(&id)?;
+    let width = state.ring.as_ref()?.width();
+    let first = match &state.change {
+        Some(change) => format!("; change {} must end first", change.id),
+        None if wanted.n > width => format!("; the ring has {width} owners per partition, and is made wider first"),
+        None => String::new(),
+    };
+    Some(format!("keyspace {:?} has {} copies and shall have {}{first}", keyspace.name, keyspace.n, wanted.n))
 }
 
 fn of_change(state: &State, change: &Change, away: &dyn Fn(NodeId) -> bool) -> String {
@@ -65,9 +77,14 @@ fn of_change(state: &State, change: &Change, away: &dyn Fn(NodeId) -> bool) -> S
         *gainers.entry(*node).or_default() += 1;
     }
     let gainers: Vec<String> = gainers.iter().map(|(node, count)| format!("{} {count}", named(*node, away))).collect();
+    let copies = change.copies.iter().filter_map(|(id, copies)| {
+        let keyspace = state.keyspaces.get(id)?;
+        Some(format!(" (keyspace {:?} gets {} copies in the place of {})", keyspace.name, copies.n, keyspace.n))
+    });
     format!(
-        "change {}: {} of {} partitions still move; to be fetched: by {}",
+        "change {}{}: {} of {} partitions still move; to be fetched: by {}",
         change.id,
+        copies.collect::<String>(),
         change.waits.len(),
         change.moving,
         gainers.join(", by ")

@@ -61,7 +61,7 @@ impl Play {
         // The opening that the roster knows: this process is admitted.
         let options = NodeOptions { me: ME, opening: 1, limits, gossip: GossipSettings::default(), seed: 1 };
         let disk = Disk::default();
-        let keyspaces = FORMED.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n));
+        let keyspaces = FORMED.all_copies_max();
         let sums = Sums::open(&disk, keyspaces).expect("an empty disk reads");
         let mut play = Self {
             node: Node::new(options),

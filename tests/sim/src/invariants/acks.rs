@@ -23,8 +23,8 @@ impl Invariant for Acks {
         for (_, key, reply) in &replied.parts {
             let Ok(Answer::Written { written, acks, hints, context }) = reply else { continue };
             let nodes = usize::from(acks + hints);
-            if nodes < usize::from(site.plan.quorums.2) {
-                return Err(format!("{acks} acks and {hints} hints, W is {}", site.plan.quorums.2));
+            if nodes < usize::from(site.w_least) {
+                return Err(format!("{acks} acks and {hints} hints, W is {}", site.w_least));
             }
             if *hints > 0 && !asked.request.sloppy {
                 return Err(format!("{hints} hints count, and nobody asked for that"));
@@ -51,7 +51,7 @@ impl Invariant for Acks {
                 // Those who took it may have handed it on by now.
                 let any = |machine: &&Machine| holds(&machine.disk) || *hints > 0 && keeps(&machine.disk);
                 let there = site.machines.iter().filter(any).count();
-                if there < usize::from(site.plan.quorums.2) && !site.buried {
+                if there < usize::from(site.w_least) && !site.buried {
                     return Err(format!(
                         "{acks} acks and {hints} hints, and {there} nodes hold {written:?} of {key:?}"
                     ));

@@ -10,8 +10,9 @@ use crate::site::{Phase, Site};
 use mks_logic::limits::Limits;
 
 /// Faults after which anti-entropy alone could make owners equal.
-const BEYOND_HINTS: [Fault; 11] = [
+const BEYOND_HINTS: [Fault; 12] = [
     Fault::Members,
+    Fault::Copies,
     Fault::Kill,
     Fault::PowerCut,
     Fault::Blackout,

@@ -2,7 +2,6 @@
 //! they have compared what they hold; and nobody else holds any of it.
 
 use super::{Invariant, Verdict};
-use crate::fault::Fault;
 use crate::log::PARTITION_BITS;
 use crate::site::{Phase, Site};
 
@@ -19,7 +18,7 @@ impl Invariant for Moves {
     }
 
     fn ended(&mut self, site: &Site) -> Verdict {
-        if site.phase != Phase::Liveness || !site.plan.faults.has(Fault::Members) {
+        if site.phase != Phase::Liveness || !site.plan.moves() {
             return Ok(());
         }
         site.settled()?;

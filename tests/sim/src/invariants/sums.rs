@@ -19,7 +19,7 @@ impl Invariant for Sums {
         // kept, until a scrub has found it.
         let whole = |machine: &&Machine| machine.node.is_some() && !machine.disk.is_flipped();
         for machine in site.machines.iter().filter(whole) {
-            let copies = machine.state.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace.n)).collect();
+            let copies = machine.state.all_copies_max().collect();
             let Ok(said) = recompute(&machine.disk, copies) else { continue };
             for partition in (0..1 << machine.state.partition_bits).map(PartitionId) {
                 let epoch = machine.state.epoch;

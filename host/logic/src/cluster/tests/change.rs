@@ -88,16 +88,16 @@ fn writes_need_both_tables_and_reads_follow_the_cutover() {
     let change = state.change.clone().unwrap();
     let (&moving, still) = (change.waits.keys().next().unwrap(), (0..16).map(PartitionId));
     let still = still.into_iter().find(|p| change.is_cut(*p)).unwrap();
-    let tables = state.tables(moving, 3);
+    let tables = state.tables(moving, KeyspaceId(1));
     assert_eq!((tables.read, tables.next), (tables.old, Some(change.next.owners(moving, 3))));
     assert_eq!(tables.all().len(), 4);
-    assert_eq!(state.tables(still, 3).next, None, "where nobody gains anything there is one table");
+    assert_eq!(state.tables(still, KeyspaceId(1)).next, None, "where nobody gains anything there is one table");
     assert!(state.holds(NodeId(4), moving, 3) && !state.holds(NodeId(4), still, 3));
     apply(&mut state, &[Entry::Hold { change: change.id, node: NodeId(4), partitions: vec![moving] }]);
-    let tables = state.tables(moving, 3);
+    let tables = state.tables(moving, KeyspaceId(1));
     assert_eq!(Some(tables.read), tables.next, "cut over: reads use the next table, writes both");
     complete(&mut state);
-    assert_eq!(state.tables(moving, 3).next, None);
+    assert_eq!(state.tables(moving, KeyspaceId(1)).next, None);
 }
 
 #[test]

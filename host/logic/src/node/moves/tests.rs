@@ -36,7 +36,7 @@ fn growing() -> Town {
 }
 
 fn owners(town: &Town, key: &Key) -> Vec<NodeId> {
-    town.state.tables(key.place(PARTITION_BITS).partition, 3).all()
+    town.state.tables(key.place(PARTITION_BITS).partition, key.keyspace).all()
 }
 
 /// Who holds a record of `key`.
@@ -154,7 +154,7 @@ fn moving(town: &Town) -> (Key, NodeId) {
     let change = town.state.change.as_ref().expect("a change is under way");
     let of = |i| {
         let key = key(&name(i));
-        let tables = town.state.tables(key.place(PARTITION_BITS).partition, 3);
+        let tables = town.state.tables(key.place(PARTITION_BITS).partition, key.keyspace);
         let loses = tables
             .old
             .iter()
@@ -196,7 +196,7 @@ fn a_write_under_way_when_the_table_changes_is_written_to_both_tables() {
     let (key, coordinator) = {
         let mut then = town.state.clone();
         then.apply(&then.due().unwrap()).unwrap();
-        let moves = |key: &Key| then.tables(key.place(PARTITION_BITS).partition, 3).next.is_some();
+        let moves = |key: &Key| then.tables(key.place(PARTITION_BITS).partition, key.keyspace).next.is_some();
         let key = (0..KEYS).map(|i| key(&name(i))).find(moves).unwrap();
         let owner = owners(&town, &key)[0];
         (key, owner)
@@ -210,7 +210,7 @@ fn a_write_under_way_when_the_table_changes_is_written_to_both_tables() {
         _ => None,
     });
     let written = written.expect("it is acknowledged");
-    let tables = town.state.tables(key.place(PARTITION_BITS).partition, 3);
+    let tables = town.state.tables(key.place(PARTITION_BITS).partition, key.keyspace);
     let holds = |id: &&NodeId| town.disk(id.0).record(&key).latest() == Some(written);
     assert!(tables.old.iter().filter(holds).count() >= 2);
     assert!(tables.next.unwrap().iter().filter(holds).count() >= 2);

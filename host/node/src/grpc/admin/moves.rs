@@ -20,6 +20,7 @@ impl AdminService {
             moves: view.moves.iter().map(partition_move).collect(),
             leaving: leaving.map(|(node, _)| node.0).collect(),
             waits: status::waits(&self.handle, &state),
+            keyspaces: state.recopied().map(|(keyspace, _)| keyspace.name.clone()).collect(),
         }
     }
 }
