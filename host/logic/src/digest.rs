@@ -165,13 +165,7 @@ pub fn key_hash(engine_key: &[u8]) -> u64 {
 }
 
 /// Adds to `deltas` what changes when the rows `before` of a record become `after`. Both are ordered by dot.
-pub fn difference(
-    engine_key: &[u8],
-    keyspace: KeyspaceId,
-    before: &[Row],
-    after: &[Row],
-    deltas: &mut Vec<Delta>,
-) {
+pub fn difference(engine_key: &[u8], keyspace: KeyspaceId, before: &[Row], after: &[Row], deltas: &mut Vec<Delta>) {
     let Some(place) = Place::of_engine_key(engine_key) else { return };
     let (key, first) = (key_hash(engine_key), deltas.len());
     let mut add = |epoch: Epoch, sum: u128| match deltas[first..].iter_mut().find(|delta| delta.epoch == epoch) {

@@ -60,7 +60,16 @@ impl Tally {
     pub fn new(owners: usize, needed: u8) -> Self {
         assert!(owners <= OWNERS_MAX, "a ring is never wider than {OWNERS_MAX}");
         let spread = Spread::default();
-        Self { owners: owners as u8, needed: [needed; 2], acked: 0, refused: 0, kept: 0, spare: 0, spread, tables: [0; 2] }
+        Self {
+            owners: owners as u8,
+            needed: [needed; 2],
+            acked: 0,
+            refused: 0,
+            kept: 0,
+            spare: 0,
+            spread,
+            tables: [0; 2],
+        }
     }
 
     /// The same where owners belong to two tables, one bit each: so many of *each* must do it. One quorum over all of

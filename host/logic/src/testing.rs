@@ -105,7 +105,12 @@ impl Digests for Disk {
         self.digests(|digests| digests.sums(range))
     }
 
-    fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(KeyspaceId, Epoch), u128>) -> Vec<Delta> {
+    fn correct(
+        &self,
+        partition: PartitionId,
+        bucket: u16,
+        records: &BTreeMap<(KeyspaceId, Epoch), u128>,
+    ) -> Vec<Delta> {
         self.digests(|digests| digests.correct(partition, bucket, records))
     }
 

@@ -493,7 +493,12 @@ impl Digests for SharedDigests {
         self.table().sums(range)
     }
 
-    fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(KeyspaceId, Epoch), u128>) -> Vec<Delta> {
+    fn correct(
+        &self,
+        partition: PartitionId,
+        bucket: u16,
+        records: &BTreeMap<(KeyspaceId, Epoch), u128>,
+    ) -> Vec<Delta> {
         self.table().correct(partition, bucket, records)
     }
 

@@ -92,7 +92,12 @@ impl Digests for Kept {
         self.table(|table| table.sums(range))
     }
 
-    fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(KeyspaceId, Epoch), u128>) -> Vec<Delta> {
+    fn correct(
+        &self,
+        partition: PartitionId,
+        bucket: u16,
+        records: &BTreeMap<(KeyspaceId, Epoch), u128>,
+    ) -> Vec<Delta> {
         self.table(|table| table.correct(partition, bucket, records))
     }
 

@@ -264,7 +264,7 @@ impl World {
         {
             member.incarnation = Incarnation(1);
         }
-        machine.sums.learn(self.site.copies_known(&machine.state));
+        machine.sums.learn(self.site.copies_known(&state));
         self.step(id, Input::Cluster(state));
         self.purge_early(id);
         self.rid_early(id);

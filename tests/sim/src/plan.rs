@@ -322,7 +322,8 @@ impl Plan {
         self.spares = dice.between(1, 4);
         if dice.chance(50) {
             // The plans of old seeds stay what they were before there were these.
-            let known = Fault::ALL.iter().filter(|fault| !matches!(fault, Fault::Quarantine | Fault::Late | Fault::Copies));
+            let known =
+                Fault::ALL.iter().filter(|fault| !matches!(fault, Fault::Quarantine | Fault::Late | Fault::Copies));
             let rare = known.filter(|_| !dice.chance(10));
             self.faults = rare.fold(self.faults, |faults, fault| faults.without(FaultSet::default().with(*fault)));
             self.think_us = dice.pick(&[1, 2, 4]) * MS;

@@ -72,7 +72,11 @@ impl Entry {
             Self::Advance => "time passed".to_string(),
             Self::Change { wish, .. } => wish.to_string(),
             Self::Left { node } => format!("{node} has left"),
-            Self::Open { .. } | Self::Begin { .. } | Self::BeginCopies { .. } | Self::Hold { .. } | Self::Seen { .. } => return None,
+            Self::Open { .. }
+            | Self::Begin { .. }
+            | Self::BeginCopies { .. }
+            | Self::Hold { .. }
+            | Self::Seen { .. } => return None,
             Self::Drained { .. } | Self::Confirm { .. } | Self::Rid { .. } => return None,
             // Their names must be looked up first: `State::tells_of_plugin`.
             Self::InstallPlugin { .. }

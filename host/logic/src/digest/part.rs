@@ -63,9 +63,7 @@ impl Part {
     /// A bucket's sum.
     pub(super) fn get(&self, bucket: u16) -> u128 {
         match self {
-            Self::Few(few) => {
-                few.binary_search_by_key(&bucket, |(bucket, _)| *bucket).map_or(0, |at| few[at].1)
-            }
+            Self::Few(few) => few.binary_search_by_key(&bucket, |(bucket, _)| *bucket).map_or(0, |at| few[at].1),
             Self::Many(many) => many.get(usize::from(bucket)).copied().unwrap_or(0),
         }
     }

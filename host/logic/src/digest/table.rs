@@ -323,7 +323,12 @@ impl DigestTable {
 
     /// See [`super::Digests::correct`].
     #[must_use]
-    pub fn correct(&self, partition: PartitionId, bucket: u16, records: &BTreeMap<(KeyspaceId, Epoch), u128>) -> Vec<Delta> {
+    pub fn correct(
+        &self,
+        partition: PartitionId,
+        bucket: u16,
+        records: &BTreeMap<(KeyspaceId, Epoch), u128>,
+    ) -> Vec<Delta> {
         let mut deltas: BTreeMap<(KeyspaceId, Epoch), u128> = BTreeMap::new();
         for (&(keyspace, epoch), &sum) in records {
             let kept = self.pages.get(&(partition, keyspace)).map_or(epoch, |page| page.part_of(epoch));

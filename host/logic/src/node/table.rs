@@ -55,8 +55,7 @@ impl Node {
 
     /// True when the owners of the key are others by now than those that were asked.
     pub(super) fn is_outdated(&self, tag: Tag) -> bool {
-        let tables =
-            |key: &Key| self.state.tables(key.place(self.state.partition_bits).partition, key.keyspace);
+        let tables = |key: &Key| self.state.tables(key.place(self.state.partition_bits).partition, key.keyspace);
         match self.ops.get(&tag).map(|op| &op.kind) {
             Some(Kind::Write { op, .. }) => !op.is_for(&Seats::of(tables(&op.key), None)),
             Some(Kind::Read(op)) => !op.is_for(tables(&op.key).read),

@@ -116,11 +116,7 @@ async fn ask(address: &str) -> Result<MovesResponse, String> {
 impl Look {
     fn is_over(&self) -> bool {
         let MovesResponse { asked, settled, change, leaving, keyspaces, .. } = &self.latest;
-        settled >= asked
-            && change.is_none()
-            && leaving.is_empty()
-            && keyspaces.is_empty()
-            && self.moves.is_empty()
+        settled >= asked && change.is_none() && leaving.is_empty() && keyspaces.is_empty() && self.moves.is_empty()
     }
 
     /// Milliseconds until the last partition is cut over, if it goes on as it did.

@@ -100,7 +100,8 @@ fn written(commits: u64) -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for number in 1..=5_000_u64 {
         let (bucket, epoch) = ((number % 7) as u16, Epoch(number / commits));
-        let delta = Delta { partition: PartitionId(3), keyspace: KeyspaceId(3), bucket, epoch, sum: u128::from(number) << 70 };
+        let delta =
+            Delta { partition: PartitionId(3), keyspace: KeyspaceId(3), bucket, epoch, sum: u128::from(number) << 70 };
         let batch = table.stage(vec![delta]);
         store.apply(batch, Durability::Os).expect("there is room");
         table.settle(true);

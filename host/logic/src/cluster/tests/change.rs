@@ -6,11 +6,11 @@ fn wish(wish: Wish) -> Entry {
     Entry::Change { wish, seen: None }
 }
 
-fn accept(node: u64) -> Entry {
+pub(super) fn accept(node: u64) -> Entry {
     wish(Wish::Accept { node: NodeId(node) })
 }
 
-fn leave(node: u64, dead: bool) -> Entry {
+pub(super) fn leave(node: u64, dead: bool) -> Entry {
     wish(Wish::Leave { node: NodeId(node), dead })
 }
 
@@ -18,20 +18,20 @@ fn replace(gone: u64, by: u64, dead: bool) -> Entry {
     wish(Wish::Replace { gone: NodeId(gone), by: NodeId(by), dead })
 }
 
-fn apply(state: &mut State, entries: &[Entry]) {
+pub(super) fn apply(state: &mut State, entries: &[Entry]) {
     for entry in entries {
         state.apply(entry).unwrap_or_else(|refusal| panic!("{entry:?}: {refusal}"));
         check_invariants(state);
     }
 }
 
-fn begin(state: &mut State) {
+pub(super) fn begin(state: &mut State) {
     let entry = state.begin_entry().expect("a change is due");
     apply(state, &[entry]);
 }
 
 /// All who gain something say that they hold it.
-fn hold_all(state: &mut State) {
+pub(super) fn hold_all(state: &mut State) {
     while let Some(change) = state.change.clone().filter(|change| !change.waits.is_empty()) {
         let (partition, gainers) = change.waits.first_key_value().unwrap();
         let (change, node, partitions) = (change.id, gainers[0], vec![*partition]);
@@ -48,7 +48,7 @@ fn see_all(state: &mut State) {
     }
 }
 
-fn complete(state: &mut State) {
+pub(super) fn complete(state: &mut State) {
     hold_all(state);
     see_all(state);
     assert_eq!(state.change, None);
