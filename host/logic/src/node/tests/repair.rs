@@ -100,15 +100,15 @@ fn an_answer_that_comes_after_the_reply_is_mended_too() {
     let question = tag(&first);
     let [(peer, _)] = sends(&first)[..] else { panic!("{first:?}") };
     let hedge = solo.after(Limits::default().hedge_after_ms);
-    let [(late, Message::Read { want: Want::Digest, .. })] = sends(&hedge)[..] else { panic!("{hedge:?}") };
+    let [(late, Message::Read { want: Want::Record, .. })] = sends(&hedge)[..] else { panic!("{hedge:?}") };
     solo.feed(Input::Found { job: own_read(&first), outcome: record(new()) });
     let out = solo.found(peer, question, digest(new()));
     assert!(reply(&out).is_some() && repairs(&out).is_empty());
     assert!(solo.is_idle() && !solo.is_still());
-    let out = solo.found(late, question, digest(old()));
+    let out = solo.found(late, question, record(old()));
     let [(to, _, version)] = &repairs(&out)[..] else { panic!("{out:?}") };
     assert_eq!((*to, version), (late, &new()));
-    assert_eq!(solo.found(late, question, digest(old())), [], "the read is over");
+    assert_eq!(solo.found(late, question, record(old())), [], "the read is over");
 }
 
 #[test]
