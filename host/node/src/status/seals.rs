@@ -25,9 +25,10 @@ pub fn seal_waits(handle: &Handle, state: &State) -> Vec<String> {
         };
         let nodes: Vec<String> = state.undrained().map(name).collect();
         waits.push(format!(
-            "epoch {} is not closed: these have not said that they are done with all its writes: {}",
+            "epoch {} is not closed: these have not said that they are done with all its writes: {}{}",
             Epoch(closed.0 + 1),
-            nodes.join(", ")
+            nodes.join(", "),
+            if state.undrained().any(&away) { "" } else { "; one that has started lately does two epochs later" }
         ));
     }
     let (mut moving, mut left, mut open) = (0u32, BTreeMap::new(), BTreeMap::new());
