@@ -9,6 +9,7 @@ mod causal;
 mod cli;
 mod clocks;
 mod config;
+mod copies;
 mod data_types;
 mod engines;
 mod failures;

@@ -65,8 +65,14 @@ async fn an_altered_keyspace_keeps_what_was_left_out() {
     assert_eq!(keyspace.durability(), Durability::Sync);
     assert_eq!((altered.id, altered.resolver_hash), (1, "02".repeat(32)));
 
-    let status = admin.alter_keyspace(alter(KeyspaceDefinition { n: Some(2), ..named("default") })).await.unwrap_err();
+    let too_many = KeyspaceDefinition { n: Some(4), ..named("default") };
+    let status = admin.alter_keyspace(alter(too_many)).await.unwrap_err();
     assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID".into()));
+    let fewer = KeyspaceDefinition { n: Some(2), ..named("default") };
+    let altered = admin.alter_keyspace(alter(fewer)).await.unwrap().into_inner();
+    let (now, next) = (altered.keyspace.unwrap(), altered.next.unwrap());
+    assert_eq!((now.n, now.w), (Some(3), Some(3)), "until a change has made them");
+    assert_eq!((next.n, next.r, next.w), (2, 2, 2), "majorities, where nothing else was named");
     let status = admin.alter_keyspace(alter(named("nowhere"))).await.unwrap_err();
     assert_eq!(reason(&status), (Code::FailedPrecondition, "UNKNOWN_KEYSPACE".into()));
 }
