@@ -71,7 +71,7 @@ async fn copies_that_there_can_never_be_are_refused_with_the_reason() {
         (&["--n", "2", "--w", "3"], "w = 3"),
     ] {
         let output = done(&cluster, &[&["keyspace", "alter", "default"], arguments].concat()).await;
-        assert!(output.status != 0 && output.text().contains(why), "{arguments:?}: {output:?}");
+        assert!(output.status != 0 && output.stderr.contains(why), "{arguments:?}: {output:?}");
     }
     let keyspace = &json(&cluster, &["keyspace", "list"]).await[0];
     assert_eq!((&keyspace["n"], &keyspace["next"]), (&3.into(), &Value::Null), "nothing has changed");

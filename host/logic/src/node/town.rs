@@ -97,6 +97,7 @@ impl Town {
     pub(super) fn tell(&mut self) {
         let state = Arc::new(self.state.clone());
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.disk(id.0).digests(|digests| digests.learn(self.state.all_copies_max()));
             self.feed(id, Input::Cluster(Arc::clone(&state)));
         }
     }

@@ -1,7 +1,7 @@
 //! One partition comes, another one goes: step by step, in a town of a few nodes. Under faults: `tests/sim`.
 
 use super::*;
-use crate::cluster::Wish;
+use crate::cluster::{Copies, Keyspace, Wish};
 use crate::context::Context;
 use crate::event::{Input, Operation, Request, Ticket};
 use crate::id::Key;
@@ -10,7 +10,7 @@ use crate::message::{Message, ReadOutcome, Refused, Tag, Want};
 use crate::node::town::Town;
 use crate::port::{Durability, StoreError};
 use crate::request::Answer;
-use crate::testing::{PARTITION_BITS, Rules, key, version};
+use crate::testing::{LWW, PARTITION_BITS, Rules, key, version};
 use crate::time::Hlc;
 use crate::version::Version;
 use bytes::Bytes;
@@ -214,4 +214,30 @@ fn a_write_under_way_when_the_table_changes_is_written_to_both_tables() {
     let holds = |id: &&NodeId| town.disk(id.0).record(&key).latest() == Some(written);
     assert!(tables.old.iter().filter(holds).count() >= 2);
     assert!(tables.next.unwrap().iter().filter(holds).count() >= 2);
+}
+
+#[test]
+fn fewer_copies_are_dropped_where_they_are_too_many_and_fetched_again_when_there_shall_be_more() {
+    let mut town = Town::new(&limits());
+    for i in 0..KEYS {
+        (1..=3).for_each(|id| town.write(id, &name(i), 10 + i));
+    }
+    // Disks hear what they are told from now on.
+    town.tell();
+    for n in [2, 3, 1, 3] {
+        let Copies { n, r, w } = Copies::usual(n);
+        let keyspace = Keyspace { n, r, w, ..town.state.keyspaces[&LWW].clone() };
+        town.apply(&Entry::AlterKeyspace { keyspace });
+        town.lead();
+        town.pass(20_000);
+        assert_eq!((town.state.change.as_ref(), town.state.keyspaces[&LWW].copies()), (None, Copies { n, r, w }));
+        for key in (0..KEYS).map(|i| key(&name(i))) {
+            let (mut owners, holders) = (owners(&town, &key), holders(&town, &key));
+            owners.sort();
+            assert_eq!((holders, owners.len()), (owners, usize::from(n)), "{n} copies of {key:?}");
+        }
+        for (node, _) in town.nodes.values() {
+            assert_eq!(node.moves(), []);
+        }
+    }
 }
