@@ -92,7 +92,7 @@ impl State {
     /// Whether a change waits to be begun, of the table or of numbers of copies: [`Self::due`] says which.
     #[must_use]
     pub fn has_due(&self) -> bool {
-        self.change.is_none() && (self.is_unsettled() || !self.wanted.is_empty())
+        self.change.is_none() && self.is_unsettled() || !self.due_copies().is_empty()
     }
 
     /// Who owns a key of the keyspace in that partition.
