@@ -5,9 +5,9 @@
 //! grouping, so that every owner may reach them on its own way, and a range of epochs is one sum as well: epochs before
 //! the two latest ones are folded into a base, and an owner that has not folded yet adds up to the same.
 //!
-//! Keyspaces of fewer copies lie on fewer of a partition's owners. So sums are kept apart by keyspace, and two owners add
-//! up those of the keyspaces that both of them hold. A keyspace that gets another number of copies only goes over from
-//! one of these sums to another: no record is read for that, and nothing that was kept of it changes.
+//! Keyspaces of fewer copies lie on fewer of a partition's owners. So sums are kept apart by keyspace, and two owners
+//! add up those of the keyspaces that both of them hold. A keyspace that gets another number of copies is added up by
+//! others then: no record is read for that, and nothing that was kept of it changes.
 //!
 //! # Why a log of deltas
 //!

@@ -113,7 +113,8 @@ mutations! {
     /// Another number of copies is in force as soon as it is begun: quorums are of the next table alone, and nobody
     /// fetches anything.
     CopiesAtOnce, "copies-at-once";
-    /// A node goes on adding up its sums, and listing its records, by the number of copies that a keyspace had at first.
+    /// A node goes on adding up its sums, and listing its records, by the number of copies that a keyspace had at
+    /// first.
     UngroupedSums, "ungrouped-sums";
 }
 

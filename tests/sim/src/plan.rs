@@ -340,20 +340,11 @@ impl Plan {
         self
     }
 
-    /// In some seeds the keyspace gets another number of copies now and then, as a rule while little else goes wrong.
+    /// In some seeds the keyspace gets another number of copies now and then. All else is as it is without that.
     fn copies(mut self) -> Self {
-        let mut dice = Dice::new(self.seed, part::COPIES);
-        if !dice.chance(COPIES_PERCENT) {
-            return self;
+        if Dice::new(self.seed, part::COPIES).chance(COPIES_PERCENT) {
+            self.faults = self.faults.with(Fault::Copies);
         }
-        if dice.chance(60) && self.workload != Kind::Graves {
-            let rare = self.faults.iter().filter(|fault| *fault != Fault::Members && !dice.chance(20));
-            self.faults = self.faults.without(rare.fold(FaultSet::default(), FaultSet::with));
-            self.think_us = dice.pick(&[1, 2, 4]) * MS;
-            self.lag_us = dice.pick(&[1, 5, 20]) * MS;
-            self.lasting_us = dice.between(20 * MS, self.load_us / 3);
-        }
-        self.faults = self.faults.with(Fault::Copies);
         self
     }
 

@@ -173,7 +173,9 @@ impl World {
         let (state, faults) = (&self.site.log.state, self.site.plan.faults);
         let Some(keyspace) = state.keyspaces.get(&KEYSPACE) else { return };
         let least = if faults.has(Fault::Members) || faults.has(Fault::BitFlip) { 2 } else { 1 };
-        let Copies { n, r, w } = Copies::usual((least + number % (6 - least)) as u8);
+        let usual = Copies::usual((least + number % (6 - least)) as u8);
+        // Other quorums of the same copies are in force as soon as a node hears of them, one before the other.
+        let Copies { n, r, w } = if usual.n == keyspace.n { keyspace.copies() } else { usual };
         let keyspace = Keyspace { n, r, w, ..keyspace.clone() };
         self.propose(Entry::AlterKeyspace { keyspace });
     }

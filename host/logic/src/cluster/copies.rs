@@ -1,9 +1,9 @@
 //! Another number of copies for a keyspace that holds data.
 //!
-//! What operators ask for waits in the state ([`State::copies`]) until no change of the table is due or under way; then
-//! one change takes all that the ring has places for. It is a change like others (`docs/moving.md`), but for what differs
-//! between its two tables: the ring stays, and a keyspace takes another number of its places. More than the ring has
-//! places for waits for a wider ring, which is an ordinary change before it.
+//! What operators ask for waits in the state ([`State::wanted`]) until no change of the table is due or under way; then
+//! one change takes all that the ring has places for. It is a change like others (`docs/moving.md`), but for what
+//! differs between its two tables: the ring stays, and a keyspace takes another number of its places. More than the
+//! ring has places for waits for a wider ring, which is an ordinary change before it.
 
 use super::change::{Change, Tables, same};
 use super::{Keyspace, Refusal, State};
@@ -92,7 +92,7 @@ impl State {
     /// Whether a change waits to be begun, of the table or of numbers of copies: [`Self::due`] says which.
     #[must_use]
     pub fn has_due(&self) -> bool {
-        self.change.is_none() && (self.is_unsettled() || !self.wanted.is_empty())
+        self.change.is_none() && self.is_unsettled() || !self.due_copies().is_empty()
     }
 
     /// Who owns a key of the keyspace in that partition.

@@ -1,5 +1,6 @@
 //! What the leader does unasked: found, form, let members follow and vote, accept them where the config says so, begin
-//! the change of the ring, or of a number of copies, that is asked for, let those go that left, and end each epoch when its time is over.
+//! the change of the ring, or of a number of copies, that is asked for, let those go that left, and end each epoch when
+//! its time is over.
 //!
 //! Every step looks at the state as it is and does the one thing that is missing, so a new leader goes on where the
 //! old one stopped, and nothing is done twice: an entry that came too late is refused by the state.

@@ -272,7 +272,7 @@ impl AdminService {
         let (ranges, partition) = match request.key {
             None => (ranges(&state, ring), None),
             Some(key) => {
-                let (key, keyspace) = Checker::new(&self.handle.limits, &state, &self.handle.tokens).key(Some(key))?;
+                let (key, _) = Checker::new(&self.handle.limits, &state, &self.handle.tokens).key(Some(key))?;
                 let partition = key.place(state.partition_bits).partition;
                 let number = u32::from(partition.0);
                 (vec![range(partition, state.tables(partition, key.keyspace))], Some(number))

@@ -5,7 +5,7 @@ use mks_logic::id::{Incarnation, NodeId};
 use std::time::Duration;
 
 /// First byte of every message: without it nothing behind it is looked at.
-const FORMAT: u8 = 5;
+const FORMAT: u8 = 6;
 
 async fn three() -> Cluster {
     let mut cluster = Cluster::new(3);

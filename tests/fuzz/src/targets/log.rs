@@ -84,6 +84,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         bytes(2, postcard::to_stdvec(&state).expect("a state can be written")),
         bytes(1, write(&growth())),
         bytes(1, write(&plugin())),
+        bytes(1, write(&copies())),
         bytes(0, nested(SIGNED_DEEP)),
         b"\x03\x05\x01\x00\x01\x05\x01\x04\x61\x3a\x31\x31\x04\x61\x3a\x31\x32\x04\x61\x3a\x31\x33\x00\x64\x00"
             .to_vec(),
@@ -105,6 +106,22 @@ fn seats((resolver, resolver_hash): (&str, ResolverHash)) -> Keyspace {
         quarantined: false,
         role: Role::Resolver,
     }
+}
+
+/// A keyspace gets two copies in the place of one.
+fn copies() -> Vec<Entry> {
+    let one = seats(("lww", ResolverHash([1; 32])));
+    let two = Keyspace { n: 2, r: 2, w: 2, ..one.clone() };
+    let entries = vec![
+        Entry::CreateKeyspace { keyspace: one },
+        Entry::AlterKeyspace { keyspace: two },
+        Entry::BeginCopies { changes: 0 },
+    ];
+    let mut state = FORMED.clone();
+    for entry in &entries {
+        state.apply(entry).expect("the entries are good");
+    }
+    entries
 }
 
 /// A plugin is installed, held by all, used, quarantined, released, and removed.
