@@ -93,6 +93,9 @@ impl Site {
         if let Some((node, member)) = state.members.iter().find(|(_, member)| member.standing == Standing::Leaving) {
             return Err(format!("{node} is still {}", member.standing.name()));
         }
+        if let Some(machine) = self.present().find(|machine| state.removed.contains_key(&machine.id)) {
+            return Err(format!("{} has not heard that it is no member any more", machine.id));
+        }
         for machine in self.present() {
             let moves = machine.node.as_ref().map(Node::moves).unwrap_or_default();
             // Entries of other kinds come all the time.
