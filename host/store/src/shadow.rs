@@ -274,7 +274,11 @@ impl Shared {
         }
         stats.compared += compared.entries;
         stats.differing += compared.differing.len() as u64;
-        let room = SAMPLES_MAX.saturating_sub(stats.samples.len());
-        stats.samples.extend(compared.differing.iter().take(room).map(ToString::to_string));
+        for sample in compared.differing.iter().map(ToString::to_string) {
+            // The same comes round again.
+            if stats.samples.len() < SAMPLES_MAX && !stats.samples.contains(&sample) {
+                stats.samples.push(sample);
+            }
+        }
     }
 }
