@@ -105,7 +105,10 @@ fn ask(sandbox: &Sandbox, link: &Link, storage: &Storage) -> anyhow::Result<Open
 fn shadow(sandbox: &Sandbox, link: &Link, storage: &Storage) -> anyhow::Result<Box<ShadowOptions>> {
     let OpenedAdapter { plan, values, .. } = ask(sandbox, link, storage)?;
     let plan = plan.filter(|_| values.is_none()).with_context(|| {
-        format!("the storage adapter {} does more or less than to name an engine: storage.shadow needs one", link.adapter)
+        format!(
+            "the storage adapter {} does more or less than to name an engine: storage.shadow needs one",
+            link.adapter
+        )
     })?;
     Ok(Box::new(ShadowOptions { engine: planned(Options::default(), &plan)?, ..ShadowOptions::default() }))
 }

@@ -182,8 +182,13 @@ mod tests {
     fn every_difference_is_found_once_whatever_the_size_of_a_page() {
         use Table::{Digests, Log, Records};
         let store = holding(&[(Records, "a", "1"), (Records, "b", "2"), (Records, "c", "33333"), (Digests, "z", "1")]);
-        let shadow =
-            holding(&[(Records, "a", "1"), (Records, "aa", "x"), (Records, "c", "4"), (Log, "l", "1"), (Log, "m", "1")]);
+        let shadow = holding(&[
+            (Records, "a", "1"),
+            (Records, "aa", "x"),
+            (Records, "c", "4"),
+            (Log, "l", "1"),
+            (Log, "m", "1"),
+        ]);
         let expected = [
             (Records, "aa", How::Extra),
             (Records, "b", How::Missing),

@@ -190,7 +190,10 @@ impl Guard {
         }
         self.fate.check()?;
         let (number, changes) = disk.floor.next();
-        self.write_both(changes.collect(), 0)?;
+        {
+            let _line = lock(&self.line);
+            self.write_both(changes.collect(), 0)?;
+        }
         disk.floor.placed(number);
         self.sync(batches + 1)
     }

@@ -38,8 +38,8 @@ mod verify;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 
-pub use effects::RANGE_DELETE_KEYS_MAX;
 pub use compare::{Difference, How};
+pub use effects::RANGE_DELETE_KEYS_MAX;
 pub use engine::{KEY_BYTES_MAX, KEYS_END, VALUE_BYTES_MAX};
 pub use open::{Adapters, OpenError, Stack, migrate, open, open_watched, stack_of};
 pub use options::{BUILT, Engine, Options, ShadowOptions};

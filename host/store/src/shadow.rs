@@ -59,7 +59,9 @@ pub(crate) fn prepare(home: &Home<'_>, asked: Asked<'_>, floor: &Floor) -> Resul
     let Some(options) = asked.options.shadow.as_deref() else {
         if home.has(&directory)? {
             tracing::info!("{} is followed no more and is removed", directory.display());
-            fs::remove_dir_all(&directory).map_err(|e| home.io(&e))?;
+            if let Err(e) = fs::remove_dir_all(&directory) {
+                tracing::warn!("{} is of no use any more and can't be removed: {e}", directory.display());
+            }
         }
         return Ok(None);
     };
@@ -261,6 +263,14 @@ impl Shared {
     /// Whether so much waits that nothing else should be done.
     fn is_pressed(&self) -> bool {
         lock(&self.queue).bytes > self.queue_bytes_max / 4
+    }
+
+    /// What the shadow is about, unless a writer has just ended it.
+    fn reached(&self, state: ShadowState) {
+        let mut stats = lock(&self.stats);
+        if !stats.state.has_ended() {
+            stats.state = state;
+        }
     }
 
     fn note(&self, note: impl FnOnce(&mut ShadowStats)) {

@@ -106,11 +106,7 @@ fn start(home: &Home<'_>, options: &Options) -> Result<(Box<dyn Native>, Stack, 
     Ok((engine, made.stack, floor.covered_by_sync()))
 }
 
-fn compare_all(
-    home: &Home<'_>,
-    options: &Options,
-    watch: &mut dyn FnMut(&Verified),
-) -> Result<Verified, OpenError> {
+fn compare_all(home: &Home<'_>, options: &Options, watch: &mut dyn FnMut(&Verified)) -> Result<Verified, OpenError> {
     let directory = home.shadow();
     let second = Home { directory: &directory };
     if !home.has(&second.live())? {

@@ -23,7 +23,9 @@ fn status(node: &Node) -> Value {
 
 async fn wait_following(cluster: &Cluster) {
     cluster
-        .eventually("the shadow follows", async |cluster| status(cluster.node(1))["store"]["shadow"]["state"] == "following")
+        .eventually("the shadow follows", async |cluster| {
+            status(cluster.node(1))["store"]["shadow"]["state"] == "following"
+        })
         .await;
 }
 

@@ -13,8 +13,8 @@ use crate::config::{Config, Flag, Sources};
 use anyhow::{Context as _, anyhow, ensure};
 use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, ProgressBar};
-use mks_sandbox::{Sandbox, SandboxOptions};
 use mks_proto::v1::StoreShadow;
+use mks_sandbox::{Sandbox, SandboxOptions};
 use mks_store::{Difference, Engine, Migrated, Options, Stack, Swapping, TableCompared, TableSum, Verified};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -203,9 +203,7 @@ fn verified_json(verified: &Verified, promoted: bool, seconds: f64) -> Value {
         let TableCompared { table, entries, differing } = compared;
         json!({ "table": table.name(), "entries": entries, "differing": differing })
     };
-    let sample = |Difference { table, key, how }: &Difference| {
-        json!({ "table": table.name(), "key": key.escape_ascii().to_string(), "how": how.name() })
-    };
+    let sample = |Difference { table, key, how }: &Difference| json!({ "table": table.name(), "key": key.escape_ascii().to_string(), "how": how.name() });
     json!({
         "same": verified.differing() == 0, "promoted": promoted, "entries": verified.entries(),
         "differing": verified.differing(), "store": stack_json(&verified.store), "shadow": stack_json(&verified.shadow),
@@ -290,9 +288,13 @@ mod tests {
             ..StoreShadow::default()
         };
         let text = shadow_text(&following);
-        assert!(text.starts_with("shadow: rocksdb is following; 10 batches behind, 5 entries compared, 0 differ"), "{text}");
+        assert!(
+            text.starts_with("shadow: rocksdb is following; 10 batches behind, 5 entries compared, 0 differ"),
+            "{text}"
+        );
         assert!(text.contains("2.0 times as long") && !text.contains('\n'), "{text}");
-        let failed = StoreShadow { state: "failed".into(), reason: "the disk is full".into(), ..StoreShadow::default() };
+        let failed =
+            StoreShadow { state: "failed".into(), reason: "the disk is full".into(), ..StoreShadow::default() };
         let text = shadow_text(&failed);
         assert!(text.contains("HAS FAILED: the disk is full") && !text.contains("times"), "{text}");
         assert_eq!(shadow_json(&failed)["reason"], "the disk is full");

@@ -198,10 +198,8 @@ pub(super) fn complaints(storage: &Storage) -> Vec<Complaint> {
     }
     if let Some(Link { adapter, .. }) = &storage.shadow {
         match adapter {
-            Adapter::Memory | Adapter::Compress | Adapter::Encrypt => out.push((
-                SHADOW,
-                format!("is {adapter}, which keeps nothing; name an engine: \"rocksdb\" or \"fjall\""),
-            )),
+            Adapter::Memory | Adapter::Compress | Adapter::Encrypt => out
+                .push((SHADOW, format!("is {adapter}, which keeps nothing; name an engine: \"rocksdb\" or \"fjall\""))),
             _ if links.last().is_some_and(|last| last.adapter == Adapter::Memory) => out.push((
                 SHADOW,
                 format!("is {adapter}, and the adapter memory has no place for it; remove it, or name another adapter"),

@@ -119,8 +119,7 @@ fn shadow_samples(store_engine: &str, stats: &ShadowStats) -> Vec<Sample> {
     for sample in &mut samples {
         sample.labels.push(("engine", stats.engine.to_owned()));
     }
-    for (side, engine, ns) in
-        [("store", store_engine, stats.store_write_ns), ("shadow", stats.engine, stats.write_ns)]
+    for (side, engine, ns) in [("store", store_engine, stats.store_write_ns), ("shadow", stats.engine, stats.write_ns)]
     {
         let help = "Time in writing the batches that go to both engines, without fsyncs";
         let mut seconds = plain("storage_shadow_write_seconds", help, Counter, 0);

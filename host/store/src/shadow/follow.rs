@@ -28,9 +28,6 @@ use std::time::{Duration, Instant};
 /// What is copied at once when a shadow is filled, and compared at once, bytes.
 const PAGE_BYTES: u64 = 1 << 20;
 
-/// How long the thread sleeps at most, when nothing waits and nothing is due.
-const IDLE: Duration = Duration::from_millis(100);
-
 /// Follows `store` until that is closed, or something goes wrong.
 pub(super) fn run(second: &Second, store: &dyn Engine, line: &Mutex<Line>, shared: &Shared) {
     let room = Room::new(second.directory.clone(), second.reserve_bytes);
@@ -112,14 +109,14 @@ impl<'a> Follower<'a> {
             true => (None, ShadowState::Following),
             false => (Some(Place::default()), ShadowState::Filling),
         };
-        shared.note(|stats| stats.state = state);
+        shared.reached(state);
         let (place, due) = (Place::default(), Instant::now());
         Ok(Self { second, store, line, shared, room, engine, floor, filling, place, due, applied: 0 })
     }
 
     fn follow(mut self) -> Result<(), String> {
         loop {
-            match self.shared.next(self.due.min(Instant::now() + IDLE)) {
+            match self.shared.next(self.due) {
                 Next::Apply(batch, bytes) => self.apply(batch, bytes)?,
                 Next::Due => {}
                 Next::Close(beacon) => return self.close(beacon),
@@ -162,7 +159,7 @@ impl<'a> Follower<'a> {
     /// Copies a page of the store, and returns how long to wait before the next one.
     fn fill(&mut self, mut place: Place) -> Result<Duration, String> {
         let Some(table) = place.table() else {
-            self.shared.note(|stats| stats.state = ShadowState::Following);
+            self.shared.reached(ShadowState::Following);
             tracing::info!("the shadow of the store, on {}, is filled and follows", self.engine.name());
             return Ok(Duration::ZERO);
         };
