@@ -42,7 +42,7 @@ pub(super) fn run(second: &Second, store: &dyn Engine, line: &Mutex<Line>, share
     drop(queue);
     let has_ended = lock(&shared.stats).state.has_ended();
     // What it took is needed by others now. Otherwise its files stay, for whoever wants to know what has happened.
-    if has_ended && room.free().is_ok_and(|free| free < second.reserve_bytes) {
+    if has_ended && room.is_short() {
         let live = Home { directory: &second.directory }.live();
         drop(fs::remove_dir_all(live).inspect_err(|e| tracing::error!("the shadow's files can't be removed: {e}")));
     }

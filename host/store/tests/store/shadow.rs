@@ -134,9 +134,8 @@ fn a_store_with_data_fills_its_shadow_while_it_takes_writes_and_no_lag_is_a_diff
         drop(store);
         let store = open(&options).unwrap();
         let (began, mut n, mut wrote_while_filling) = (Instant::now(), 0, 0);
-        let mut following = None;
-        // Until some time after it is filled: pages that were copied, and pages that were not yet, are written over.
-        while following.is_none_or(|at: Instant| at.elapsed() < Duration::from_millis(500)) {
+        // Until it was compared for a while: pages that were copied, and pages that were not yet, are written over.
+        while stats(&*store).compared < 10_000 {
             n += 1;
             let mut changes = batch(n);
             let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
@@ -149,17 +148,18 @@ fn a_store_with_data_fills_its_shadow_while_it_takes_writes_and_no_lag_is_a_diff
             store.apply(changes, Durability::Os).unwrap();
             match stats(&*store).state {
                 ShadowState::Filling => wrote_while_filling += 1,
-                ShadowState::Following => following = following.or_else(|| Some(Instant::now())),
-                state => assert_eq!(state, ShadowState::Opening, "{:?}", stats(&*store)),
+                state => assert!(!state.has_ended(), "{:?}", stats(&*store)),
+            }
+            // A machine that is busy elsewhere is not what is tried here.
+            while stats(&*store).lag > 300 {
+                sleep(Duration::from_millis(1));
             }
             assert!(began.elapsed() < Duration::from_secs(60), "{:?}", stats(&*store));
             sleep(Duration::from_micros(300));
         }
-        let under_load = stats(&*store);
         let found = wait_compared(&*store);
         println!("{pair:?}: {wrote_while_filling} of {n} batches came while it was filled; {found:?}");
         assert!(wrote_while_filling > 10 && found.filled > 1_000, "{wrote_while_filling}, {found:?}");
-        assert!(under_load.compared > 1_000, "it is compared under load as well: {under_load:?}");
         assert_eq!((found.differing, &found.reason[..]), (0, ""), "{found:?}");
         assert_eq!((found.lag, found.batches), (0, n));
         assert!(found.write_ns > 0 && found.store_write_ns > 0 && found.disk_bytes > 0, "{found:?}");
@@ -306,7 +306,9 @@ fn after_kill_9_the_shadow_is_filled_anew_and_shows_no_difference() {
             assert!(writer.wait_for_ack(), "{pair:?}: the writer starts in round {round}");
             sleep(Duration::from_millis(300 + round * 170));
             let acked = writer.kill();
-            assert_not_even(&options);
+            let refused = verify(&options, &mut |_| {}).expect_err("there is nothing to compare");
+            // If it was killed before there were any files of the shadow.
+            assert!(matches!(refused, OpenError::ShadowNotEven { .. } | OpenError::NoShadow { .. }), "{refused}");
             let store = open(&options).unwrap();
             assert!(wait_following(&*store).filled > 0);
             model.check(&*store, acked);
