@@ -281,7 +281,7 @@ fn a_full_disk_ends_the_shadow_and_what_it_took_is_given_back() {
             let value = vec![n as u8; 100_000];
             let put = Change::Put { table: Table::Log, key: Bytes::from(format!("{n:08}")), value: value.into() };
             store.apply(vec![put], Durability::Os).unwrap();
-            sleep(Duration::from_millis(1));
+            wait(&*store, |stats| stats.lag < 50 || stats.state.has_ended());
         }
         let failed = stats(&*store);
         assert!(failed.state == ShadowState::Failed && failed.reason.contains("the disk is full"), "{failed:?}");
