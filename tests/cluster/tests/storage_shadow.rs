@@ -4,7 +4,7 @@ use bytes::Bytes;
 use mks_logic::port::Table;
 use mks_proto::v1::Durability;
 use mks_store::{Engine, Options, open};
-use mks_tests_cluster::{Cluster, Load, Node, NodeSetup, Output, metric, mks_json, mks_patiently};
+use mks_tests_cluster::{Cluster, Load, Node, NodeSetup, Output, metric, mks, mks_json, mks_patiently};
 use serde_json::Value;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -45,6 +45,42 @@ fn plant(node: &mut Node) {
     crate::scrub::put(&*store, key, value);
 }
 
+/// What a node says of a shadow that follows and is the same.
+fn assert_shown(node: &Node) {
+    let metrics = node.metrics();
+    let shadow = |name: &str, label: &str| metric(&metrics, &format!("mks_storage_shadow_{name}"), &[label]);
+    assert!(shadow("batches_total", "rocksdb") > 100.0, "{metrics}");
+    assert!(shadow("filled_total", "rocksdb") > 100.0, "after the crash it was filled anew");
+    assert!(shadow("write_seconds_total", "side=\"store\"") > 0.0);
+    assert!(shadow("write_seconds_total", "side=\"shadow\"") > 0.0);
+    assert_eq!(shadow("state", "state=\"following\""), 1.0);
+    assert_eq!(shadow("failed_total", "rocksdb") + shadow("differing_total", "rocksdb"), 0.0);
+    let text = mks(&["--addr", &node.client_address().to_string(), "status"]).text();
+    assert!(text.contains("shadow: rocksdb is following; ") && text.contains("0 differ"), "{text}");
+}
+
+/// A difference is found while the node does not run, and while it does.
+async fn assert_planted_is_found(cluster: &mut Cluster) {
+    plant(cluster.node_mut(1));
+    for command in ["verify", "promote"] {
+        let differs = storage(cluster.node(1), command);
+        let told = said(&differs);
+        assert!(differs.status == 1 && differs.stderr.contains("DIFFER in 1 of"), "{differs:?}");
+        assert_eq!((&told["differing"], &told["promoted"]), (&1.into(), &false.into()));
+        assert_eq!(told["samples"][0]["how"], "another value", "{told}");
+    }
+    cluster.node_mut(1).start();
+    cluster.wait_ready();
+    cluster
+        .eventually("the running node finds it as well", async |cluster| {
+            let status = status(cluster.node(1));
+            let differing = status["store"]["shadow"]["differing"].as_u64();
+            differing >= Some(1) && status["warnings"].to_string().contains("differs from it in ")
+        })
+        .await;
+    assert!(cluster.node(1).log().contains("differs from it: records "), "{}", cluster.node(1).log_tail());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_tries_another_engine_beside_its_own_through_a_crash_and_then_moves_to_it() {
     let mut cluster = Cluster::empty();
@@ -71,20 +107,11 @@ async fn a_node_tries_another_engine_beside_its_own_through_a_crash_and_then_mov
     acknowledged.extend(load.stop().await.acknowledged);
     cluster
         .eventually("records are compared", async |cluster| {
-            let metrics = cluster.node(1).metrics();
-            metric(&metrics, "mks_storage_shadow_compared_total", &["engine=\"rocksdb\""]) > acknowledged.len() as f64
+            let compared = status(cluster.node(1))["store"]["shadow"]["compared"].as_u64();
+            compared > Some(acknowledged.len() as u64)
         })
         .await;
-    let metrics = cluster.node(1).metrics();
-    let shadow = |name: &str, label: &str| metric(&metrics, &format!("mks_storage_shadow_{name}"), &[label]);
-    assert!(shadow("batches_total", "rocksdb") > 100.0, "{metrics}");
-    assert!(shadow("filled_total", "rocksdb") > 100.0, "after the crash it was filled anew");
-    assert!(shadow("write_seconds_total", "side=\"store\"") > 0.0);
-    assert!(shadow("write_seconds_total", "side=\"shadow\"") > 0.0);
-    assert_eq!(shadow("state", "state=\"following\""), 1.0);
-    assert_eq!(shadow("failed_total", "rocksdb") + shadow("differing_total", "rocksdb"), 0.0);
-    let text = mks_patiently(&["--addr", &cluster.node(1).client_address().to_string(), "status"]).text();
-    assert!(text.contains("shadow: rocksdb is following; ") && text.contains("0 differ"), "{text}");
+    assert_shown(cluster.node(1));
     assert!(cluster.node_mut(1).terminate().success());
     let same = storage(cluster.node(1), "verify");
     let told = said(&same);
@@ -92,25 +119,7 @@ async fn a_node_tries_another_engine_beside_its_own_through_a_crash_and_then_mov
     assert!(told["tables"][0]["entries"].as_u64() >= Some(acknowledged.len() as u64), "{told}");
     assert_eq!((&told["store"]["engine"], &told["shadow"]["engine"]), (&"fjall".into(), &"rocksdb".into()));
 
-    plant(cluster.node_mut(1));
-    for command in ["verify", "promote"] {
-        let differs = storage(cluster.node(1), command);
-        let told = said(&differs);
-        assert!(differs.status == 1 && differs.stderr.contains("DIFFER in 1 of"), "{differs:?}");
-        assert_eq!((&told["differing"], &told["promoted"]), (&1.into(), &false.into()));
-        assert_eq!(told["samples"][0]["how"], "another value", "{told}");
-    }
-    cluster.node_mut(1).start();
-    cluster.wait_ready();
-    cluster
-        .eventually("the running node finds it as well", async |cluster| {
-            let status = status(cluster.node(1));
-            let differing = status["store"]["shadow"]["differing"].as_u64();
-            differing >= Some(1) && status["warnings"].to_string().contains("differs from it in ")
-        })
-        .await;
-    assert!(cluster.node(1).log().contains("differs from it: records "), "{}", cluster.node(1).log_tail());
-
+    assert_planted_is_found(&mut cluster).await;
     // A crash, and the shadow is made anew.
     cluster.node_mut(1).kill();
     cluster.node_mut(1).start();
