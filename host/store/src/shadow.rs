@@ -25,6 +25,7 @@ use mks_logic::port::{Batch, ShadowState, ShadowStats};
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -36,6 +37,10 @@ const MARK: &str = "even";
 
 /// How long a store that closes waits for the shadow to take what is in the queue.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// How long the thread sleeps on an empty queue before it asks to be woken: a writer that has to wake somebody pays for
+/// it, and so pays only now and then.
+const NAP: Duration = Duration::from_millis(2);
 
 /// Differences that are shown; the others are only counted.
 const SAMPLES_MAX: usize = 5;
@@ -142,8 +147,11 @@ impl Shadow {
         queue.bytes += bytes;
         queue.store_write_ns += wrote.as_nanos() as u64;
         queue.batches.push_back((batch, bytes));
+        let wakes = mem::take(&mut queue.asks_to_be_woken);
         drop(queue);
-        shared.more.notify_one();
+        if wakes {
+            shared.more.notify_one();
+        }
     }
 
     /// The store is closed. With a `beacon` it closed in good order, and a shadow that has all of it says so for the next
@@ -173,6 +181,7 @@ struct Queue {
     bytes: u64,
     offered: u64,
     store_write_ns: u64,
+    asks_to_be_woken: bool,
     closing: Option<Closing>,
 }
 
@@ -232,6 +241,7 @@ impl Shared {
 
     fn next(&self, due: Instant) -> Next {
         let mut queue = lock(&self.queue);
+        let mut napped = false;
         loop {
             if !self.takes.load(Ordering::Relaxed) {
                 return Next::Ended;
@@ -251,7 +261,16 @@ impl Shared {
                 None if now >= due => return Next::Due,
                 None => {}
             }
-            let waited = self.more.wait_timeout(queue, due.saturating_duration_since(now));
+            let left = due.saturating_duration_since(now);
+            if !napped {
+                napped = true;
+                drop(queue);
+                thread::sleep(NAP.min(left));
+                queue = lock(&self.queue);
+                continue;
+            }
+            queue.asks_to_be_woken = true;
+            let waited = self.more.wait_timeout(queue, left);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
