@@ -117,6 +117,78 @@ pub struct StoreStats {
     pub fsyncs: u64,
     /// Time that writers were held back by the engine since opening, microseconds.
     pub stall_us: u64,
+    /// The second engine that takes the same batches, where there is one.
+    pub shadow: Option<ShadowStats>,
+}
+
+/// How a second engine does that takes the same batches, and which nobody reads from. All since opening.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShadowStats {
+    /// Engine name: see [`StoreStats::engine`].
+    pub engine: &'static str,
+    /// What it is about.
+    pub state: ShadowState,
+    /// Why it has ended; empty while it has not.
+    pub reason: String,
+    /// Batches that it has applied.
+    pub batches: u64,
+    /// Batches that the store has applied, and it has not.
+    pub lag: u64,
+    /// Bytes of those that wait for it.
+    pub queue_bytes: u64,
+    /// Entries of the store that it was filled with.
+    pub filled: u64,
+    /// Entries that were read from both, when both had applied the same batches.
+    pub compared: u64,
+    /// Those of them that were not the same.
+    pub differing: u64,
+    /// The first of those, for people.
+    pub samples: Vec<String>,
+    /// Time that the store's own engine spent in writing the batches that went to both, nanoseconds. Without fsyncs.
+    pub store_write_ns: u64,
+    /// The same of this engine.
+    pub write_ns: u64,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+}
+
+/// See [`ShadowStats::state`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShadowState {
+    /// It is being opened.
+    #[default]
+    Opening,
+    /// It is being filled with what the store holds.
+    Filling,
+    /// It holds what the store holds, but for the batches that wait for it, and is compared.
+    Following,
+    /// It was too slow for the load and has missed batches: it has ended.
+    Behind,
+    /// It has ended with an error.
+    Failed,
+}
+
+impl ShadowState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Opening, Self::Filling, Self::Following, Self::Behind, Self::Failed];
+
+    /// Its name in metrics and status.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Filling => "filling",
+            Self::Following => "following",
+            Self::Behind => "behind",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether it takes no batches any more.
+    #[must_use]
+    pub const fn has_ended(self) -> bool {
+        matches!(self, Self::Behind | Self::Failed)
+    }
 }
 
 /// Why a store could not do it.

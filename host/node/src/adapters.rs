@@ -6,7 +6,7 @@ use mks_logic::port::Adapt;
 use mks_sandbox::{
     AdapterConfig, AdapterSource, Compression, OpenedAdapter, Sandbox, StoragePlan, Tuning, ValueAdapter,
 };
-use mks_store::{Adapters, Engine, Options, stack_of};
+use mks_store::{Adapters, Engine, Options, ShadowOptions, stack_of};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -70,7 +70,8 @@ pub fn choose(config: &Config, sandbox: &Sandbox) -> anyhow::Result<Chosen> {
         })?;
         names.push(format!("{} {}", opened.info.name, opened.info.version));
         values.extend(opened.values);
-        planned(defaults, &plan)?
+        let shadow = storage.shadow.as_ref().map(|link| shadow(sandbox, link, storage)).transpose()?;
+        Options { shadow, ..planned(defaults, &plan)? }
     };
     let earlier = earlier(sandbox, storage, &directory, &values)?;
     let chain = values.iter().map(|adapter| Arc::clone(adapter) as Arc<dyn Adapt>).collect();
@@ -98,6 +99,18 @@ fn ask(sandbox: &Sandbox, link: &Link, storage: &Storage) -> anyhow::Result<Open
         config.secrets.push((secret.clone(), bytes.to_vec()));
     }
     sandbox.adapter(&source, &config).with_context(|| format!("the storage adapter {name} gave no plan"))
+}
+
+/// What a second engine is opened with. It gets what the values have become in front of the first one.
+fn shadow(sandbox: &Sandbox, link: &Link, storage: &Storage) -> anyhow::Result<Box<ShadowOptions>> {
+    let OpenedAdapter { plan, values, .. } = ask(sandbox, link, storage)?;
+    let plan = plan.filter(|_| values.is_none()).with_context(|| {
+        format!(
+            "the storage adapter {} does more or less than to name an engine: storage.shadow needs one",
+            link.adapter
+        )
+    })?;
+    Ok(Box::new(ShadowOptions { engine: planned(Options::default(), &plan)?, ..ShadowOptions::default() }))
 }
 
 /// Adapters that read what lies in the directory, beside those of the chain.

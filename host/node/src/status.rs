@@ -6,7 +6,7 @@ mod waits;
 use crate::handle::{Handle, ScrubView};
 use crate::plugins::Local;
 use mks_logic::cluster::Quarantine;
-use mks_logic::port::Role;
+use mks_logic::port::{Role, ShadowState, ShadowStats};
 
 pub use seals::seal_waits;
 pub use waits::waits;
@@ -74,6 +74,7 @@ pub fn warnings(handle: &Handle) -> Vec<String> {
         ));
     }
     warnings.extend(disk_lies(&view.scrub));
+    warnings.extend(handle.store_stats().shadow.as_ref().and_then(shadow));
     warnings.extend(waits(handle, &state));
     warnings
 }
@@ -126,6 +127,24 @@ fn lacking((name, role): (&str, Role), keyspaces: &str, why: &str, runs: bool) -
         },
     };
     format!("this node does not have the code of plugin {name}: {why}; {meanwhile}; it tries again")
+}
+
+/// A second engine that is not what its operator hopes for. The node itself does not depend on it.
+fn shadow(stats: &ShadowStats) -> Option<String> {
+    let ShadowStats { engine, state, reason, differing, .. } = stats;
+    if *differing > 0 {
+        return Some(format!(
+            "the shadow of the store, on {engine}, differs from it in {differing} of {} entries that were compared, first: {}",
+            stats.compared,
+            stats.samples.join("; ")
+        ));
+    }
+    let what = match state {
+        ShadowState::Behind => "is behind and compares nothing any more",
+        ShadowState::Failed => "has failed",
+        _ => return None,
+    };
+    Some(format!("the shadow of the store, on {engine}, {what}: {reason}; the next start fills a new one"))
 }
 
 /// What the disk did since the start; it stays until the disk was looked at and the node started again.

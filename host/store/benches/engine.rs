@@ -4,10 +4,12 @@
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mks_logic::port::{Batch, Change, Durability, Store, Table};
-use mks_store::{BUILT, Options, open};
+use mks_store::{BUILT, Engine, Options, ShadowOptions, open};
 use std::hint::black_box;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Duration;
 
 const KEYS: u64 = 100_000;
 const VALUE_BYTES: usize = 1024;
@@ -99,9 +101,51 @@ fn engines(c: &mut Criterion) {
     }
 }
 
+/// What a second engine that gets the same batches costs a put: the same puts without it and with it.
+fn shadows(c: &mut Criterion) {
+    let durable = || BUILT.iter().copied().filter(|engine| *engine != Engine::Memory);
+    for (engine, second) in durable().flat_map(|engine| durable().map(move |second| (engine, second))) {
+        let mut group = c.benchmark_group(format!("{engine} with a shadow on {second}"));
+        group.throughput(Throughput::Elements(1));
+        for (name, second) in [("alone", None), ("with", Some(second))] {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            // A load without pauses is more than any second engine can take: it may wait for as long as it needs.
+            let shadow = second.map(|engine| ShadowOptions {
+                engine: Options { engine, ..Options::default() },
+                queue_bytes_max: u64::MAX,
+                ..ShadowOptions::default()
+            });
+            let directory = directory.path().to_owned();
+            let options = Options { directory, engine, shadow: shadow.map(Box::new), ..Options::default() };
+            let store = open(&options).expect("a fresh directory opens");
+            filled(&store);
+            let mut n = 0;
+            let mut next = || {
+                n += 1;
+                n
+            };
+            // Back to back the two share cores and a disk; with pauses only what the writer itself does more is left.
+            for (load, pause) in [("put", Duration::ZERO), ("put with pauses", Duration::from_micros(200))] {
+                group.bench_function(BenchmarkId::new(load, name), |b| {
+                    b.iter_batched(
+                        || {
+                            sleep(pause);
+                            vec![put(next())]
+                        },
+                        |batch| store.apply(batch, Durability::Os).expect("a put works"),
+                        BatchSize::PerIteration,
+                    );
+                });
+                println!("{:?}", store.stats().shadow);
+            }
+        }
+        group.finish();
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = engines
+    targets = engines, shadows
 }
 criterion_main!(benches);

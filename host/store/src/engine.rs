@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 use mks_logic::port::{Batch, Change, Read, StoreError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// Longest key, bytes.
 pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
@@ -14,6 +16,13 @@ pub const KEYS_END: &[u8] = &[0xff; 16];
 
 /// What a batch costs beside its keys and values, bytes per change: enough to make a flood of deletes count.
 const CHANGE_BYTES: usize = 64;
+
+/// An engine that is filled must not be closer to stopping its writers than this.
+const PRESSURE_MAX: f64 = 0.5;
+
+/// How long an engine may flush nothing before it is given up, and how often it is asked.
+const HALT_MAX: Duration = Duration::from_secs(30);
+const HALT_LOOK: Duration = Duration::from_millis(2);
 
 /// A native engine. Everything that all engines have in common is done by [`crate::guard::Guard`] in front of it.
 pub(crate) trait Engine: Read + Send + Sync {
@@ -43,6 +52,21 @@ pub(crate) trait Engine: Read + Send + Sync {
 
     /// Bytes on disk.
     fn disk_bytes(&self) -> u64;
+}
+
+/// Waits until an engine takes more without being held back: for writers with no guard in front of them.
+///
+/// # Errors
+/// [`StoreError::Io`] when it flushes nothing for too long.
+pub(crate) fn wait_for(engine: &dyn Engine) -> Result<(), StoreError> {
+    let halted = Instant::now();
+    while engine.pressure() > PRESSURE_MAX {
+        if halted.elapsed() > HALT_MAX {
+            return Err(StoreError::Io(format!("the engine {} flushed nothing for {HALT_MAX:?}", engine.name())));
+        }
+        sleep(HALT_LOOK);
+    }
+    Ok(())
 }
 
 /// Bytes that `batch` will cost a write buffer.

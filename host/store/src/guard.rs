@@ -4,11 +4,12 @@ use crate::engine::{Engine, KEYS_END, weigh};
 use crate::files::Lock;
 use crate::floor::{BEACON_EVERY, Floor};
 use crate::room::Room;
+use crate::shadow::{Second, Shadow};
 use crate::throttle::Throttle;
 use bytes::Bytes;
 use mks_logic::port::{Batch, Change, Durability, Read, Store, StoreError, StoreStats, Table, Visit};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -33,10 +34,12 @@ pub(crate) struct Disk {
 /// An engine with manners.
 pub(crate) struct Guard {
     // The engine goes first: the lock inside `disk` is given back after it has closed its files.
-    engine: Box<dyn Engine>,
+    engine: Arc<dyn Engine>,
     disk: Option<Disk>,
+    /// Ended in [`Guard::drop`], and with it the only other use of the engine and of the line.
+    shadow: Option<Shadow>,
     fate: Fate,
-    line: Mutex<Line>,
+    line: Arc<Mutex<Line>>,
     /// Batches applied. Moves only under `line`.
     written: AtomicU64,
     /// Of those, how many an fsync covered. Held across the fsync, so that whoever waits for it finds himself covered.
@@ -47,7 +50,7 @@ pub(crate) struct Guard {
 
 /// What the one writer at the head of the line needs.
 #[derive(Debug)]
-struct Line {
+pub(crate) struct Line {
     throttle: Throttle,
     beacon: Instant,
 }
@@ -73,7 +76,7 @@ impl Fate {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What the locks protect is valid at every step, so a panic elsewhere does not spoil it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -83,12 +86,14 @@ fn is_stored_key(key: &[u8]) -> bool {
 }
 
 impl Guard {
-    pub(crate) fn new(engine: Box<dyn Engine>, disk: Option<Disk>) -> Self {
+    pub(crate) fn new(engine: Arc<dyn Engine>, disk: Option<Disk>, second: Option<Second>) -> Self {
+        let line = Arc::new(Mutex::new(Line { throttle: Throttle::default(), beacon: Instant::now() }));
         Self {
+            shadow: second.map(|second| Shadow::start(second, Arc::clone(&engine), Arc::clone(&line))),
             engine,
             disk,
             fate: Fate::default(),
-            line: Mutex::new(Line { throttle: Throttle::default(), beacon: Instant::now() }),
+            line,
             written: AtomicU64::new(0),
             synced: Mutex::new(0),
             fsyncs: AtomicU64::new(0),
@@ -108,7 +113,7 @@ impl Guard {
             line.beacon = began;
             (disk, number)
         });
-        self.engine.write(batch).map_err(|e| match e {
+        self.write_both(batch, bytes).map_err(|e| match e {
             StoreError::Fatal(_) => self.fate.seal(&e),
             refused => refused,
         })?;
@@ -117,6 +122,18 @@ impl Guard {
         }
         self.stalled(began.elapsed().saturating_sub(WRITE_SLOW));
         Ok(self.written.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
+    /// Writes a batch, and hands it to the shadow when it is written. The caller holds the line: what the shadow gets is
+    /// in the order of the store.
+    fn write_both(&self, batch: Batch, bytes: u64) -> Result<(), StoreError> {
+        let Some(shadow) = self.shadow.as_ref().filter(|shadow| shadow.takes()) else {
+            return self.engine.write(batch);
+        };
+        let (copy, began) = (batch.clone(), Instant::now());
+        self.engine.write(batch)?;
+        shadow.offer(copy, bytes, began.elapsed());
+        Ok(())
     }
 
     fn hold_back(&self, throttle: &mut Throttle, bytes: u64) -> Result<(), StoreError> {
@@ -173,7 +190,10 @@ impl Guard {
         }
         self.fate.check()?;
         let (number, changes) = disk.floor.next();
-        self.engine.write(changes.collect())?;
+        {
+            let _line = lock(&self.line);
+            self.write_both(changes.collect(), 0)?;
+        }
         disk.floor.placed(number);
         self.sync(batches + 1)
     }
@@ -181,8 +201,10 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Err(e) = self.close() {
-            tracing::warn!("the store did not close in good order: {e}");
+        let closed = self.close().inspect_err(|e| tracing::warn!("the store did not close in good order: {e}"));
+        if let Some(shadow) = self.shadow.take() {
+            let beacon = self.disk.as_ref().map(|disk| disk.floor.covered_by_sync());
+            shadow.close(beacon.filter(|_| closed.and(self.fate.check()).is_ok()));
         }
     }
 }
@@ -229,6 +251,7 @@ impl Store for Guard {
             batches: self.written.load(Ordering::Relaxed),
             fsyncs: self.fsyncs.load(Ordering::Relaxed),
             stall_us: self.stall_us.load(Ordering::Relaxed),
+            shadow: self.shadow.as_ref().map(Shadow::stats),
         }
     }
 }

@@ -8,7 +8,8 @@
 //! full disk is noticed before the engine does, waiting writers share one fsync, and writers are slowed down smoothly
 //! before the engine would stop them.
 //!
-//! Between the guard and the caller there may be adapters, which see the values on their way: see [`Adapters`].
+//! Between the guard and the caller there may be adapters, which see the values on their way: see [`Adapters`]. Beside
+//! the engine there may be a second one that gets the same batches and is compared: see [`ShadowOptions`].
 //!
 //! Rules for callers, the same for every engine:
 //! - A key has 1 to [`KEY_BYTES_MAX`] bytes and sorts before [`KEYS_END`]; a value has up to [`VALUE_BYTES_MAX`] bytes.
@@ -16,6 +17,7 @@
 //!   each key gets its own. A larger range is refused as a whole; delete it in parts.
 
 mod chain;
+mod compare;
 mod effects;
 mod engine;
 mod files;
@@ -28,14 +30,18 @@ mod options;
 #[cfg(feature = "rocksdb")]
 mod rocks;
 mod room;
+mod shadow;
 mod swap;
 mod throttle;
+mod verify;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
 
+pub use compare::{Difference, How};
 pub use effects::RANGE_DELETE_KEYS_MAX;
 pub use engine::{KEY_BYTES_MAX, KEYS_END, VALUE_BYTES_MAX};
 pub use open::{Adapters, OpenError, Stack, migrate, open, open_watched, stack_of};
-pub use options::{BUILT, Engine, Options};
+pub use options::{BUILT, Engine, Options, ShadowOptions};
 pub use swap::{Migrated, Swapping, TableSum};
+pub use verify::{TableCompared, Verified, promote, verify};

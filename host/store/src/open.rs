@@ -5,10 +5,11 @@
 //! ├── lock        held while the store is open; names the process
 //! ├── building/   a store that is being made, or one that has had its day; swept away at the next opening
 //! ├── replaced/   the store of another engine, until the one that took its place has opened: see `swap`
-//! └── live/       renamed from `building` when all of it is on the disk
-//!     ├── marker      format and engine
-//!     ├── floor       see `floor`
-//!     └── engine/     the engine's own files
+//! ├── live/       renamed from `building` when all of it is on the disk
+//! │   ├── marker      format and engine
+//! │   ├── floor       see `floor`
+//! │   └── engine/     the engine's own files
+//! └── shadow/     a second store, laid out in the same way: see `shadow`
 //! ```
 
 use crate::chain::{Adapted, Chain};
@@ -19,6 +20,7 @@ use crate::guard::{Disk, Guard};
 use crate::memory::Memory;
 use crate::options::{BUILT, Engine, Options};
 use crate::room::Room;
+use crate::shadow;
 use crate::swap::{self, Migrated, Swapping};
 use mks_logic::port::{Adapt, Store, StoreError};
 use std::collections::BTreeMap;
@@ -127,6 +129,23 @@ pub enum OpenError {
         /// What is wrong with it.
         why: String,
     },
+    /// There is no second engine whose store could be looked at.
+    #[error("{} holds no shadow; name an engine in storage.shadow, start the node, and stop it when `mks status` says \
+        that the shadow follows",
+        directory.display())]
+    NoShadow {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The shadow lags behind the store, so that differences would say nothing.
+    #[error("the shadow in {} did not hold all that the store held when that was closed: it was being filled, had ended, \
+        or the node was killed; start the node with storage.shadow, and stop it when `mks status` says that the shadow \
+        follows",
+        directory.display())]
+    ShadowNotEven {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// The operating system refused.
     #[error("{} can't be opened: {why}", directory.display())]
     Io {
@@ -216,19 +235,21 @@ pub fn open_watched(
     adapters: &Adapters,
     watch: &mut dyn FnMut(Swapping) -> bool,
 ) -> Result<Arc<dyn Store>, OpenError> {
-    if !BUILT.contains(&options.engine) {
-        return Err(OpenError::NotBuilt(options.engine));
+    let second = options.shadow.as_ref().map(|shadow| shadow.engine.engine);
+    if let Some(lacking) = [Some(options.engine), second].into_iter().flatten().find(|asked| !BUILT.contains(asked)) {
+        return Err(OpenError::NotBuilt(lacking));
     }
     let asked = Asked { options, adapters };
     if options.engine == Engine::Memory {
-        return Ok(adapted(Guard::new(Box::new(Memory::default()), None), asked.chain()));
+        return Ok(adapted(Guard::new(Arc::new(Memory::default()), None, None), asked.chain()));
     }
     let home = Home { directory: &options.directory };
     files::make_directories(home.directory).map_err(|e| home.io(&e))?;
     let lock = home.lock()?;
     let Ready { engine, floor, .. } = ready(&home, asked, watch)?;
+    let second = shadow::prepare(&home, asked, &floor)?;
     let room = Room::new(home.live(), options.reserve_bytes);
-    Ok(adapted(Guard::new(engine, Some(Disk { floor, room, _lock: lock })), asked.chain()))
+    Ok(adapted(Guard::new(engine.into(), Some(Disk { floor, room, _lock: lock }), second), asked.chain()))
 }
 
 /// Makes the copy that [`open_watched`] would make, and nothing else. None where what is there is what is asked for.
@@ -266,6 +287,7 @@ fn ready(home: &Home<'_>, asked: Asked<'_>, watch: &mut dyn FnMut(Swapping) -> b
     let mut made = Marker::read(home, &live)?;
     let mut migrated = None;
     if made.stack != asked.stack() {
+        shadow::take_mark(home)?;
         migrated = Some(swap::swap(home, &made, asked, watch)?);
         made = Marker::read(home, &live)?;
     }
@@ -325,11 +347,15 @@ impl Home<'_> {
         self.directory.join("building")
     }
 
+    pub(crate) fn shadow(&self) -> PathBuf {
+        self.directory.join("shadow")
+    }
+
     pub(crate) fn replaced(&self) -> PathBuf {
         self.directory.join("replaced")
     }
 
-    fn lock(&self) -> Result<Lock, OpenError> {
+    pub(crate) fn lock(&self) -> Result<Lock, OpenError> {
         match Lock::take(&self.directory.join("lock")).map_err(|e| self.io(&e))? {
             Locking::Ours(lock) => Ok(lock),
             Locking::Theirs(process) => Err(OpenError::Locked { directory: self.directory.to_owned(), process }),

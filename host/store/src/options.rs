@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A native storage engine.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -78,6 +79,34 @@ pub struct Options {
     /// Free space that must remain on the disk. Below it writes answer `Full`, and below half of it deletes do as well:
     /// flushing and compaction need room of their own, and no engine survives running dry in the middle of them.
     pub reserve_bytes: u64,
+    /// A second engine that takes the same batches and is compared. None: what one has left is removed. Ignored by
+    /// [`Engine::Memory`].
+    pub shadow: Option<Box<ShadowOptions>>,
+}
+
+/// How to open a second engine that takes the same batches and is compared: see [`Options::shadow`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShadowOptions {
+    /// Its settings. It lies in the store's directory, and keeps twice the store's reserve free: `directory`,
+    /// `reserve_bytes` and `shadow` of these are ignored. [`Engine::Memory`] fails, it would keep nothing.
+    pub engine: Options,
+    /// Bytes of batches that may wait for it; one that comes to an empty queue always may. Beyond it the shadow ends.
+    pub queue_bytes_max: u64,
+    /// What it is filled with per second, at most, when it does not hold what the store holds; bytes.
+    pub fill_bytes_per_second: u64,
+    /// Pause between two comparisons. Each goes on where the one before it ended, round all tables.
+    pub compare_every: Duration,
+}
+
+impl Default for ShadowOptions {
+    fn default() -> Self {
+        Self {
+            engine: Options::default(),
+            queue_bytes_max: 64 << 20,
+            fill_bytes_per_second: 32 << 20,
+            compare_every: Duration::from_secs(1),
+        }
+    }
 }
 
 impl Default for Options {
@@ -91,6 +120,7 @@ impl Default for Options {
             workers: 2,
             compression: true,
             reserve_bytes: 256 << 20,
+            shadow: None,
         }
     }
 }

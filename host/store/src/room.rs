@@ -43,6 +43,11 @@ impl Room {
         Ok(())
     }
 
+    /// Whether there was too little at the last look.
+    pub(crate) fn is_short(&self) -> bool {
+        self.short.load(Ordering::Relaxed)
+    }
+
     /// Bytes that are free.
     ///
     /// # Errors

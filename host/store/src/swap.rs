@@ -16,7 +16,7 @@
 //! ```
 
 use crate::chain::Chain;
-use crate::engine::{Engine as Native, KEYS_END};
+use crate::engine::{Engine as Native, KEYS_END, wait_for};
 use crate::files;
 use crate::floor::Floor;
 use crate::open::{Asked, Home, Marker, OpenError, Stack};
@@ -26,19 +26,10 @@ use bytes::Bytes;
 use mks_logic::port::{Batch, Change, Read, StoreError, Table, Visit};
 use std::fs;
 use std::ops::ControlFlow;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// What is written at once, bytes. Whoever watches is told as often.
 const BATCH_BYTES: usize = 1 << 20;
-
-/// The engine that is written to must not be closer to stopping its writers than this.
-const PRESSURE_MAX: f64 = 0.5;
-
-/// How long an engine may flush nothing before the copy is given up, and how often it is asked.
-const HALT_MAX: Duration = Duration::from_secs(30);
-const HALT_LOOK: Duration = Duration::from_millis(2);
 
 /// How far a copy is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -326,13 +317,6 @@ fn in_batches(
 }
 
 fn write(new: &Side<'_>, batch: Batch) -> Result<(), StoreError> {
-    let engine = new.engine;
-    let halted = Instant::now();
-    while engine.pressure() > PRESSURE_MAX {
-        if halted.elapsed() > HALT_MAX {
-            return Err(StoreError::Io(format!("the engine {} flushed nothing for {HALT_MAX:?}", engine.name())));
-        }
-        sleep(HALT_LOOK);
-    }
-    engine.write(new.chain.pack(batch)?)
+    wait_for(new.engine)?;
+    new.engine.write(new.chain.pack(batch)?)
 }

@@ -33,4 +33,5 @@ mod rolling;
 mod scrub;
 mod session;
 mod shadows;
+mod storage_shadow;
 mod uploaded_types;

@@ -63,6 +63,9 @@ pub(super) async fn open(
     let chosen = adapters::choose(config, sandbox)?;
     let Chosen { mut options, adapters, values, name } = chosen;
     options.memtable_bytes = staggered(options.memtable_bytes, config.node.id);
+    if let Some(shadow) = &mut options.shadow {
+        shadow.engine.memtable_bytes = staggered(shadow.engine.memtable_bytes, config.node.id);
+    }
     let (engine, directory) = (options.engine, options.directory.clone());
     let opened = spawn_blocking(move || mks_store::open_watched(&options, &adapters, &mut progress(stopped)));
     let store = match opened.await.context("the thread that opens the store died")? {

@@ -5,6 +5,7 @@ use super::node::{role, standing};
 use super::output::{Output, table};
 use super::scrub;
 use super::seals;
+use super::storage;
 use super::units;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
@@ -38,7 +39,7 @@ fn status_json(status: &StatusResponse, members: &[MemberStatus]) -> Value {
         "store": store.as_ref().map(|store| json!({
             "engine": store.engine, "adapter": store.adapter, "records_estimate": store.records_estimate,
             "disk_bytes": store.disk_bytes, "batches": store.batches, "fsyncs": store.fsyncs,
-            "stall_us": store.stall_us,
+            "stall_us": store.stall_us, "shadow": store.shadow.as_ref().map(storage::shadow_json),
         })),
         "log": log.as_ref().map(|log| json!({
             "leader": if log.leader == 0 { None } else { Some(log.leader) }, "term": log.term,
@@ -78,6 +79,9 @@ fn status_text(status: &StatusResponse, members: &[MemberStatus]) -> String {
             store.fsyncs,
             units::span(store.stall_us / 1_000),
         );
+        if let Some(shadow) = &store.shadow {
+            let _ = writeln!(text, "{}", storage::shadow_text(shadow));
+        }
     }
     if let Some(log) = &status.log {
         let leader = if log.leader == 0 { "nobody".to_owned() } else { format!("node {}", log.leader) };

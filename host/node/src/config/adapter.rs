@@ -164,6 +164,7 @@ impl<'de> Deserialize<'de> for AdapterChain {
 
 const CHAIN: &[&str] = &["storage.adapter"];
 const EARLIER: &[&str] = &["storage.earlier"];
+const SHADOW: &[&str] = &["storage.shadow"];
 
 /// What is wrong with the adapters, as far as that shows without asking them.
 pub(super) fn complaints(storage: &Storage) -> Vec<Complaint> {
@@ -192,8 +193,19 @@ pub(super) fn complaints(storage: &Storage) -> Vec<Complaint> {
     if let Some(Link { adapter, .. }) = storage.earlier.iter().find(names_engine) {
         out.push((EARLIER, format!("names {adapter}, which reads itself; only adapters that see values belong here")));
     }
-    for (fields, links) in [(CHAIN, links), (EARLIER, &storage.earlier)] {
+    for (fields, links) in [(CHAIN, &links[..]), (EARLIER, &storage.earlier[..]), (SHADOW, storage.shadow.as_slice())] {
         links.iter().for_each(|link| check_link(fields, link, &mut out));
+    }
+    if let Some(Link { adapter, .. }) = &storage.shadow {
+        match adapter {
+            Adapter::Memory | Adapter::Compress | Adapter::Encrypt => out
+                .push((SHADOW, format!("is {adapter}, which keeps nothing; name an engine: \"rocksdb\" or \"fjall\""))),
+            _ if links.last().is_some_and(|last| last.adapter == Adapter::Memory) => out.push((
+                SHADOW,
+                format!("is {adapter}, and the adapter memory has no place for it; remove it, or name another adapter"),
+            )),
+            _ => {}
+        }
     }
     out
 }

@@ -193,6 +193,8 @@ pub struct Storage {
     pub adapter: AdapterChain,
     /// Adapters that wrote what is there and are no part of the chain any more: what the copy reads with.
     pub earlier: Vec<Link>,
+    /// Names a second engine that takes the same batches, and is compared: how to try one. Nobody reads from it.
+    pub shadow: Option<Link>,
     /// What the engine may use for its block cache and write buffers together, bytes. The adapter divides it.
     pub memory_bytes: u64,
     /// Free space that must stay on the disk, bytes. Below it writes are refused, reads go on.
@@ -206,6 +208,7 @@ impl Default for Storage {
         Self {
             adapter: AdapterChain::default(),
             earlier: Vec::new(),
+            shadow: None,
             memory_bytes: 256 << 20,
             reserve_bytes: 256 << 20,
             options: BTreeMap::new(),

@@ -85,6 +85,14 @@ const BAD_FILES: &[(&str, &[&str])] = &[
     ("[storage]\nadapter = [{ name = \"compress\", key = \"k\" }]\n", &["mks.toml:2: ", "unknown field `key`"]),
     ("[storage]\nadapter = 3\n", &["mks.toml:2: ", "the name of an adapter, or a list of adapters"]),
     ("[storage]\nearlier = [\"memory\"]\n", &["mks.toml:2: storage.earlier names memory", "which reads itself"]),
+    ("[storage]\nshadow = \"leveldb\"\n", &["mks.toml:2: ", "no adapter named \"leveldb\""]),
+    ("[storage]\nshadow = \"memory\"\n", &["mks.toml:2: storage.shadow is memory, which keeps nothing"]),
+    ("[storage]\nshadow = { name = \"compress\" }\n", &["mks.toml:2: storage.shadow is compress", "\"rocksdb\""]),
+    ("[storage]\nshadow = \"./no.wasm\"\n", &["mks.toml:2: storage.shadow names ./no.wasm", "no such file"]),
+    (
+        "[storage]\nadapter = \"memory\"\nshadow = \"fjall\"\n",
+        &["mks.toml:3: storage.shadow is fjall, and the adapter memory has no place for it"],
+    ),
     (
         "[storage]\nadapter = [{ name = \"encrypt\", secrets = { key = \"no.key\" } }, \"fjall\"]\n",
         &["mks.toml:2: storage.adapter names no.key as the secret `key` of encrypt", "no such file"],

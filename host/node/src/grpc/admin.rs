@@ -5,6 +5,7 @@ mod moves;
 mod plugins;
 mod scrub;
 mod shadows;
+mod store;
 
 use super::convert::{Checker, durability};
 use crate::clock::wall_ms;
@@ -27,7 +28,7 @@ use mks_proto::v1::{
     KeyspaceDefinition, KeyspaceResponse, ListKeyspacesRequest, ListKeyspacesResponse, ListPluginsRequest,
     ListPluginsResponse, LogStatus, MemberStatus, MembersRequest, MembersResponse, MovesRequest, MovesResponse,
     PlanChangeRequest, RemovePluginRequest, RemovePluginResponse, RepairProgress, RepairRequest, RingRange,
-    RingRequest, RingResponse, ScrubProgress, ScrubRequest, SealStatus, StatusRequest, StatusResponse, StoreStatus,
+    RingRequest, RingResponse, ScrubProgress, ScrubRequest, SealStatus, StatusRequest, StatusResponse,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,19 +196,6 @@ impl AdminService {
         }
     }
 
-    fn store_status(&self) -> StoreStatus {
-        let stats = self.handle.store_stats();
-        StoreStatus {
-            engine: stats.engine.into(),
-            adapter: self.handle.adapter.to_string(),
-            records_estimate: stats.records_estimate,
-            disk_bytes: stats.disk_bytes,
-            batches: stats.batches,
-            fsyncs: stats.fsyncs,
-            stall_us: stats.stall_us,
-        }
-    }
-
     fn seals(&self, state: &State) -> SealStatus {
         let sealing = self.handle.view.load().sealing;
         SealStatus {
@@ -363,7 +351,7 @@ impl Admin for AdminService {
             ready: not_ready.is_none(),
             not_ready: not_ready.unwrap_or_default(),
             uptime_ms: u64::try_from(handle.metrics.uptime().as_millis()).unwrap_or(u64::MAX),
-            store: Some(self.store_status()),
+            store: Some(store::status(self.handle.store_stats(), &self.handle.adapter)),
             log: Some(self.log_status()),
             operations: view.operations,
             warnings: status::warnings(handle),

@@ -1,6 +1,6 @@
 //! Figures that live elsewhere and are asked for at each scrape.
 
-use mks_logic::port::StoreStats;
+use mks_logic::port::{ShadowState, ShadowStats, StoreStats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -93,6 +93,45 @@ pub(super) fn store_samples(stats: &StoreStats) -> Vec<Sample> {
     ];
     for sample in &mut samples {
         sample.labels.push(("engine", stats.engine.to_owned()));
+    }
+    samples.extend(stats.shadow.as_ref().into_iter().flat_map(|shadow| shadow_samples(stats.engine, shadow)));
+    samples
+}
+
+/// A second engine that takes the same batches. Its speed shows beside that of the store's own, in the same batches.
+fn shadow_samples(store_engine: &str, stats: &ShadowStats) -> Vec<Sample> {
+    use SampleKind::{Counter, Gauge};
+    let mut samples = vec![
+        plain("storage_shadow_batches", "Batches that the shadow has applied", Counter, stats.batches),
+        plain("storage_shadow_lag_batches", "Batches that the store has applied, and not the shadow", Gauge, stats.lag),
+        plain("storage_shadow_queue_bytes", "Bytes of batches that wait for the shadow", Gauge, stats.queue_bytes),
+        plain("storage_shadow_filled", "Entries of the store that the shadow was filled with", Counter, stats.filled),
+        plain("storage_shadow_compared", "Entries that were read from both and compared", Counter, stats.compared),
+        plain("storage_shadow_differing", "Compared entries that were not the same", Counter, stats.differing),
+        plain(
+            "storage_shadow_failed",
+            "Whether the shadow has ended: by an error, or because it was too slow",
+            Counter,
+            stats.state.has_ended().into(),
+        ),
+        plain("storage_shadow_disk_bytes", "Bytes of the shadow on disk", Gauge, stats.disk_bytes),
+    ];
+    for sample in &mut samples {
+        sample.labels.push(("engine", stats.engine.to_owned()));
+    }
+    for (side, engine, ns) in [("store", store_engine, stats.store_write_ns), ("shadow", stats.engine, stats.write_ns)]
+    {
+        let help = "Time in writing the batches that go to both engines, without fsyncs";
+        let mut seconds = plain("storage_shadow_write_seconds", help, Counter, 0);
+        seconds.value = ns as f64 / 1e9;
+        seconds.labels.extend([("side", side.to_owned()), ("engine", engine.to_owned())]);
+        samples.push(seconds);
+    }
+    for state in ShadowState::ALL {
+        let is = u64::from(state == stats.state);
+        let mut one = plain("storage_shadow_state", "1 for what the shadow is about, 0 for all else", Gauge, is);
+        one.labels.extend([("state", state.name().to_owned()), ("engine", stats.engine.to_owned())]);
+        samples.push(one);
     }
     samples
 }

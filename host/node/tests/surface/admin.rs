@@ -204,6 +204,9 @@ async fn status_warns_of_what_an_operator_should_know() {
     assert_eq!(status.cluster, format!("{:032x}", 0xC0FFEE));
     let store = status.store.unwrap();
     assert_eq!((store.engine.as_str(), store.adapter.as_str(), store.fsyncs), ("memory", "fjall", 6));
+    let shadow = store.shadow.unwrap();
+    assert_eq!((&shadow.engine[..], &shadow.state[..], &shadow.reason[..]), ("rocksdb", "failed", "it is damaged"));
+    assert!(warned(&status.warnings, "on rocksdb, has failed: it is damaged"), "{:?}", status.warnings);
     assert!(status.resident_bytes > 0);
     assert!(warned(&status.warnings, "900 ms"), "{:?}", status.warnings);
     assert!(!warned(&status.warnings, "owns nothing"), "{:?}", status.warnings);

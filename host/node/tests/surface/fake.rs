@@ -15,7 +15,9 @@ use mks_logic::event::{Answer, HintCount, OpError, Operation, Reply, Request};
 use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId, Place};
 use mks_logic::limits::Limits;
 use mks_logic::node::{DiskFault, FaultKind, ScrubFigures, SyncFigures};
-use mks_logic::port::{self, Batch, Durability, ResolverHash, Role, Store, StoreError, StoreStats, Table, Visit};
+use mks_logic::port::{
+    self, Batch, Durability, ResolverHash, Role, ShadowState, ShadowStats, Store, StoreError, StoreStats, Table, Visit,
+};
 use mks_logic::ring::{Candidate, Ring};
 use mks_logic::time::Hlc;
 use mks_logic::version::Version;
@@ -471,6 +473,20 @@ impl Store for Figures {
     }
 
     fn stats(&self) -> StoreStats {
-        StoreStats { engine: "memory", records_estimate: 12, disk_bytes: 34, batches: 5, fsyncs: 6, stall_us: 7 }
+        let shadow = Some(ShadowStats {
+            engine: "rocksdb",
+            state: ShadowState::Failed,
+            reason: "it is damaged".into(),
+            ..ShadowStats::default()
+        });
+        StoreStats {
+            engine: "memory",
+            records_estimate: 12,
+            disk_bytes: 34,
+            batches: 5,
+            fsyncs: 6,
+            stall_us: 7,
+            shadow,
+        }
     }
 }

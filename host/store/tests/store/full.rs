@@ -11,13 +11,13 @@ const DISK_BYTES: u64 = 96 << 20;
 const RESERVE_BYTES: u64 = 32 << 20;
 
 /// A file system of its own that goes away with the test.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     _directory: tempfile::TempDir,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl SmallDisk {
-    fn mount() -> Option<Self> {
+    pub(crate) fn mount() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_owned();
         let size = format!("size={DISK_BYTES}");

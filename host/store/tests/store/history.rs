@@ -93,9 +93,20 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn start(engine: Engine, directory: &Path, durability: Durability) -> Self {
+        Self::start_shadowed(engine, None, directory, durability)
+    }
+
+    /// The same with a second engine that gets the same batches.
+    pub(crate) fn start_shadowed(
+        engine: Engine,
+        shadow: Option<Engine>,
+        directory: &Path,
+        durability: Durability,
+    ) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "history::child_writes", "--nocapture"])
             .env("MKS_STORE_TEST_ENGINE", engine.name())
+            .env("MKS_STORE_TEST_SHADOW", shadow.map_or("", Engine::name))
             .env("MKS_STORE_TEST_DIRECTORY", directory)
             .env("MKS_STORE_TEST_DURABILITY", if durability == Durability::Sync { "sync" } else { "os" })
             .stdout(Stdio::piped())
@@ -141,7 +152,11 @@ fn child_writes() {
     let var = |name: &str| std::env::var(name).unwrap();
     let engine: Engine = var("MKS_STORE_TEST_ENGINE").parse().unwrap();
     let durability = if var("MKS_STORE_TEST_DURABILITY") == "sync" { Durability::Sync } else { Durability::Os };
-    let options: Options = crate::small(engine, Path::new(&var("MKS_STORE_TEST_DIRECTORY")));
+    let directory = var("MKS_STORE_TEST_DIRECTORY");
+    let options: Options = match var("MKS_STORE_TEST_SHADOW").parse() {
+        Ok(shadow) => crate::shadow::shadowed((engine, shadow), Path::new(&directory)),
+        Err(_) => crate::small(engine, Path::new(&directory)),
+    };
     let store = mks_store::open(&options).unwrap();
     let mut n = last(&*store);
     loop {

@@ -12,6 +12,7 @@ mod opening;
 mod power;
 #[cfg(target_os = "linux")]
 mod power_disk;
+mod shadow;
 mod swap;
 
 use mks_store::{BUILT, Engine, Options};
