@@ -303,11 +303,9 @@ impl ReadOp {
         };
         let held: Vec<u64> = self.owners.iter().filter_map(Owner::held).collect();
         if held.is_empty() {
-            // One record at least must be on its way: from whoever gave a digest, or else from somebody new. Where the
-            // answers are late, one more: owners remember digests, so it is the record that is late.
+            // One record at least must be on its way; where answers are late one more, for owners remember digests.
             if everybody || !self.owners.iter().any(|o| o.owes(Want::Record) && !o.lost) {
-                let gave = |o: &Owner| matches!(o.heard, Heard::Digest(_)) && (o.lost || !o.owes(Want::Record));
-                let known = self.owners.iter().position(gave);
+                let known = self.owners.iter().position(|o| matches!(o.heard, Heard::Digest(_)) && o.told().is_some());
                 let fresh = || self.owners.iter().position(|o| o.asked.is_none());
                 if let Some(i) = known.or_else(fresh) {
                     put(&mut self.owners[i], Want::Record);
@@ -473,11 +471,10 @@ mod tests {
     #[test]
     fn where_a_record_is_late_another_owner_gives_one() {
         let mut op = op(2);
-        digest(&mut op, N2, 5);
-        assert_eq!(op.hedge(), Next::Ask(vec![(N2, Want::Record), (N3, Want::Digest)]));
-        assert_eq!(op.hedge(), Next::Wait, "all is on its way");
-        assert_eq!(holds(&mut op, N2, 5), Next::Wait);
-        assert_eq!(sees(digest(&mut op, N3, 5)), 5, "without a word of the first owner");
+        let asks = vec![(N2, Want::Record), (N3, Want::Digest)];
+        assert_eq!((digest(&mut op, N2, 5), op.hedge()), (Next::Wait, Next::Ask(asks)));
+        assert_eq!([op.hedge(), holds(&mut op, N2, 5)], [Next::Wait, Next::Wait]);
+        assert_eq!(sees(digest(&mut op, N3, 5)), 5);
     }
 
     #[test]
