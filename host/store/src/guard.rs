@@ -124,8 +124,8 @@ impl Guard {
         Ok(self.written.fetch_add(1, Ordering::AcqRel) + 1)
     }
 
-    /// Writes a batch, and hands it to the shadow when it is written. The caller holds the line: what the shadow gets is
-    /// in the order of the store.
+    /// Writes a batch, and hands it to the shadow when it is written. The caller holds the line: what the shadow gets
+    /// is in the order of the store.
     fn write_both(&self, batch: Batch, bytes: u64) -> Result<(), StoreError> {
         let Some(shadow) = self.shadow.as_ref().filter(|shadow| shadow.takes()) else {
             return self.engine.write(batch);

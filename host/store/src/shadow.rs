@@ -154,8 +154,8 @@ impl Shadow {
         }
     }
 
-    /// The store is closed. With a `beacon` it closed in good order, and a shadow that has all of it says so for the next
-    /// start.
+    /// The store is closed. With a `beacon` it closed in good order, and a shadow that has all of it says so for the
+    /// next start.
     pub(crate) fn close(self, beacon: Option<u64>) {
         lock(&self.shared.queue).closing = Some(Closing { beacon, until: Instant::now() + DRAIN_MAX });
         self.shared.more.notify_one();

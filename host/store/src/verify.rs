@@ -63,8 +63,8 @@ impl Verified {
 /// and then how far it is. Of the other options, those of a cache count.
 ///
 /// # Errors
-/// [`OpenError::NoShadow`] and [`OpenError::ShadowNotEven`] where there is nothing to compare, others where one of the two
-/// can't be opened or read. Differences are no error.
+/// [`OpenError::NoShadow`] and [`OpenError::ShadowNotEven`] where there is nothing to compare, others where one of the
+/// two can't be opened or read. Differences are no error.
 pub fn verify(options: &Options, watch: &mut dyn FnMut(&Verified)) -> Result<Verified, OpenError> {
     let home = Home { directory: &options.directory };
     let _lock = home.lock()?;
