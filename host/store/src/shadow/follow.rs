@@ -1,13 +1,13 @@
 //! The thread of a shadow: fills it, applies what the store has applied, and compares.
 //!
 //! It is filled page by page from what the store holds *now*, between the batches, and never from a view that would
-//! keep the store's old versions alive for hours. A page may thus hold what batches have done that still wait in the queue.
-//! That is no harm: changes are absolute, so what is applied once more comes to the same, and when the queue has been
-//! applied up to where it was behind the last page, both hold the same.
+//! keep the store's old versions alive for hours. A page may thus hold what batches have done that still wait in the
+//! queue. That is no harm: changes are absolute, so what is applied once more comes to the same, and when the queue
+//! has been applied up to where it was behind the last page, both hold the same.
 //!
 //! They are compared at a point where both have applied the same batches: a view of the store is taken together with
-//! the number of batches handed over, while the line of writers stands still for that moment, and the shadow's when it has
-//! applied as many. So no difference is ever a lag.
+//! the number of batches handed over, while the line of writers stands still for that moment, and the shadow's when
+//! it has applied as many. So no difference is ever a lag.
 
 use super::{Next, Second, Shared, leave_mark};
 use crate::compare::{self, Place, Side, page};
