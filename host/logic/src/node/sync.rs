@@ -130,7 +130,7 @@ impl Node {
     pub(super) fn sync_wake(&self) -> Option<MonoUs> {
         let free = self.sync.running.len() < self.limits.sync_sessions_max;
         let due = self.sync.due.first().map(|(at, _)| *at).filter(|_| free);
-        let demanded = (free && !self.sync.demanded.is_empty()).then_some(0);
+        let demanded = (free && self.sync.demanded.iter().any(|(pair, _)| self.is_ripe(pair))).then_some(0);
         let missing = self.sync_missing_next().map(|(at, _)| at).filter(|_| free);
         let waits = self.sync.running.values().map(|running| match running.waits {
             Waits::Budget(_) => self.sync.budget.ready_at(self.limits.sync_bytes_per_second),
@@ -193,9 +193,16 @@ impl Node {
                 self.sync.demanded.push_back((running.pair, rounds));
                 self.sync_missing_ended(step.now.mono_us, running.pair, false);
             } else {
-                self.sync_failed(step, tag);
+                self.sync_ended(step, tag);
             }
         }
+    }
+
+    /// Whether what is demanded of a pair can begin now, or never will. What goes on for another reason, or waits for a
+    /// purge, is soon over.
+    fn is_ripe(&self, pair: &Pair) -> bool {
+        let is_free = || self.sync.running.values().all(|running| running.pair != *pair);
+        !self.is_linked(pair.1) || is_free() && self.comparable(pair.0).is_some()
     }
 
     /// An operator wants to see everything equal now.
@@ -232,8 +239,9 @@ impl Node {
                 self.sync_start(step, pair, Some(ROUNDS_MAX));
                 continue;
             }
-            if let Some((pair, rounds)) = self.sync.demanded.pop_front() {
-                if is_free(&self.sync, &pair) && self.is_linked(pair.1) && self.comparable(pair.0).is_some() {
+            let ripe = self.sync.demanded.iter().position(|(pair, _)| self.is_ripe(pair));
+            if let Some((pair, rounds)) = ripe.and_then(|at| self.sync.demanded.remove(at)) {
+                if self.is_linked(pair.1) {
                     self.sync_start(step, pair, Some(rounds));
                 } else {
                     self.sync.figures.failed += 1;
@@ -476,10 +484,12 @@ impl Node {
         figures.records_sent += tally.sent;
         figures.records_received += tally.received;
         self.figures.repairs[Cause::Sync as usize] += tally.sent + tally.received;
+        let comes_again = running.mover.is_some() || matches!(running.demanded, Some(1..));
         match end {
             End::Clean => figures.clean += 1,
             End::Mended => figures.mended += 1,
             End::PluginDrift => figures.plugin_drift += 1,
+            End::Cut | End::Refused(SyncRefused::Busy) | End::Unready if comes_again => {}
             End::Partial | End::Cut | End::Refused(_) | End::Unready | End::Nonsense => figures.failed += 1,
         }
         if let Some(mover) = running.mover {
@@ -491,7 +501,7 @@ impl Node {
         }
         match (end, running.demanded) {
             (End::Clean | End::Mended, demanded) => self.sync_age(step, running.pair, running.ages, demanded),
-            (End::Cut | End::Refused(SyncRefused::Busy), Some(rounds @ 1..)) => {
+            (End::Cut | End::Refused(SyncRefused::Busy) | End::Unready, Some(rounds @ 1..)) => {
                 self.sync.demanded.push_back((running.pair, rounds - 1));
                 self.sync_later(step, running.pair);
             }
@@ -503,8 +513,12 @@ impl Node {
     }
 
     fn sync_failed(&mut self, step: &Step<'_>, tag: Tag) {
+        self.sync.figures.failed += u64::from(self.sync.running.contains_key(&tag));
+        self.sync_ended(step, tag);
+    }
+
+    fn sync_ended(&mut self, step: &Step<'_>, tag: Tag) {
         if let Some(running) = self.sync.running.remove(&tag) {
-            self.sync.figures.failed += 1;
             if let Some(mover) = running.mover {
                 self.mover_compared(step, running.pair, mover, (None, running.session.tally()));
                 return;
