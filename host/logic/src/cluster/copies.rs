@@ -118,12 +118,15 @@ impl State {
     /// Owners of a partition that must fetch it for the keyspace, in a change from `old` to `next`.
     ///
     /// Those that are new. Where quorums of before and of after need not meet, the others as well: of the owners that
-    /// acknowledged a write, those that stay may be none, or fewer than the readers of then can miss.
+    /// acknowledged a write, those that stay may be none, or fewer than the readers of then can miss. And where those
+    /// that stay and those that are new may be fewer than acknowledge a write then, or the next change would count on
+    /// holders that are not there.
     pub(super) fn gainers<'a>(
         (now, then): (Copies, Copies),
         (old, next): (&'a [NodeId], &'a [NodeId]),
     ) -> impl Iterator<Item = NodeId> + use<'a> {
-        let all = now.n != then.n && now.w + then.r <= now.n;
+        let (missed, few) = (now.w + then.r <= now.n, now.w + then.n < now.n + then.w);
+        let all = now.n != then.n && (missed || few);
         next.iter().copied().filter(move |node| all || !old.contains(node))
     }
 
