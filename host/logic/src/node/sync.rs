@@ -201,8 +201,12 @@ impl Node {
     /// Whether what is demanded of a pair can begin now, or never will. What goes on for another reason, or waits for a
     /// purge, is soon over.
     fn is_ripe(&self, pair: &Pair) -> bool {
-        let is_free = || self.sync.running.values().all(|running| running.pair != *pair);
-        !self.is_linked(pair.1) || is_free() && self.comparable(pair.0).is_some()
+        !self.is_linked(pair.1) || !self.is_compared(*pair) && self.comparable(pair.0).is_some()
+    }
+
+    /// Whether a comparison of the pair goes on.
+    fn is_compared(&self, pair: Pair) -> bool {
+        self.sync.running.values().any(|running| running.pair == pair)
     }
 
     /// An operator wants to see everything equal now.
@@ -233,7 +237,6 @@ impl Node {
             }
         }
         while self.sync.running.len() < self.limits.sync_sessions_max {
-            let is_free = |sync: &Comparing, pair: &Pair| sync.running.values().all(|running| running.pair != *pair);
             if let Some((_, pair)) = self.sync_missing_next().filter(|(at, _)| *at <= now) {
                 self.sync.missing.insert(pair, UNDER_WAY);
                 self.sync_start(step, pair, Some(ROUNDS_MAX));
@@ -251,7 +254,7 @@ impl Node {
             }
             let Some((at, pair)) = self.sync.due.first().copied().filter(|(at, _)| *at <= now) else { break };
             self.sync.due.remove(&(at, pair));
-            if is_free(&self.sync, &pair) && self.is_linked(pair.1) && self.comparable(pair.0).is_some() {
+            if self.is_linked(pair.1) && self.is_ripe(&pair) {
                 self.sync_start(step, pair, None);
             } else {
                 self.sync_later(step, pair);
@@ -326,8 +329,7 @@ impl Node {
             Mover::Out(copies) => (Some(copies), Some(Epoch(0)), Epoch(0)),
             Mover::Seal(closed) => (shared, comparable, closed),
         };
-        let busy = self.sync.running.values().any(|running| running.pair == pair);
-        let may = copies_min.zip(purged).filter(|_| !busy && self.sync_has_room());
+        let may = copies_min.zip(purged).filter(|_| !self.is_compared(pair) && self.sync_has_room());
         let Some((copies_min, purged)) = may else { return false };
         let (epoch, age) = (self.state.epoch, Age::Any);
         let range = Range { partition: pair.0, copies_min, epoch, age, purged, closed };
