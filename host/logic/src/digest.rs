@@ -137,6 +137,47 @@ pub trait Digests: Send + Sync {
     fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16>;
 }
 
+/// Whoever holds a [`DigestTable`], under a lock mostly, and keeps sums as that does.
+pub trait HoldsDigests: Send + Sync {
+    /// Works with the table. The lock is never held across a disk access.
+    fn with_digests<T>(&self, work: impl FnOnce(&mut DigestTable) -> T) -> T;
+}
+
+impl<H: HoldsDigests> Digests for H {
+    fn copies(&self, keyspace: KeyspaceId) -> Option<u8> {
+        self.with_digests(|table| table.copies(keyspace))
+    }
+
+    fn stage(&self, deltas: Vec<Delta>) -> Batch {
+        self.with_digests(|table| table.stage(deltas))
+    }
+
+    fn settle(&self, committed: bool) {
+        self.with_digests(|table| table.settle(committed));
+    }
+
+    fn sums(&self, range: Range) -> Option<Sums> {
+        self.with_digests(|table| table.sums(range))
+    }
+
+    fn correct(
+        &self,
+        partition: PartitionId,
+        bucket: u16,
+        records: &BTreeMap<(KeyspaceId, Epoch), u128>,
+    ) -> Vec<Delta> {
+        self.with_digests(|table| table.correct(partition, bucket, records))
+    }
+
+    fn held(&self) -> Vec<(PartitionId, u8)> {
+        self.with_digests(|table| table.held())
+    }
+
+    fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {
+        self.with_digests(|table| table.differing(partition, buckets, records))
+    }
+}
+
 /// A run of buckets.
 pub type Buckets = core::ops::RangeInclusive<u16>;
 

@@ -2,9 +2,9 @@
 
 use crate::cluster::{Addresses, Keyspace, Member, Standing, State};
 use crate::context::Context;
-use crate::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums, recompute};
+use crate::digest::{DigestTable, HoldsDigests, recompute};
 use crate::event::{HintId, JobId, WriteJob};
-use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
+use crate::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId};
 use crate::mint::Mints;
 use crate::outline::{Outline, OutlineTable, Outlines};
 use crate::port::{
@@ -88,38 +88,9 @@ impl Outlines for Disk {
 pub(crate) const COPIES: [(KeyspaceId, u8); 6] =
     [(LWW, 3), (FIRST, 2), (CARTS, 3), (ALONE, 1), (TALLIES, 3), (UNIONS, 3)];
 
-impl Digests for Disk {
-    fn copies(&self, keyspace: KeyspaceId) -> Option<u8> {
-        self.digests(|digests| digests.copies(keyspace))
-    }
-
-    fn stage(&self, deltas: Vec<Delta>) -> Batch {
-        self.digests(|digests| digests.stage(deltas))
-    }
-
-    fn settle(&self, committed: bool) {
-        self.digests(|digests| digests.settle(committed));
-    }
-
-    fn sums(&self, range: Range) -> Option<Sums> {
-        self.digests(|digests| digests.sums(range))
-    }
-
-    fn correct(
-        &self,
-        partition: PartitionId,
-        bucket: u16,
-        records: &BTreeMap<(KeyspaceId, Epoch), u128>,
-    ) -> Vec<Delta> {
-        self.digests(|digests| digests.correct(partition, bucket, records))
-    }
-
-    fn held(&self) -> Vec<(PartitionId, u8)> {
-        self.digests(|digests| digests.held())
-    }
-
-    fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {
-        self.digests(|digests| digests.differing(partition, buckets, records))
+impl HoldsDigests for Disk {
+    fn with_digests<T>(&self, work: impl FnOnce(&mut DigestTable) -> T) -> T {
+        self.digests(work)
     }
 }
 

@@ -13,23 +13,23 @@ mod scrub;
 use crate::metrics::Metrics;
 use crate::plugins::Shadows;
 use crate::pump::Event;
-use mks_logic::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums};
+use mks_logic::digest::{DigestTable, Digests, HoldsDigests};
 use mks_logic::event::{
     AskJob, HintJob, HintOutcome, HintWork, JobId, MoveJob, MoveOutcome, ReadJob, ScrubJob, SealJob, SealOutcome, Told,
     WriteJob,
 };
 use mks_logic::exchange;
 use mks_logic::hint;
-use mks_logic::id::{Epoch, KeyspaceId, PartitionId};
+use mks_logic::id::KeyspaceId;
 use mks_logic::message::{ReadOutcome, Refused, Want, WriteOutcome};
 use mks_logic::mint::Mints;
 use mks_logic::moves;
 use mks_logic::outline::{Outline, OutlineTable, Outlines};
-use mks_logic::port::{Batch, DataTypes, Resolve, Store, StoreError, Table};
+use mks_logic::port::{DataTypes, Resolve, Store, StoreError, Table};
 use mks_logic::purge;
 use mks_logic::replica::{self, Ports};
 use mks_logic::sync;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::mem;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -468,45 +468,12 @@ impl SharedDigests {
 
     /// See [`DigestTable::learn`].
     pub fn learn(&self, keyspaces: impl IntoIterator<Item = (KeyspaceId, u8)>) {
-        self.table().learn(keyspaces);
-    }
-
-    fn table(&self) -> MutexGuard<'_, DigestTable> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.with_digests(|table| table.learn(keyspaces));
     }
 }
 
-impl Digests for SharedDigests {
-    fn copies(&self, keyspace: KeyspaceId) -> Option<u8> {
-        self.table().copies(keyspace)
-    }
-
-    fn stage(&self, deltas: Vec<Delta>) -> Batch {
-        self.table().stage(deltas)
-    }
-
-    fn settle(&self, committed: bool) {
-        self.table().settle(committed);
-    }
-
-    fn sums(&self, range: Range) -> Option<Sums> {
-        self.table().sums(range)
-    }
-
-    fn correct(
-        &self,
-        partition: PartitionId,
-        bucket: u16,
-        records: &BTreeMap<(KeyspaceId, Epoch), u128>,
-    ) -> Vec<Delta> {
-        self.table().correct(partition, bucket, records)
-    }
-
-    fn held(&self) -> Vec<(PartitionId, u8)> {
-        self.table().held()
-    }
-
-    fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {
-        self.table().differing(partition, buckets, records)
+impl HoldsDigests for SharedDigests {
+    fn with_digests<T>(&self, work: impl FnOnce(&mut DigestTable) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

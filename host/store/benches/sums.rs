@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use mks_logic::context::Context;
-use mks_logic::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums};
+use mks_logic::digest::{Buckets, Contributions, Delta, DigestTable, Digests, HoldsDigests, Range, Sums};
 use mks_logic::event::{JobId, WriteJob};
 use mks_logic::id::{Dot, Epoch, Incarnation, Key, KeyspaceId, NodeId, PartitionId};
 use mks_logic::message::WriteOutcome;
@@ -69,44 +69,9 @@ impl Digests for Nothing {
 /// What a node keeps.
 struct Kept(Mutex<DigestTable>);
 
-impl Kept {
-    fn table<T>(&self, ask: impl FnOnce(&mut DigestTable) -> T) -> T {
-        ask(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Digests for Kept {
-    fn copies(&self, keyspace: KeyspaceId) -> Option<u8> {
-        self.table(|table| table.copies(keyspace))
-    }
-
-    fn stage(&self, deltas: Vec<Delta>) -> Batch {
-        self.table(|table| table.stage(deltas))
-    }
-
-    fn settle(&self, committed: bool) {
-        self.table(|table| table.settle(committed));
-    }
-
-    fn sums(&self, range: Range) -> Option<Sums> {
-        self.table(|table| table.sums(range))
-    }
-
-    fn correct(
-        &self,
-        partition: PartitionId,
-        bucket: u16,
-        records: &BTreeMap<(KeyspaceId, Epoch), u128>,
-    ) -> Vec<Delta> {
-        self.table(|table| table.correct(partition, bucket, records))
-    }
-
-    fn held(&self) -> Vec<(PartitionId, u8)> {
-        self.table(|table| table.held())
-    }
-
-    fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {
-        self.table(|table| table.differing(partition, buckets, records))
+impl HoldsDigests for Kept {
+    fn with_digests<T>(&self, work: impl FnOnce(&mut DigestTable) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

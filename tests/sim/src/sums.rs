@@ -1,10 +1,9 @@
 //! The sums over a process's records, as its threads share them.
 
-use mks_logic::digest::{Buckets, Contributions, Delta, DigestTable, Digests, Range, Sums as Said};
-use mks_logic::id::{Epoch, KeyspaceId, PartitionId};
-use mks_logic::port::{Batch, Store, StoreError};
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
+use mks_logic::digest::{DigestTable, HoldsDigests};
+use mks_logic::id::KeyspaceId;
+use mks_logic::port::{Store, StoreError};
+use std::sync::{Mutex, PoisonError};
 
 /// [`DigestTable`] behind a lock.
 #[derive(Debug, Default)]
@@ -21,45 +20,12 @@ impl Sums {
 
     /// Copies per keyspace, as the epoch log has them now.
     pub fn learn(&self, keyspaces: impl IntoIterator<Item = (KeyspaceId, u8)>) {
-        self.table().learn(keyspaces);
-    }
-
-    fn table(&self) -> MutexGuard<'_, DigestTable> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.with_digests(|table| table.learn(keyspaces));
     }
 }
 
-impl Digests for Sums {
-    fn copies(&self, keyspace: KeyspaceId) -> Option<u8> {
-        self.table().copies(keyspace)
-    }
-
-    fn stage(&self, deltas: Vec<Delta>) -> Batch {
-        self.table().stage(deltas)
-    }
-
-    fn settle(&self, committed: bool) {
-        self.table().settle(committed);
-    }
-
-    fn sums(&self, range: Range) -> Option<Said> {
-        self.table().sums(range)
-    }
-
-    fn correct(
-        &self,
-        partition: PartitionId,
-        bucket: u16,
-        records: &BTreeMap<(KeyspaceId, Epoch), u128>,
-    ) -> Vec<Delta> {
-        self.table().correct(partition, bucket, records)
-    }
-
-    fn held(&self) -> Vec<(PartitionId, u8)> {
-        self.table().held()
-    }
-
-    fn differing(&self, partition: PartitionId, buckets: Buckets, records: &Contributions) -> Vec<u16> {
-        self.table().differing(partition, buckets, records)
+impl HoldsDigests for Sums {
+    fn with_digests<T>(&self, work: impl FnOnce(&mut DigestTable) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

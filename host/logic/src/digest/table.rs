@@ -104,7 +104,7 @@ impl Page {
 
     /// What it costs to write it, in deltas.
     fn cost(&self) -> usize {
-        let sums = self.parts().iter().map(|(_, sums)| sums.weight()).sum::<usize>();
+        let sums = self.base.weight() + self.epochs.iter().map(|(_, sums)| sums.weight()).sum::<usize>();
         (FLUSH_EVERY * (PAGE_COST + sums)).div_ceil(PAGE_SUMS_MAX).min(FLUSH_EVERY)
     }
 
